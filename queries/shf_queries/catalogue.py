@@ -1,0 +1,112 @@
+"""All PromQL that the fabric asks, by name, and the signals that the shipped rules record.
+
+A query lives here or nowhere: names of series drift, and labels of alerts are written by strangers. Every
+    value that enters a query goes through `quote`, so a service called `x"} or vector(0) #` asks for a
+    service of that name and nothing else. The same texts appear in the evidence, so a person can paste them
+    into Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+def quote(value: str) -> str:
+    """Quote a label value for PromQL: backslash, quote and newline are what its strings escape."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def one_of(values: Iterable[str]) -> str:
+    """A quoted regular expression that matches exactly these values (RE2; anchored by Prometheus)."""
+    return quote("|".join(_escape_regex(value) for value in values))
+
+
+def _escape_regex(value: str) -> str:
+    return "".join(f"\\{char}" if char in r"\.+*?()|[]{}^$" else char for char in value)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One thing that is measured for every service, and the series that record it.
+
+    Attributes:
+        name: as in the alert's label `signal` and in `shf_signal_threshold`.
+        series: over the detection's window.
+        fresh_series: over the short window, for proving that an action worked.
+        baseline_series: what the limit is relative to, or None for an absolute limit.
+        higher_is_worse: on which side of the limit trouble lies.
+        unit: for people.
+        windowed: whether `fresh_series` still contains samples from before an action for a short window after
+            it.
+    """
+
+    name: str
+    series: str
+    fresh_series: str
+    unit: str
+    higher_is_worse: bool = True
+    baseline_series: str | None = None
+    windowed: bool = True
+
+
+HEARTBEAT = Signal(
+    "heartbeat",
+    "service:shf_heartbeat:answered",
+    "service:shf_up:ratio",
+    "share of targets that answer",
+    higher_is_worse=False,
+    windowed=False,
+)
+ERROR_RATIO = Signal(
+    "error_ratio", "service:shf_errors:ratio", "service:shf_errors:ratio_short", "failed requests"
+)
+LATENCY_P95 = Signal(
+    "latency_p95",
+    "service:shf_latency:p95_seconds",
+    "service:shf_latency:p95_seconds_short",
+    "seconds",
+    baseline_series="service:shf_latency:p95_seconds_baseline",
+)
+CPU = Signal("cpu", "service:shf_cpu:utilisation", "service:shf_cpu:utilisation_short", "of its CPU")
+MEMORY = Signal(
+    "memory",
+    "service:shf_memory:utilisation",
+    "service:shf_memory:utilisation",
+    "of its memory",
+    windowed=False,
+)
+
+SIGNALS = {signal.name: signal for signal in (HEARTBEAT, ERROR_RATIO, LATENCY_P95, CPU, MEMORY)}
+REQUEST_RATE = "service:shf_requests:rate"
+
+
+def series_of(series: str, service: str) -> str:
+    """One recorded series of one service: `service:shf_up:ratio{service="cart"}`."""
+    return f"{series}{{service={quote(service)}}}"
+
+
+def all_signals_of(services: Iterable[str]) -> str:
+    """Everything that is recorded for these services, in one query."""
+    return f'{{__name__=~"service:shf_.+",service=~{one_of(services)}}}'
+
+
+def start_time_of(service: str) -> str:
+    """When the newest process of the service started, in seconds since 1970."""
+    return f"max(process_start_time_seconds{{service={quote(service)}}})"
+
+
+def usual_request_rate_of(service: str) -> str:
+    """The request rate that was usual in the half hour that ended ten minutes ago."""
+    return f"quantile_over_time(0.5, {series_of(REQUEST_RATE, service)}[30m] offset 10m)"
+
+
+def silent_services() -> str:
+    """How many services have not answered for a whole heartbeat window."""
+    return f"count({HEARTBEAT.series} == 0) or vector(0)"
+
+
+def known_services() -> str:
+    """How many services send heartbeats at all."""
+    return f"count({HEARTBEAT.series})"

@@ -1,0 +1,141 @@
+"""Calls to Prometheus through prometheus-api-client, with the defaults that a healer needs.
+
+As it comes the library waits for ever, repeats a failing GET four times with seconds of sleep between, and
+drops the warnings that tell of partial results. Here every call has a timeout, is tried once (the
+orchestrator's timers repeat it), and an answer with warnings counts as no answer. Only errors of
+`shf_queries.errors` leave this module.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from shf_queries.errors import PartialResult, PrometheusUnavailable, QueryRejected
+from shf_queries.results import Sample, Series, matrix, vector
+
+T = TypeVar("T")
+
+POOL_SIZE = 16  # connections: at least one for every worker thread, or they wait for each other
+
+
+class PrometheusClient:
+    """Asks one Prometheus. Safe to share between threads.
+
+    Args:
+        url: base URL, with the path prefix if Prometheus has one.
+        timeout: seconds for one call.
+        bearer_token_file: read anew for every call, so that a token can be rotated.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0, bearer_token_file: Path | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._warnings = threading.local()
+        self._session = requests.Session()
+        self._session.trust_env = (
+            False  # a proxy or .netrc of the host must not decide where evidence comes from
+        )
+        self._session.hooks["response"].append(self._keep_warnings)
+        if bearer_token_file is not None:
+            self._session.auth = _BearerToken(bearer_token_file)
+        self._connection = PrometheusConnect(self.url, retry=Retry(0), session=self._session)
+        # PrometheusConnect has just mounted an adapter with a pool of ten on this URL.
+        self._session.mount(self.url, HTTPAdapter(max_retries=Retry(0), pool_maxsize=POOL_SIZE))
+
+    def instant(self, promql: str, *, at: float | None = None) -> tuple[Sample, ...]:
+        """Evaluate `promql` at one time (seconds since 1970; now when None) and return its vector."""
+        return vector(self._query(promql, at))
+
+    def raw(self, selector: str, *, seconds: float, at: float | None = None) -> tuple[Series, ...]:
+        """Return the samples of the last `seconds` as stored, with their own times: no look-back."""
+        return matrix(self._query(f"{selector}[{max(1, round(seconds * 1000))}ms]", at))
+
+    def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
+        """Evaluate `promql` every `step` seconds from `start` to `end` (seconds since 1970)."""
+        return matrix(
+            self._ask(
+                lambda: self._connection.custom_query_range(
+                    promql,
+                    start_time=datetime.fromtimestamp(start, UTC),
+                    end_time=datetime.fromtimestamp(end, UTC),
+                    step=f"{max(1, round(step * 1000))}ms",
+                    timeout=self._timeout,
+                )
+            )
+        )
+
+    def alerts(self) -> Sequence[Mapping[str, Any]]:
+        """Return the pending and firing alerts as `GET /api/v1/alerts` lists them."""
+
+        def ask() -> Sequence[Mapping[str, Any]]:
+            response = self._session.get(f"{self.url}/api/v1/alerts", timeout=self._timeout)
+            if response.status_code != requests.codes.ok:
+                raise PrometheusApiClientException(f"HTTP Status Code {response.status_code}")
+            return list(response.json()["data"]["alerts"])
+
+        return self._ask(ask)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def _query(self, promql: str, at: float | None) -> Sequence[Mapping[str, Any]]:
+        params = None if at is None else {"time": f"{at:.3f}"}
+        return self._ask(lambda: self._connection.custom_query(promql, params=params, timeout=self._timeout))
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        self._warnings.last = self._warnings.status = None
+        try:
+            answer = call()
+        except requests.RequestException as error:
+            raise PrometheusUnavailable(
+                f"Prometheus at {self.url} does not answer: {_reason(error)}"
+            ) from error
+        except PrometheusApiClientException as error:
+            if self._warnings.status is not None and 400 <= self._warnings.status < 500:
+                raise QueryRejected(f"Prometheus at {self.url} refused: {error}") from error
+            raise PrometheusUnavailable(f"Prometheus at {self.url} failed: {error}") from error
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise PrometheusUnavailable(
+                f"{self.url} does not answer as Prometheus does: {error!r}"
+            ) from error
+        if self._warnings.last:
+            raise PartialResult(f"Prometheus at {self.url} warns: {'; '.join(map(str, self._warnings.last))}")
+        return answer
+
+    def _keep_warnings(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        self._warnings.status = response.status_code
+        # The body is parsed a second time only in the rare case that the word occurs in it.
+        if response.ok and b'"warnings"' in response.content:
+            try:
+                self._warnings.last = response.json().get("warnings")
+            except (ValueError, AttributeError):
+                self._warnings.last = None  # not Prometheus's JSON: the caller finds that out by itself
+
+
+class _BearerToken(requests.auth.AuthBase):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        token = self._path.read_text(encoding="utf-8").strip()
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+
+def _reason(error: requests.RequestException) -> str:
+    """The innermost cause: requests wraps 'Connection refused' into two lines of its own names."""
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    return str(cause) or type(cause).__name__

@@ -1,0 +1,1 @@
+"""The HTTP API: notifications in, incidents and controls out."""

@@ -1,0 +1,91 @@
+"""What people decide: the mode, and acknowledge, approve, reject, escalate or close an incident.
+
+Decisions are idempotent: asking twice is the same as asking once, so a double click or a retry harms nothing.
+    Each is written into the timeline with who decided.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from flask import Blueprint, Response, current_app, jsonify, request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from self_healing_fabric.api.incidents import story
+from self_healing_fabric.api.problems import problem
+from self_healing_fabric.guardrails import mode
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.integration.status import status
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.settings import Mode
+
+blueprint = Blueprint("control", __name__)
+
+Person = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Decision(BaseModel):
+    """The body of a decision; may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+    by: Person = "someone over the API"
+    reason: Annotated[str, Field(max_length=1000)] | None = None
+
+
+class ModeChange(BaseModel):
+    """The body of PUT /api/v1/mode."""
+
+    model_config = ConfigDict(extra="forbid")
+    mode: Mode
+    by: Person = "someone over the API"
+
+
+@blueprint.post("/api/v1/incidents/<incident_id>/<any(acknowledge,approve,reject,escalate,close):decision>")
+def decide_on(incident_id: str, decision: str) -> Response:
+    """Carry out a person's decision and answer with the incident."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    try:
+        body = Decision.model_validate_json(request.get_data() or b"{}")
+    except ValidationError as error:
+        return _invalid(error)
+    decide(fabric.context, incident_id, DECISIONS[decision], by=body.by, reason=body.reason)
+    fabric.orchestrator.wake()
+    return jsonify(story(fabric, incident_id))
+
+
+@blueprint.get("/api/v1/mode")
+def show_mode() -> Response:
+    """The mode in force."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    return jsonify(_mode(fabric))
+
+
+@blueprint.put("/api/v1/mode")
+def set_mode() -> Response:
+    """Set the mode; `paused` is the kill switch."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    try:
+        body = ModeChange.model_validate_json(request.get_data() or b"{}")
+    except ValidationError as error:
+        return _invalid(error)
+    now = fabric.context.clock()
+    fabric.store.write(lambda connection: mode.change(connection, body.mode, by=body.by, now=now))
+    fabric.orchestrator.wake()
+    return jsonify(_mode(fabric))
+
+
+@blueprint.get("/api/v1/status")
+def show_status() -> Response:
+    """What the fabric is doing."""
+    return jsonify(status(current_app.extensions["fabric"]))
+
+
+def _mode(fabric: Fabric) -> dict[str, Any]:
+    return {"mode": fabric.store.read(lambda connection: mode.current(connection, fabric.settings)).value}
+
+
+def _invalid(error: ValidationError) -> Response:
+    detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if detail["type"] == "json_invalid":
+        return problem(400, "the body is not JSON")
+    return problem(422, f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}")

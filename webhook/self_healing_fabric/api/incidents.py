@@ -1,0 +1,168 @@
+"""Incidents for readers: the list, and one with its whole story.
+
+Pages are cut by (opened_at, id) and not by offset, because incidents open while somebody reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Response, current_app, jsonify, request
+
+from self_healing_fabric.api.problems import problem
+from self_healing_fabric.errors import UnknownIncident
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.store import statements
+from self_healing_fabric.store.statements import AnyRow
+
+blueprint = Blueprint("incidents", __name__)
+
+MAX_PAGE = 500
+DEFAULT_PAGE = 50
+
+
+@blueprint.get("/api/v1/incidents")
+def list_incidents() -> Response:
+    """List incidents, newest first; `state` (may repeat), `service`, `since`, `limit`, `cursor`."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    try:
+        states = [State(value).value for value in request.args.getlist("state")]
+        since = _time_argument("since")
+        limit = int(request.args.get("limit", DEFAULT_PAGE))
+        before = _decode_cursor(request.args.get("cursor"))
+        if not 1 <= limit <= MAX_PAGE:
+            raise ValueError(f"limit must be between 1 and {MAX_PAGE}")
+    except ValueError as error:
+        return problem(400, str(error))
+    rows = fabric.store.read(
+        lambda connection: statements.list_incidents(
+            connection,
+            states=states,
+            service=request.args.get("service"),
+            since=since,
+            before=before,
+            limit=limit + 1,
+        )
+    )
+    page, more = rows[:limit], len(rows) > limit
+    cursor = _encode_cursor(page[-1]) if more else None
+    return jsonify({"incidents": [summary(row) for row in page], "next_cursor": cursor})
+
+
+@blueprint.get("/api/v1/incidents/<incident_id>")
+def show_incident(incident_id: str) -> Response:
+    """One incident with timeline, diagnosis, actions and alerts."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    return jsonify(story(fabric, incident_id))
+
+
+def story(fabric: Fabric, incident_id: str) -> dict[str, Any]:
+    """The whole story of an incident, from one snapshot of the store. Raises UnknownIncident."""
+
+    def read(connection: Any) -> dict[str, Any]:
+        row = statements.incident(connection, incident_id)
+        if row is None:
+            raise UnknownIncident(f"no incident has the id {incident_id!r}")
+        return {
+            **summary(row),
+            "diagnosis": row.diagnosis,
+            "plan": row.plan,
+            "timeline": [_timeline_entry(entry) for entry in statements.timeline_of(connection, incident_id)],
+            "actions": [_action(action) for action in statements.actions_of(connection, incident_id)],
+            "alerts": [_alert(alert) for alert in statements.alerts_of(connection, incident_id)],
+        }
+
+    return fabric.store.read(read)
+
+
+def summary(row: AnyRow) -> dict[str, Any]:
+    """What a list shows of an incident."""
+    return {
+        "id": row.id,
+        "title": row.title,
+        "service": row.service,
+        "known_service": row.known_service,
+        "state": row.state,
+        "outcome": row.outcome,
+        "severity": row.severity,
+        "signal": row.signal,
+        "failure_class": row.failure_class,
+        "pattern": row.pattern,
+        "confidence": row.confidence,
+        "level": row.level,
+        "acknowledged_by": row.acknowledged_by,
+        "waiting_for": row.waiting_for,
+        "relapses": row.relapses,
+        "opened_at": rfc3339(row.opened_at),
+        "updated_at": rfc3339(row.updated_at),
+        "resolved_at": rfc3339(row.resolved_at),
+        "closed_at": rfc3339(row.closed_at),
+    }
+
+
+def _timeline_entry(row: AnyRow) -> dict[str, Any]:
+    return {"id": row.id, "at": rfc3339(row.at), "kind": row.kind, "message": row.message, "data": row.data}
+
+
+def _action(row: AnyRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "strategy": row.strategy,
+        "platform": row.platform,
+        "target": row.target,
+        "attempt": row.attempt,
+        "status": row.status,
+        "verdict": row.verdict,
+        "detail": row.detail,
+        "intended_at": rfc3339(row.intended_at),
+        "started_at": rfc3339(row.started_at),
+        "finished_at": rfc3339(row.finished_at),
+    }
+
+
+def _alert(row: AnyRow) -> dict[str, Any]:
+    return {
+        "fingerprint": row.fingerprint,
+        "starts_at": row.starts_at,
+        "status": row.status,
+        "labels": row.labels,
+        "annotations": row.annotations,
+        "ended_at": rfc3339(row.ended_at),
+    }
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Seconds since 1970 as RFC 3339 in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _time_argument(name: str) -> float | None:
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a time as 2026-01-31T12:00:00Z") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _encode_cursor(row: AnyRow) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row.opened_at, row.id]).encode()).decode()
+
+
+def _decode_cursor(text: str | None) -> tuple[float, str] | None:
+    if text is None:
+        return None
+    try:
+        opened_at, incident_id = json.loads(base64.urlsafe_b64decode(text))
+        return float(opened_at), str(incident_id)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise ValueError("cursor is not one that this API gave") from error

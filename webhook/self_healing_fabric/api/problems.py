@@ -1,0 +1,61 @@
+"""Errors as RFC 9457 problem details, and the rule which code means what.
+
+To Alertmanager a 5xx means "not stored, send it again" and a 4xx "this will never be right"; 429 is not
+repeated and so loses alerts. Hence exactly one code for "try again", 503, and never an unexplained 500.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import structlog
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, UnknownIncident
+
+log = structlog.get_logger()
+
+RETRY_AFTER = 5  # seconds
+
+
+def problem(status: int, detail: str, **extra: object) -> Response:
+    """Build a problem document."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **extra,
+    }
+    response = jsonify(body)
+    response.status_code = status
+    response.content_type = "application/problem+json"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+def register(app: Flask) -> None:
+    """Turn every error into a problem document."""
+
+    @app.errorhandler(StoreUnavailable)
+    def store_unavailable(error: StoreUnavailable) -> Response:
+        return problem(503, str(error))
+
+    @app.errorhandler(UnknownIncident)
+    def unknown_incident(error: UnknownIncident) -> Response:
+        return problem(404, str(error))
+
+    @app.errorhandler(DecisionRefused)
+    def decision_refused(error: DecisionRefused) -> Response:
+        return problem(409, str(error))
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        return problem(error.code or 500, error.description or "")
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.error("request_failed", error=repr(error), exc_info=error)
+        return problem(503, "the request failed unexpectedly and changed nothing; see the log")

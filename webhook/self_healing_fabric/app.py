@@ -1,0 +1,89 @@
+"""The Flask application around a fabric, and the server that runs it.
+
+Flask's own server is for development. waitress runs the application in a handful of threads and lets requests
+in flight finish when its loop ends; it ends by an exception, so SIGTERM becomes `SystemExit`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import structlog
+import waitress
+from flask import Flask, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from self_healing_fabric.api import alerts, auth, control, incidents, problems
+from self_healing_fabric.api.problems import problem
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.integration.status import StateCollector
+from self_healing_fabric.settings import split_listen
+
+log = structlog.get_logger()
+
+THREADS = 16  # requests at a time; they mostly wait for the store's commit
+CONNECTIONS = 2000  # Alertmanager opens hundreds at once when nothing is grouped
+
+
+def create_app(fabric: Fabric) -> Flask:
+    """Build the application; the fabric is started by the caller."""
+    app = Flask("self_healing_fabric", static_folder=None)
+    app.extensions["fabric"] = fabric
+    app.config["MAX_CONTENT_LENGTH"] = fabric.settings.max_body_bytes
+    app.before_request(lambda: auth.check(fabric.settings))
+    problems.register(app)
+    for blueprint in (alerts.blueprint, incidents.blueprint, control.blueprint):
+        app.register_blueprint(blueprint)
+    fabric.context.metrics.registry.register(StateCollector(fabric))
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        """Alive: the process answers."""
+        return Response("ok\n", mimetype="text/plain")
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        """Ready: takes notifications and works on them."""
+        if fabric.draining:
+            return problem(503, "shutting down")
+        if not fabric.orchestrator.alive():
+            return problem(503, "the orchestrator does not run")
+        fabric.store.write(lambda _: None)
+        return Response("ready\n", mimetype="text/plain")
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """Everything in `telemetry`, and the state of the store."""
+        return Response(generate_latest(fabric.context.metrics.registry), content_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def serve(fabric: Fabric) -> None:
+    """Run until SIGTERM or Ctrl-C, then finish what is in hand."""
+    host, port = split_listen(fabric.settings.listen)
+    app = create_app(fabric)
+
+    def terminate(number: int, _: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        fabric.drain()
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, terminate)
+    server = waitress.create_server(
+        app,
+        host=host,
+        port=port,
+        threads=THREADS,
+        connection_limit=CONNECTIONS,
+        max_request_body_size=2 * fabric.settings.max_body_bytes,  # Flask's limit answers as the API does
+        ident=None,
+    )
+    fabric.start()
+    try:
+        server.run()
+    finally:
+        server.close()
+        fabric.stop()

@@ -1,0 +1,128 @@
+"""`shf check`: does what the configuration names exist, and does it answer?
+
+Every server, health endpoint and recovery target is asked, and nothing is changed: a restart URL is the one
+    thing that cannot be tried. The findings are values, so that the command can print them and a test can
+    read them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+
+from self_healing_fabric.deployment import deployment_files
+from self_healing_fabric.errors import ShfError
+from self_healing_fabric.recovery.platforms import platform_of
+from self_healing_fabric.rules import check_rules
+from self_healing_fabric.settings import ServiceSettings, Settings
+from shf_queries import PrometheusClient, QueryError, catalogue
+
+ASKING_AT_ONCE = 16
+PROBE_TIMEOUT = 5.0  # seconds for a health endpoint
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was asked and what was found or what to do. `ok` is None when there was nothing to ask."""
+
+    subject: str
+    ok: bool | None
+    message: str
+
+
+def run_checks(settings: Settings) -> Iterator[Finding]:
+    """Yield the findings in a fixed order: rules, servers, services."""
+    yield from _rules()
+    client = PrometheusClient(
+        settings.prometheus.url,
+        timeout=settings.prometheus.timeout,
+        bearer_token_file=settings.prometheus.bearer_token_file,
+    )
+    try:
+        yield from _prometheus(client, settings)
+    finally:
+        client.close()
+    yield from _alertmanager(settings)
+    with ThreadPoolExecutor(ASKING_AT_ONCE) as pool:
+        for findings in pool.map(lambda item: list(_service(*item)), settings.services.items()):
+            yield from findings
+    if not settings.services:
+        yield Finding("services", False, "none is configured: the fabric would act on nothing. Add them.")
+
+
+def _rules() -> Iterator[Finding]:
+    promtool = shutil.which("promtool")
+    paths = sorted(deployment_files("alert_rules").glob("*.rules.yml"))
+    problems = check_rules(paths, promtool)
+    for problem in problems:
+        yield Finding("rules", False, problem)
+    if not problems:
+        by = "promtool" if promtool else "YAML only: promtool is not on PATH"
+        yield Finding("rules", True, f"{len(paths)} shipped rule files are valid ({by})")
+
+
+def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Finding]:
+    subject = f"prometheus {settings.prometheus.url}"
+    try:
+        loaded = client.instant('count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})')
+        recorded = {sample.labels.get("service") for sample in client.instant(catalogue.HEARTBEAT.series)}
+    except QueryError as error:
+        yield Finding(subject, False, str(error))
+        return
+    yield Finding(subject, True, "answers queries")
+    if not loaded:
+        yield Finding(
+            subject, False, "the shipped rules are not loaded: add the output of `shf rules` to `rule_files`"
+        )
+        return
+    yield Finding(subject, True, "evaluates the shipped rules")
+    missing = sorted(set(settings.services) - recorded)
+    if missing:
+        names = ", ".join(missing)
+        yield Finding(subject, False, f"no heartbeat of: {names}. Give their targets the label `service`.")
+
+
+def _alertmanager(settings: Settings) -> Iterator[Finding]:
+    if settings.alertmanager is None:
+        yield Finding("alertmanager", None, "not configured: a lost notification is not found")
+        return
+    url = settings.alertmanager.url
+    subject = f"alertmanager {url}"
+    try:
+        answer = httpx.get(f"{url}/api/v2/receivers", timeout=settings.alertmanager.timeout, trust_env=False)
+        names = [item["name"] for item in answer.raise_for_status().json()]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        yield Finding(subject, False, f"does not answer as Alertmanager does: {error}")
+        return
+    receiver = settings.alertmanager.receiver
+    if receiver in names:
+        yield Finding(subject, True, f"has the receiver {receiver}")
+    else:
+        yield Finding(subject, False, f"has no receiver {receiver} (it has: {', '.join(names)})")
+
+
+def _service(name: str, service: ServiceSettings) -> Iterator[Finding]:
+    subject = f"service {name}"
+    if service.health:
+        yield _asked(subject, f"health {service.health}", lambda: _probe(str(service.health)))
+    platform = platform_of(name, service)
+    if platform is None:
+        yield Finding(subject, None, "has no recovery target: it will be watched and escalated, not healed")
+    else:
+        yield _asked(subject, f"{platform.name} recovery", platform.check)
+
+
+def _asked(subject: str, what: str, ask: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, True, f"{what}: {ask()}")
+    except (ShfError, httpx.HTTPError) as error:
+        return Finding(subject, False, f"{what}: {error or type(error).__name__}")
+
+
+def _probe(url: str) -> str:
+    status = httpx.get(url, timeout=PROBE_TIMEOUT, trust_env=False).raise_for_status().status_code
+    return f"answers {status}"

@@ -1,0 +1,293 @@
+"""The `shf` command. Exit status: 0 well, 1 failed, 2 wrong usage or configuration; never a traceback.
+
+Everything that takes long is imported by the command that needs it, so `shf --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from self_healing_fabric import __version__
+from self_healing_fabric.errors import ConfigurationError, ShfError, UsageError
+
+Command = Callable[..., Any]
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration file (default: $SHF_CONFIG, else shf.yaml).",
+)
+url_option = click.option("--url", help="Base URL of the running fabric (default: from the configuration).")
+token_option = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with the API token (default: from the configuration).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _errors_as_sentences(command: Command) -> Command:
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except (UsageError, ConfigurationError) as error:
+            click.echo(f"shf: {error}", err=True)
+            sys.exit(2)
+        except ShfError as error:
+            click.echo(f"shf: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="shf")
+def main() -> None:
+    """Self-Healing Fabric: heals what Prometheus alerts on, and proves it."""
+
+
+@main.command()
+@config_option
+@click.option("--log-format", type=click.Choice(["auto", "json", "text"]), default="auto", show_default=True,
+              help="auto: text on a terminal, JSON otherwise.")  # fmt: skip
+@_errors_as_sentences
+def serve(config: Path | None, log_format: str) -> None:
+    """Take notifications and heal, until SIGTERM or Ctrl-C."""
+    from self_healing_fabric.app import serve as run
+    from self_healing_fabric.integration.lifecycle import Fabric
+    from self_healing_fabric.settings import config_path, load_settings
+    from self_healing_fabric.telemetry import configure_logging
+
+    settings = load_settings(config_path(config))
+    configure_logging(json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()))
+    try:
+        run(Fabric(settings))
+    except OSError as error:
+        raise ShfError(f"cannot listen on {settings.listen}: {error.strerror or error}") from error
+
+
+@main.command()
+@config_option
+@json_option
+@_errors_as_sentences
+def check(config: Path | None, as_json: bool) -> None:
+    """Validate the configuration and the rules, and ask every server that they name."""
+    from self_healing_fabric.check import run_checks
+    from self_healing_fabric.settings import config_path, load_settings
+
+    path = config_path(config)
+    settings = load_settings(path)
+    console = Console(highlight=False, soft_wrap=True)
+    findings = []
+    if not as_json:
+        console.print(f"[green]ok[/]    {escape(str(path))}: valid")
+    for finding in run_checks(settings):
+        findings.append(finding)
+        if not as_json:
+            word = {True: "[green]ok[/]   ", False: "[red]FAIL[/] ", None: "[yellow]note[/] "}[finding.ok]
+            console.print(f"{word} {escape(finding.subject)}: {escape(finding.message)}")
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    if any(finding.ok is False for finding in findings):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--keep", is_flag=True, help="Leave everything running afterwards and print the addresses.")
+@click.option(
+    "--shipped-durations", is_flag=True, help="Use the rules' real durations: slower, nothing shortened."
+)
+@click.option("--fault", "faults", multiple=True, help="Inject only this kind of fault (may repeat).")
+@_errors_as_sentences
+def demo(keep: bool, shipped_durations: bool, faults: tuple[str, ...]) -> None:
+    """Break sample services on real servers and watch them being healed."""
+    from shf_demo.runner import run
+
+    sys.exit(run(keep=keep, shipped_durations=shipped_durations, faults=list(faults) or None))
+
+
+@main.command()
+@click.argument("incident_id", required=False, metavar="[ID]")
+@click.option("--state", "states", multiple=True, help="Only incidents in this state (may repeat).")
+@click.option("--service", help="Only incidents of this service.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 500))
+@config_option
+@url_option
+@token_option
+@json_option
+@_errors_as_sentences
+def incidents(
+    incident_id: str | None,
+    states: tuple[str, ...],
+    service: str | None,
+    limit: int,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """List incidents, newest first, or show one with its whole story."""
+    from self_healing_fabric import screens
+
+    api = _api(**where)
+    console = Console(highlight=False)
+    if incident_id:
+        story = api.call("GET", f"/api/v1/incidents/{incident_id}")
+        click.echo(json.dumps(story, indent=2)) if as_json else screens.show_incident(console, story)
+        return
+    arguments: dict[str, Any] = {"state": list(states), "limit": limit}
+    if service:
+        arguments["service"] = service
+    page = api.call("GET", "/api/v1/incidents", params=arguments)
+    click.echo(json.dumps(page, indent=2)) if as_json else screens.list_incidents(console, page["incidents"])
+
+
+@main.command()
+@click.argument("incident_id", metavar="ID")
+@click.option("--by", default="", help="Who approves (default: the system's user name).")
+@config_option
+@url_option
+@token_option
+@_errors_as_sentences
+def approve(incident_id: str, by: str, **where: Any) -> None:
+    """Allow the plan of an incident that awaits approval."""
+    body = {"by": by or _user()}
+    story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/approve", json=body)
+    click.echo(f"{story['id']}: {story['state']}")
+
+
+@main.command()
+@click.argument("new_mode", required=False, metavar="[MODE]",
+                type=click.Choice(["automatic", "approval", "dry_run", "paused"]))  # fmt: skip
+@click.option("--by", default="", help="Who changes it (default: the system's user name).")
+@config_option
+@url_option
+@token_option
+@_errors_as_sentences
+def mode(new_mode: str | None, by: str, **where: Any) -> None:
+    """Show the mode, or set it: automatic, approval, dry_run, or paused (the kill switch)."""
+    api = _api(**where)
+    if new_mode:
+        answer = api.call("PUT", "/api/v1/mode", json={"mode": new_mode, "by": by or _user()})
+    else:
+        answer = api.call("GET", "/api/v1/mode")
+    click.echo(answer["mode"])
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("alert_rules"),
+    show_default=True,
+    help="Folder to write the rule files into.",
+)
+@click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another value, for example heartbeat=45s."
+)
+@click.option("--list", "list_only", is_flag=True, help="List the parameters and their defaults.")
+@config_option
+@_errors_as_sentences
+def rules(out: Path, changes: tuple[str, ...], list_only: bool, config: Path | None) -> None:
+    """Write the alert rules, with the thresholds and intervals of the configuration if there is one."""
+    import shutil
+
+    from self_healing_fabric.rules import check_rules, write_rules
+
+    parameters = _rule_parameters(changes, config)
+    if list_only:
+        table = Table("parameter", "value", "meaning", box=None)
+        for name, field in type(parameters).model_fields.items():
+            table.add_row(name, escape(str(getattr(parameters, name))), escape(field.description or ""))
+        Console(highlight=False).print(table)
+        return
+    paths = write_rules(parameters, out)
+    problems = check_rules(paths, shutil.which("promtool"))
+    if problems:
+        raise ShfError("\n".join(problems))
+    click.echo("\n".join(str(path) for path in paths))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("shf.yaml"))
+@_errors_as_sentences
+def init(path: Path) -> None:
+    """Write a commented configuration to start from."""
+    from self_healing_fabric.starter import STARTER
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists already: name another file") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+    click.echo(f"{path}: written. Edit it, then run `shf check --config {path}`.")
+
+
+def _rule_parameters(changes: tuple[str, ...], config: Path | None) -> Any:
+    from pydantic import ValidationError
+
+    from self_healing_fabric.errors import Problem
+    from self_healing_fabric.rules import RuleParameters
+    from self_healing_fabric.settings import config_path, load_settings
+
+    values: dict[str, Any] = {}
+    try:
+        path = config_path(config)
+    except UsageError:
+        if config is not None:
+            raise
+    else:
+        settings = load_settings(path)
+        values = {
+            **settings.thresholds.model_dump(),
+            "scrape_interval": settings.prometheus.scrape_interval,
+            "evaluation_interval": settings.prometheus.evaluation_interval,
+        }
+    for change in changes:
+        name, separator, value = change.partition("=")
+        if not separator:
+            raise UsageError(f"--set {change}: write NAME=VALUE")
+        values[name] = value
+    try:
+        return RuleParameters(**values)
+    except ValidationError as error:
+        problems = [
+            Problem(".".join(map(str, detail["loc"])), detail["msg"].removeprefix("Value error, "))
+            for detail in error.errors()
+        ]
+        raise ConfigurationError("rule parameters", problems) from error
+
+
+def _api(*, config: Path | None, url: str | None, token_file: Path | None) -> Any:
+    from self_healing_fabric.client import FabricClient
+    from self_healing_fabric.settings import config_path, load_settings
+
+    if url is None:
+        settings = load_settings(config_path(config))
+        url = f"http://{settings.listen}"
+        token_file = token_file or settings.auth.token_file
+    return FabricClient(url, token_file)
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except OSError:
+        return "someone at the command line"
+
+
+if __name__ == "__main__":
+    main()

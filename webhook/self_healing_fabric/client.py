@@ -1,0 +1,48 @@
+"""The fabric's own API as the command line uses it: same contract, same token, errors as sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from self_healing_fabric.errors import ShfError
+
+TIMEOUT = 10.0  # seconds
+
+
+class ApiError(ShfError):
+    """The fabric does not answer, or refused: its text says which."""
+
+
+class FabricClient:
+    """Calls one running fabric."""
+
+    def __init__(self, url: str, token_file: Path | None = None) -> None:
+        headers = {}
+        if token_file is not None:
+            try:
+                headers["Authorization"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
+            except OSError as error:
+                raise ApiError(f"{token_file}: cannot be read: {error.strerror}") from error
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT, trust_env=False)
+
+    def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """Call the API and return the JSON of its answer. Raises ApiError."""
+        try:
+            answer = self._http.request(method, path, **arguments)
+        except httpx.HTTPError as error:
+            raise ApiError(
+                f"the fabric at {self._url} does not answer ({error}). Does `shf serve` run?"
+            ) from error
+        try:
+            body = answer.json()
+        except ValueError as error:
+            raise ApiError(
+                f"{self._url} answered {answer.status_code}, but not as the fabric does"
+            ) from error
+        if not answer.is_success:
+            raise ApiError(f"{body.get('title', answer.status_code)}: {body.get('detail', '')}")
+        return body

@@ -1,0 +1,114 @@
+"""Facts from Prometheus about one service and what it depends on, each with the query that shows it.
+
+An alert's annotation holds the value at which a limit was crossed: a total outage arrives as "7 % of requests
+fail". So nothing is believed from the notification but its name; every value is asked for again, now. A value
+that is missing or NaN is noted as missing and supports nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from self_healing_fabric.incidents.evidence import Evidence, Limit, is_outside, limit_of
+from self_healing_fabric.settings import Thresholds
+from shf_queries import PrometheusClient, Sample, catalogue
+from shf_queries.catalogue import CPU, MEMORY, SIGNALS, Signal
+
+RESOURCE_LOOK_BACK = (
+    "5m"  # a service that just died has no utilisation now: the worst of the minutes before tells
+)
+
+
+class Observations:
+    """All that was asked for one diagnosis, at one time."""
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        depends_on: Sequence[str],
+        values: Mapping[str, float],
+        at: float,
+        thresholds: Thresholds,
+    ) -> None:
+        self.service = service
+        self.depends_on = tuple(depends_on)
+        self.at = at
+        self._values = values
+        self._thresholds = thresholds
+
+    def value(self, query: str) -> float | None:
+        """The answer to one of the queries of `collect`, or None when it is missing."""
+        return self._values.get(query)
+
+    def signal(self, series: str, service: str | None = None) -> float | None:
+        """The newest value of a recorded series of a service (of the diagnosed one when None)."""
+        return self.value(catalogue.series_of(series, service or self.service))
+
+    def limit(self, signal: Signal, service: str | None = None) -> Limit | None:
+        """The limit of a signal, or None when its baseline is missing."""
+        baseline = self.signal(signal.baseline_series, service) if signal.baseline_series else None
+        return limit_of(signal, self._thresholds, baseline)
+
+    def breach(self, signal: Signal, *, service: str | None = None, fresh: bool = False) -> Evidence | None:
+        """The evidence that a signal is outside its limit, or None when it is inside or cannot be told."""
+        return self._compare(signal, service or self.service, fresh=fresh, outside=True)
+
+    def calm(self, signal: Signal, *, service: str | None = None, fresh: bool = False) -> Evidence | None:
+        """The evidence that a signal is inside its limit, or None when it is outside or cannot be told."""
+        return self._compare(signal, service or self.service, fresh=fresh, outside=False)
+
+    def _compare(self, signal: Signal, service: str, *, fresh: bool, outside: bool) -> Evidence | None:
+        series = signal.fresh_series if fresh else signal.series
+        value, limit = self.signal(series, service), self.limit(signal, service)
+        if value is None or limit is None or is_outside(signal, value, limit.value) is not outside:
+            return None
+        side = "outside" if outside else "inside"
+        statement = f"{service}: {signal.name} is {value:.3g} {signal.unit}, {side} its limit ({limit.text})."
+        return Evidence(statement, catalogue.series_of(series, service), value, self.at)
+
+
+def worst_resource_query(signal: Signal, service: str) -> str:
+    """The highest utilisation within the look-back."""
+    return f"max(max_over_time({catalogue.series_of(signal.series, service)}[{RESOURCE_LOOK_BACK}]))"
+
+
+def collect(
+    client: PrometheusClient, *, service: str, depends_on: Sequence[str], thresholds: Thresholds, at: float
+) -> Observations:
+    """Ask Prometheus all that a diagnosis needs. Raises shf_queries.QueryError when it cannot be asked."""
+    values = _signals(client.instant(catalogue.all_signals_of([service, *depends_on]), at=at))
+    for query in (
+        catalogue.silent_services(),
+        catalogue.known_services(),
+        catalogue.start_time_of(service),
+        catalogue.usual_request_rate_of(service),
+        worst_resource_query(CPU, service),
+        worst_resource_query(MEMORY, service),
+    ):
+        answer = [sample.value for sample in client.instant(query, at=at) if not math.isnan(sample.value)]
+        if answer:
+            values[query] = max(answer)
+    return Observations(service=service, depends_on=depends_on, values=values, at=at, thresholds=thresholds)
+
+
+_LOWER_IS_WORSE = {
+    series
+    for signal in SIGNALS.values()
+    if not signal.higher_is_worse
+    for series in (signal.series, signal.fresh_series)
+}
+
+
+def _signals(samples: Sequence[Sample]) -> dict[str, float]:
+    """Recorded series by the query that shows each; the worst one where clusters repeat a name."""
+    values: dict[str, float] = {}
+    for sample in samples:
+        name, service = sample.labels.get("__name__", ""), sample.labels.get("service", "")
+        if math.isnan(sample.value):
+            continue
+        query = catalogue.series_of(name, service)
+        pick = min if name in _LOWER_IS_WORSE else max
+        values[query] = pick(values.get(query, sample.value), sample.value)
+    return values

@@ -1,0 +1,198 @@
+"""Why it fails: the seven patterns, each scored by what speaks for it, ranked, with what was ruled out.
+
+Every rule looks at one fact and says which pattern it supports and how strongly. Weights of one pattern
+combine by noisy-or, 1 - (1 - w1)(1 - w2)..., (Pearl, Probabilistic Reasoning in Intelligent Systems, 1988,
+section 4.3.2), so two weak hints are worth more than one and no number of hints reaches certainty. A fault in
+the code itself leaves no mark of its own; it is what remains, and counts only as much as the other
+explanations were really ruled out. The weights are set by judgement and not calibrated: read the confidence
+as an order, not as a frequency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
+from self_healing_fabric.incidents.evidence import Evidence
+from shf_queries import catalogue
+from shf_queries.catalogue import (
+    CPU,
+    ERROR_RATIO,
+    HEARTBEAT,
+    LATENCY_P95,
+    MEMORY,
+    REQUEST_RATE,
+    SIGNALS,
+    Signal,
+)
+
+LEAST_CONFIDENCE = 0.3  # below it the cause is reported as unknown, with the strongest lead
+NEARLY_EXHAUSTED = 0.85  # of the limit
+OVERLOAD_FACTOR = 1.5  # times the usual request rate
+RECENT_START = (
+    600.0  # seconds; a process that started so shortly before it failed may have started with a bad setting
+)
+
+
+class Pattern(StrEnum):
+    """The seven root-cause patterns, and that the evidence does not carry any."""
+
+    NETWORK_ISSUE = "network_issue"
+    RESOURCE_EXHAUSTION = "resource_exhaustion"
+    SERVICE_OVERLOAD = "service_overload"
+    CONFIGURATION_ERROR = "configuration_error"
+    DATA_CORRUPTION = "data_corruption"
+    DEPENDENCY_FAILURE = "dependency_failure"
+    CODE_BUG = "code_bug"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact that supports a pattern in a service with a weight from 0 to 1."""
+
+    pattern: Pattern
+    service: str
+    weight: float
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A pattern in a service with the combined confidence (0.0 to 1.0) and all that supports it."""
+
+    pattern: Pattern
+    service: str
+    confidence: float
+    evidence: tuple[Evidence, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The cause as JSON."""
+        return {
+            "pattern": self.pattern.value,
+            "service": self.service,
+            "confidence": round(self.confidence, 3),
+            "evidence": [evidence.as_dict() for evidence in self.evidence],
+        }
+
+
+def analyze(seen: Observations, opened_at: float) -> tuple[Cause, tuple[Cause, ...]]:
+    """Return the most likely cause and the ranked alternatives; `opened_at` is when the incident opened."""
+    findings = [finding for rule in _RULES for finding in rule(seen, opened_at)]
+    findings += _what_remains(seen, findings)
+    ranked = sorted(_combine(findings), key=lambda cause: (-cause.confidence, cause.pattern, cause.service))
+    if not ranked or ranked[0].confidence < LEAST_CONFIDENCE:
+        return Cause(Pattern.UNKNOWN, seen.service, 0.0), tuple(ranked)
+    return ranked[0], tuple(ranked[1:])
+
+
+def _combine(findings: list[Finding]) -> Iterator[Cause]:
+    """Noisy-or over the findings of each pattern and service."""
+    for pattern, service in dict.fromkeys((finding.pattern, finding.service) for finding in findings):
+        same = [finding for finding in findings if (finding.pattern, finding.service) == (pattern, service)]
+        doubt = 1.0
+        for finding in same:
+            doubt *= 1.0 - finding.weight
+        yield Cause(pattern, service, 1.0 - doubt, tuple(finding.evidence for finding in same))
+
+
+def _exhausted_resources(seen: Observations, _: float) -> Iterator[Finding]:
+    for signal, weight in ((CPU, 0.8), (MEMORY, 0.9)):
+        worst, limit = _worst(seen, signal), seen.limit(signal)
+        if worst is None or limit is None:
+            continue
+        if worst.value > limit.value:
+            yield Finding(Pattern.RESOURCE_EXHAUSTION, seen.service, weight, worst)
+        elif worst.value > limit.value * NEARLY_EXHAUSTED:
+            yield Finding(Pattern.RESOURCE_EXHAUSTION, seen.service, 0.3, worst)
+
+
+def _failing_dependencies(seen: Observations, _: float) -> Iterator[Finding]:
+    for dependency in seen.depends_on:
+        for signal, weight in ((HEARTBEAT, 0.8), (ERROR_RATIO, 0.7), (LATENCY_P95, 0.6)):
+            evidence = seen.breach(signal, service=dependency)
+            if evidence:
+                yield Finding(Pattern.DEPENDENCY_FAILURE, dependency, weight, evidence)
+
+
+def _overload(seen: Observations, _: float) -> Iterator[Finding]:
+    load = _load(seen)
+    if load and load.value > OVERLOAD_FACTOR:
+        yield Finding(Pattern.SERVICE_OVERLOAD, seen.service, min(0.8, 0.3 * load.value), load)
+
+
+def _several_silent(seen: Observations, _: float) -> Iterator[Finding]:
+    silent = seen.value(catalogue.silent_services())
+    if silent is not None and silent > 1 and seen.breach(HEARTBEAT):
+        evidence = Evidence(
+            f"{silent:.0f} services fell silent.", catalogue.silent_services(), silent, seen.at
+        )
+        yield Finding(Pattern.NETWORK_ISSUE, seen.service, min(0.6, 0.2 * silent), evidence)
+
+
+def _recent_start(seen: Observations, opened_at: float) -> Iterator[Finding]:
+    started = seen.value(catalogue.start_time_of(seen.service))
+    if started is None or not opened_at - RECENT_START <= started < opened_at:
+        return
+    statement = f"{seen.service} had started only {opened_at - started:.0f} s before it failed."
+    evidence = Evidence(statement, catalogue.start_time_of(seen.service), started, seen.at)
+    yield Finding(Pattern.CONFIGURATION_ERROR, seen.service, 0.35, evidence)
+
+
+_RULES: tuple[Callable[[Observations, float], Iterator[Finding]], ...] = (
+    _exhausted_resources,
+    _failing_dependencies,
+    _overload,
+    _several_silent,
+    _recent_start,
+)
+
+
+def _what_remains(seen: Observations, findings: list[Finding]) -> Iterator[Finding]:
+    """A fault of the service's own code: it fails, and the other explanations were ruled out."""
+    failing = [evidence for signal in SIGNALS.values() if (evidence := seen.breach(signal))]
+    if not failing or any(finding.weight >= 0.5 for finding in findings):
+        return
+    ruled_out = list(_ruled_out(seen))
+    yield Finding(Pattern.CODE_BUG, seen.service, 0.25, failing[0])
+    for evidence in ruled_out:
+        yield Finding(Pattern.CODE_BUG, seen.service, 0.15, evidence)
+
+
+def _ruled_out(seen: Observations) -> Iterator[Evidence]:
+    for signal in (CPU, MEMORY):
+        worst, limit = _worst(seen, signal), seen.limit(signal)
+        if worst and limit and worst.value <= limit.value * NEARLY_EXHAUSTED:
+            yield worst
+    load = _load(seen)
+    if load and load.value <= OVERLOAD_FACTOR:
+        yield load
+    for dependency in seen.depends_on:
+        answering = seen.calm(HEARTBEAT, service=dependency)
+        if answering:
+            yield answering
+
+
+def _worst(seen: Observations, signal: Signal) -> Evidence | None:
+    query = worst_resource_query(signal, seen.service)
+    value = seen.value(query)
+    if value is None:
+        return None
+    return Evidence(
+        f"{seen.service}: {signal.name} was at most {value:.0%} {signal.unit}.", query, value, seen.at
+    )
+
+
+def _load(seen: Observations) -> Evidence | None:
+    """The request rate relative to the usual one; the evidence's query is that of the quotient."""
+    usual_query = catalogue.usual_request_rate_of(seen.service)
+    rate, usual = seen.signal(REQUEST_RATE), seen.value(usual_query)
+    if rate is None or usual is None or usual <= 0:
+        return None
+    query = f"{catalogue.series_of(REQUEST_RATE, seen.service)} / {usual_query}"
+    return Evidence(
+        f"{seen.service} gets {rate / usual:.2f} x its usual requests.", query, rate / usual, seen.at
+    )

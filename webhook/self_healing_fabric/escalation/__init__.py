@@ -1,0 +1,1 @@
+"""Escalation: whom each level calls, and the channels that call."""

@@ -1,0 +1,35 @@
+"""May this action run now, on this target? Named rules, each with its reason, and closed when in doubt.
+
+All guardrails read rows of the store inside the transaction that announces the action, so two workers cannot
+both find the same budget free, and neither a restart nor a crash forgets what was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+
+from self_healing_fabric.guardrails import budgets, mode
+from self_healing_fabric.guardrails.proposals import Proposal, Refusal
+from self_healing_fabric.settings import Settings
+
+__all__ = ["Proposal", "Refusal", "check"]
+
+Guardrail = Callable[[Connection, Proposal, Settings], Refusal | None]
+
+GUARDRAILS: tuple[Guardrail, ...] = (
+    mode.not_paused,
+    budgets.one_at_a_time,
+    budgets.max_actions,
+    budgets.cooldown,
+)
+
+
+def check(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+    """Return the first refusal, or None when every guardrail allows the action."""
+    for guardrail in GUARDRAILS:
+        refusal = guardrail(connection, proposal, settings)
+        if refusal is not None:
+            return refusal
+    return None

@@ -1,0 +1,1 @@
+"""Incidents: one problem, one state, one timeline. Knows nothing of HTTP."""

@@ -1,0 +1,58 @@
+"""One fact, and the limit that it is held against.
+
+Diagnosis and verification must agree on what is inside a limit, to the last digit: a healer that restarts at
+    5.0 % and calls 5.0 % healed would go round in circles. So both use the functions of this page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from self_healing_fabric.settings import Thresholds
+from shf_queries.catalogue import HEARTBEAT, LATENCY_P95, Signal
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One fact: the statement for people, and the query, value and time with which anyone can check it.
+
+    `at` is in seconds since 1970 (UTC).
+    """
+
+    statement: str
+    query: str
+    value: float
+    at: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fact as JSON."""
+        return {"statement": self.statement, "query": self.query, "value": self.value, "at": self.at}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a signal is held against: the value, and how it came about."""
+
+    value: float
+    text: str
+
+
+def limit_of(signal: Signal, thresholds: Thresholds, baseline: float | None) -> Limit | None:
+    """The limit of a signal; None when it needs a baseline and there is none."""
+    if signal is HEARTBEAT:
+        return Limit(1.0, "all targets answer")
+    if signal is LATENCY_P95:
+        if baseline is None:
+            return None
+        factor = thresholds.latency_factor
+        return Limit(baseline * factor, f"{factor:g} x the baseline of {baseline:.3g} s")
+    fixed = {"error_ratio": thresholds.error_ratio, "cpu": thresholds.cpu, "memory": thresholds.memory}[
+        signal.name
+    ]
+    return Limit(fixed, f"{fixed:g}")
+
+
+def is_outside(signal: Signal, value: float, limit: float) -> bool:
+    """Whether a value is on the bad side of the limit; the limit itself is still good."""
+    return value > limit if signal.higher_is_worse else value < limit

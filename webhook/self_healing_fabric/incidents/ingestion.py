@@ -1,0 +1,38 @@
+"""Taking alerts in: one idempotent write for each, so that a repeated notification changes nothing.
+
+Alertmanager delivers at least once, two peers of a pair deliver twice, and a stale `firing` can follow its
+own `resolved`. The identity is `fingerprint` and `startsAt`; the webhook sends that time with nanoseconds and
+the API v2 of the same Alertmanager with milliseconds, so it is cut to milliseconds everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from self_healing_fabric.incidents.models import Alert
+from self_healing_fabric.store import statements
+
+
+def store_alerts(connection: Connection, alerts: Iterable[Alert], now: float) -> None:
+    """Store the alerts inside the caller's transaction; incidents are opened later, by the orchestrator."""
+    for alert in alerts:
+        statements.upsert_alert(
+            connection,
+            {
+                "fingerprint": alert.fingerprint,
+                "starts_at": alert.starts_at,
+                "status": alert.status,
+                "labels": dict(alert.labels),
+                "annotations": dict(alert.annotations),
+                "received_at": now,
+                "ended_at": None if alert.firing else now,
+            },
+        )
+
+
+def identity_time(starts_at: datetime) -> str:
+    """`startsAt` as part of an alert's identity: UTC, cut (not rounded) to milliseconds."""
+    return starts_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{starts_at.microsecond // 1000:03d}Z"

@@ -1,0 +1,1 @@
+"""The fabric as one thing that a program starts, asks and stops."""

@@ -1,0 +1,70 @@
+"""Start, run, drain, stop: the parts in the order in which they need each other.
+
+Stopping is the half that matters. First nothing new is taken in, then the steps in hand finish, then the
+store writes what is queued and gives its lock back; whatever a kill interrupts was announced in the store
+before it began.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from self_healing_fabric.escalation.channels import channels
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
+from self_healing_fabric.recovery.strategies import strategies
+from self_healing_fabric.recovery.verification import Verifier
+from self_healing_fabric.settings import Settings
+from self_healing_fabric.store import Store
+from self_healing_fabric.telemetry import Metrics
+from shf_queries import PrometheusClient
+
+log = structlog.get_logger()
+
+
+class Fabric:
+    """One running fabric. Raises StoreInUse or StoreUnavailable when its store cannot be opened."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings.store)
+        prometheus = PrometheusClient(
+            settings.prometheus.url,
+            timeout=settings.prometheus.timeout,
+            bearer_token_file=settings.prometheus.bearer_token_file,
+        )
+        self.context = Context(
+            settings=settings,
+            store=self.store,
+            prometheus=prometheus,
+            verifier=Verifier(prometheus, settings),
+            strategies=strategies(settings),
+            channels=channels(),
+            metrics=Metrics(settings.services),
+        )
+        self.orchestrator = HealingOrchestrator(self.context)
+        self._draining = threading.Event()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the fabric takes nothing new any more."""
+        return self._draining.is_set()
+
+    def start(self) -> None:
+        """Begin to work."""
+        self.orchestrator.start()
+        log.info("started", services=len(self.settings.services), prometheus=self.settings.prometheus.url)
+
+    def drain(self) -> None:
+        """Take nothing new from now on."""
+        self._draining.set()
+
+    def stop(self) -> None:
+        """Finish the steps in hand and close everything."""
+        self.drain()
+        self.orchestrator.stop()
+        self.context.prometheus.close()
+        self.store.close()
+        log.info("stopped")

@@ -1,0 +1,156 @@
+"""What the fabric is doing, for people and for /metrics, read from the store at the moment of asking.
+
+Gauges that are counted up and down in memory drift and start wrong after a restart; these are a query, so
+they say what the store says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import Connection
+
+from self_healing_fabric import __version__
+from self_healing_fabric.guardrails import mode
+from self_healing_fabric.guardrails.budgets import actions_used
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.recovery.platforms import platform_of
+from self_healing_fabric.settings import Mode
+from self_healing_fabric.store import statements
+from self_healing_fabric.telemetry import UNKNOWN_SERVICE
+
+SERVICE_STATES = {"healthy": 0, "healing": 1, "escalated": 2}
+
+
+def status(fabric: Fabric) -> dict[str, Any]:
+    """The answer of GET /api/v1/status."""
+    rows = fabric.store.read(statements.count_incidents)
+    by_state: Counter[str] = Counter()
+    for row in rows:
+        by_state[row.state] += row.number
+    return {
+        "version": __version__,
+        "mode": fabric.store.read(lambda connection: mode.current(connection, fabric.settings)).value,
+        "orchestrator": "running" if fabric.orchestrator.alive() else "stopped",
+        "draining": fabric.draining,
+        "incidents": dict(by_state),
+        "services": len(fabric.settings.services),
+    }
+
+
+class StateCollector(Collector):
+    """Exports the store's state as gauges. Registered with the fabric's own registry."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self._targets = {
+            name: platform.target
+            for name, service in fabric.settings.services.items()
+            if (platform := platform_of(name, service)) is not None
+        }
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not read the store."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the store once and yield the gauges."""
+        yield from self._incidents()
+        yield from self._open_incidents()
+        yield from self._guardrails()
+        yield from self._mode()
+
+    def _incidents(self) -> Iterator[Metric]:
+        number = GaugeMetricFamily(
+            "shf_incidents",
+            "Incidents that are not closed.",
+            labels=["service", "failure_class", "severity", "state"],
+        )
+        services = dict.fromkeys(self._fabric.settings.services, 0)
+        levels = dict.fromkeys(self._fabric.settings.services, 0)
+        counts: Counter[tuple[str, str, str, str]] = Counter()
+        for row in self._fabric.store.read(statements.count_incidents):
+            service = row.service if row.service in services else UNKNOWN_SERVICE
+            counts[(service, row.failure_class or "unknown", row.severity, row.state)] += row.number
+            if row.state == State.RESOLVED.value:
+                continue
+            levels[service] = max(levels.get(service, 0), row.level)
+            state = "escalated" if row.state == State.ESCALATED.value else "healing"
+            services[service] = max(services.get(service, 0), SERVICE_STATES[state])
+        for labels, value in sorted(counts.items()):
+            number.add_metric(labels, value)
+        yield number
+        state_of = GaugeMetricFamily(
+            "shf_service_state", "0 healthy, 1 healing, 2 escalated.", labels=["service"]
+        )
+        level_of = GaugeMetricFamily(
+            "shf_escalation_level", "Highest level of an open incident.", labels=["service"]
+        )
+        for service, value in services.items():
+            state_of.add_metric([service], value)
+            level_of.add_metric([service], levels.get(service, 0))
+        yield state_of
+        yield level_of
+
+    def _open_incidents(self) -> Iterator[Metric]:
+        start = GaugeMetricFamily(
+            "shf_incident_start_timestamp_seconds",
+            "When an open incident was opened.",
+            labels=["incident", "service", "severity", "signal"],
+        )
+        state = GaugeMetricFamily(
+            "shf_incident_state",
+            "1 for the state of an open incident.",
+            labels=["incident", "service", "state"],
+        )
+        opened = [each.value for each in State if each not in (State.RESOLVED, State.CLOSED)]
+        rows = self._fabric.store.read(
+            lambda connection: statements.list_incidents(connection, states=opened, limit=MAX_INCIDENT_SERIES)
+        )
+        services = self._fabric.settings.services
+        for row in rows:
+            # A service that the configuration does not name is a stranger's text: no label of ours.
+            service = row.service if row.service in services else UNKNOWN_SERVICE
+            signal = row.signal if row.known_service else None
+            start.add_metric([row.id, service, row.severity, signal or "unknown"], row.opened_at)
+            for each in opened:
+                state.add_metric([row.id, service, each], float(row.state == each))
+        yield start
+        yield state
+
+    def _guardrails(self) -> Iterator[Metric]:
+        fabric, now = self._fabric, self._fabric.context.clock()
+        limit = fabric.settings.guardrails.max_actions
+        limits = GaugeMetricFamily(
+            "shf_guardrail_limit", "What a guardrail allows in its window.", labels=["service", "guardrail"]
+        )
+        remaining = GaugeMetricFamily(
+            "shf_guardrail_remaining", "What is left of it.", labels=["service", "guardrail"]
+        )
+
+        def used(connection: Connection) -> dict[str, int]:
+            return {
+                service: actions_used(connection, target, fabric.settings, now)
+                for service, target in self._targets.items()
+            }
+
+        for service, number in fabric.store.read(used).items():
+            limits.add_metric([service, "max_actions"], limit)
+            remaining.add_metric([service, "max_actions"], max(0, limit - number))
+        yield limits
+        yield remaining
+
+    def _mode(self) -> Iterator[Metric]:
+        current = self._fabric.store.read(lambda connection: mode.current(connection, self._fabric.settings))
+        family = GaugeMetricFamily("shf_mode", "1 for the mode in force.", labels=["mode"])
+        for each in Mode:
+            family.add_metric([each.value], float(each is current))
+        yield family
+
+
+MAX_INCIDENT_SERIES = 100  # open incidents with series of their own; a storm must not flood Prometheus

@@ -1,0 +1,1 @@
+"""The orchestrator: advances what is due by one step, raises levels, compares with the servers."""

@@ -1,0 +1,29 @@
+"""What every step needs, in one immutable value, so that a test can replace any part of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from self_healing_fabric.escalation.channels import Channel
+from self_healing_fabric.recovery.strategies import Strategy
+from self_healing_fabric.recovery.verification import Verifier
+from self_healing_fabric.settings import Settings
+from self_healing_fabric.store import Store
+from self_healing_fabric.telemetry import Metrics
+from shf_queries import PrometheusClient
+
+
+@dataclass(frozen=True)
+class Context:
+    """The fabric's parts. `clock` returns seconds since 1970 (UTC)."""
+
+    settings: Settings
+    store: Store
+    prometheus: PrometheusClient
+    verifier: Verifier
+    strategies: Mapping[str, Strategy]
+    channels: tuple[Channel, ...]
+    metrics: Metrics
+    clock: Callable[[], float] = time.time

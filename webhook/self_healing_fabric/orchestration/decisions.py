@@ -1,0 +1,150 @@
+"""A person's decision on an incident: what it changes, and when it makes no sense.
+
+A decision overtakes the step in hand (its epoch rises, so what the step wanted to write is dropped), because
+people must be able to stop the machine and not the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from self_healing_fabric.errors import DecisionRefused, UnknownIncident
+from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition, check_transition
+from self_healing_fabric.incidents.models import Incident, incident_of
+from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.escalation_manager import escalate, send_calls
+from self_healing_fabric.store import statements
+from self_healing_fabric.telemetry import UNKNOWN_SERVICE
+
+Decide = Callable[[Incident, Context, str], Transition | None]
+
+
+def decide(
+    context: Context, incident_id: str, decision: Decide, *, by: str, reason: str | None = None
+) -> None:
+    """Carry out a decision in one transaction.
+
+    Raises:
+        UnknownIncident: there is no such incident.
+        DecisionRefused: the decision does not fit its state.
+    """
+    now = context.clock()
+
+    def write(connection: Connection) -> tuple[Incident, Transition | None]:
+        row = statements.incident(connection, incident_id)
+        if row is None:
+            raise UnknownIncident(f"no incident has the id {incident_id!r}")
+        incident = incident_of(row)
+        transition = decision(incident, context, by)
+        if transition is not None and transition.state is incident.state and "plan" not in transition.changes:
+            # Only a note on the incident: the step in hand goes on undisturbed.
+            statements.annotate(connection, incident.id, transition.changes)
+            timeline.append(connection, incident.id, transition.entries, now)
+        elif transition is not None:
+            _refuse_during_action(connection, incident)
+            _write(connection, incident, transition, by=by, reason=reason, now=now)
+        return incident, transition
+
+    incident, transition = context.store.write(write)
+    if transition is not None:
+        send_calls(incident, context, transition)
+
+
+def _refuse_during_action(connection: Connection, incident: Incident) -> None:
+    """An effect that has begun cannot be taken back; its end must be recorded by the step that began it."""
+    action = statements.unfinished_action_of(connection, incident.id)
+    if action is not None:
+        raise DecisionRefused(f"{action.strategy} of {action.target} is under way: decide when it has ended")
+
+
+def _write(
+    connection: Connection,
+    incident: Incident,
+    transition: Transition,
+    *,
+    by: str,
+    reason: str | None,
+    now: float,
+) -> None:
+    check_transition(incident.state, transition.state)
+    due_at = None if transition.due_in is None else now + transition.due_in
+    changes = {"state": transition.state.value, "updated_at": now, "due_at": due_at, "waiting_for": None}
+    statements.overtake(connection, incident.id, {**changes, **transition.changes})
+    entries = list(transition.entries)
+    if transition.state is not incident.state:
+        data = {"from": incident.state.value, "to": transition.state.value, "by": by}
+        entries.append(Entry(Kind.STATE, f"{incident.state} -> {transition.state}", data))
+    if reason:
+        entries.append(Entry(Kind.NOTE, f"{by}: {reason}"))
+    timeline.append(connection, incident.id, entries, now)
+
+
+def _acknowledge(incident: Incident, _: Context, by: str) -> Transition | None:
+    if incident.acknowledged_by:
+        return None
+    if incident.state in (State.RESOLVED, State.CLOSED):
+        raise DecisionRefused(f"the incident is {incident.state} already")
+    told = Entry(Kind.NOTE, f"{by} acknowledged: no further level is called.")
+    return Transition(incident.state, None, (told,), {"acknowledged_by": by})
+
+
+def _approve(incident: Incident, _: Context, by: str) -> Transition | None:
+    if incident.approved_by:
+        return None
+    if incident.state is not State.AWAITING_APPROVAL:
+        raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
+    return Transition(
+        State.RECOVERING, 0.0, (Entry(Kind.NOTE, f"{by} approved the plan."),), {"approved_by": by}
+    )
+
+
+def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
+    if incident.state is State.ESCALATED and not incident.plan:
+        return None
+    if incident.state is not State.AWAITING_APPROVAL:
+        raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
+    return _to_people(incident, context, f"{by} rejected the plan")
+
+
+def _escalate(incident: Incident, context: Context, by: str) -> Transition | None:
+    if incident.state in (State.RESOLVED, State.CLOSED):
+        raise DecisionRefused(f"the incident is {incident.state} already")
+    return _to_people(incident, context, f"{by} asked for it")
+
+
+def _to_people(incident: Incident, context: Context, reason: str) -> Transition:
+    now = context.clock()
+    watch = {"since": now, "action": None, "started_before": None, "deadline": None}
+    moved = Transition(
+        State.ESCALATED, context.settings.verification.interval, (), {"plan": [], "verification": watch}
+    )
+    return escalate(incident, context, moved, reason)
+
+
+def _close(incident: Incident, context: Context, by: str) -> Transition | None:
+    if incident.state is State.CLOSED:
+        return None
+    now = context.clock()
+    changes: dict[str, Any] = {"closed_at": now, "level_due_at": None}
+    if incident.state is not State.RESOLVED:
+        changes |= {"outcome": Outcome.CLOSED_BY_PERSON.value, "resolved_at": now}
+        context.metrics.resolved.labels(_label(incident), Outcome.CLOSED_BY_PERSON.value).inc()
+    return Transition(State.CLOSED, None, (Entry(Kind.NOTE, f"{by} closed the incident."),), changes)
+
+
+def _label(incident: Incident) -> str:
+    return str(incident.service) if incident.known_service else UNKNOWN_SERVICE
+
+
+DECISIONS: Mapping[str, Decide] = {
+    "acknowledge": _acknowledge,
+    "approve": _approve,
+    "reject": _reject,
+    "escalate": _escalate,
+    "close": _close,
+}

@@ -1,0 +1,135 @@
+"""Writing down: every change of an incident, and every action before it happens.
+
+The order is the whole point. `announce` commits the action with its guardrails checked in the same
+transaction; only then may the effect begin. `commit` writes a step's result under the lease's epoch, so that
+a worker that was overtaken writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from self_healing_fabric import guardrails
+from self_healing_fabric.guardrails import Proposal, Refusal, mode
+from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents.lifecycle import Transition, check_transition
+from self_healing_fabric.incidents.models import Incident
+from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.settings import Mode
+from self_healing_fabric.store import statements
+
+Finished = tuple[str, Outcome]  # an action's id and how it ended
+
+
+def commit(
+    context: Context,
+    incident: Incident,
+    transition: Transition,
+    *,
+    finished: Finished | None = None,
+    verdict: tuple[str, str] | None = None,
+) -> None:
+    """Write a step's result in one transaction, or nothing: raises LeaseLost, StoreUnavailable.
+
+    Args:
+        context: the fabric's parts.
+        incident: as it was claimed.
+        transition: what the step decided.
+        finished: an action that ended in this step.
+        verdict: an action's id and the verdict of its verification.
+    """
+    check_transition(incident.state, transition.state)
+    now = context.clock()
+    entries = (*transition.entries, *_state_entries(incident, transition))
+    changes = {**_columns(incident, transition, now), **transition.changes}
+
+    def write(connection: Connection) -> None:
+        statements.update_claimed(connection, incident.id, incident.epoch, changes)
+        if finished is not None:
+            action_id, outcome = finished
+            ended = {"status": outcome.status.value, "detail": outcome.detail, "finished_at": now}
+            statements.update_action(connection, action_id, ended)
+        if verdict is not None:
+            statements.update_action(connection, verdict[0], {"verdict": verdict[1]})
+        timeline.append(connection, incident.id, entries, now)
+
+    context.store.write(write)
+
+
+def _columns(incident: Incident, transition: Transition, now: float) -> dict[str, Any]:
+    waiting = transition.waiting_for
+    return {
+        "state": transition.state.value,
+        "updated_at": now,
+        "due_at": None if transition.due_in is None else now + transition.due_in,
+        "lease_owner": None,
+        "lease_until": None,
+        "faults": 0,
+        "waiting_for": waiting,
+        "waiting_since": (incident.waiting_since if incident.waiting_for else now) if waiting else None,
+    }
+
+
+def _state_entries(incident: Incident, transition: Transition) -> list[Entry]:
+    entries = []
+    if transition.state is not incident.state:
+        data = {"from": incident.state.value, "to": transition.state.value}
+        entries.append(Entry(Kind.STATE, f"{incident.state} -> {transition.state}", data))
+    if transition.waiting_for and not incident.waiting_for:
+        entries.append(Entry(Kind.WAITING, f"Waiting: {transition.waiting_for}"))
+    return entries
+
+
+def announce(
+    context: Context,
+    incident: Incident,
+    *,
+    action: Mapping[str, Any],
+    strategy: str,
+    disruptive: bool,
+) -> Refusal | None:
+    """Ask the guardrails and, if they allow it, write the action down, in one transaction.
+
+    Returns the refusal, or None: then the action is announced and its effect may begin.
+    """
+    now = context.clock()
+    proposal = Proposal(str(incident.service), strategy, action["target"], disruptive, now)
+
+    def write(connection: Connection) -> Refusal | None:
+        refusal = guardrails.check(connection, proposal, context.settings)
+        if refusal is not None:
+            return refusal
+        statements.update_claimed(connection, incident.id, incident.epoch, {"updated_at": now})
+        values = {
+            "status": Status.INTENDED.value,
+            "intended_at": now,
+            "disruptive": disruptive,
+            "strategy": strategy,
+        }
+        statements.insert_action(connection, {**action, **values, "incident_id": incident.id})
+        message = f"Intends to {strategy} {action['target']} (attempt {action['attempt']})."
+        data = {"action": action["id"], "strategy": strategy, "target": action["target"]}
+        timeline.append(connection, incident.id, [Entry(Kind.ACTION, message, data)], now)
+        return None
+
+    return context.store.write(write)
+
+
+def begin(context: Context, incident: Incident, action_id: str) -> bool:
+    """Last look before the effect: still our lease, and not paused? False means: do nothing."""
+    now = context.clock()
+
+    def write(connection: Connection) -> bool:
+        if mode.current(connection, context.settings) is Mode.PAUSED:
+            return False
+        statements.update_claimed(connection, incident.id, incident.epoch, {"updated_at": now})
+        started = {"status": Status.STARTED.value, "started_at": now}
+        statements.update_action(connection, action_id, started)
+        return True
+
+    return context.store.write(write)

@@ -1,0 +1,159 @@
+"""Every 10 s: what do the servers say now? The webhook is a hint, Prometheus is the truth.
+
+Alertmanager re-sends nothing for hours once a notification was answered with 2xx, and sends nothing at all
+for an alert that came and went while delivery was broken. So its list of active alerts is read, and what was
+never delivered is taken in as if it had been. An alert ends here only when a server that lists alerts no
+longer lists it; a server that does not answer ends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import structlog
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from sqlalchemy import Connection
+
+from self_healing_fabric.incidents.ingestion import identity_time, store_alerts
+from self_healing_fabric.incidents.models import Alert
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.settings import AlertmanagerSettings
+from self_healing_fabric.store import statements
+from shf_queries import QueryError
+
+log = structlog.get_logger()
+
+GRACE = 30.0  # seconds; an alert just delivered may be missing from a list that was read before
+
+
+class _Receiver(BaseModel):
+    name: str
+
+
+class _Status(BaseModel):
+    state: str
+
+
+class _ListedAlert(BaseModel):
+    """An alert of Alertmanager's GET /api/v2/alerts; keys that newer versions add are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    fingerprint: str
+    startsAt: AwareDatetime  # noqa: N815 - Alertmanager's name
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    receivers: list[_Receiver] = []
+    status: _Status
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        return self.fingerprint, identity_time(self.startsAt)
+
+
+_LISTED = TypeAdapter(list[_ListedAlert])
+
+
+class Reconciliation:
+    """Compares the stored alerts with Alertmanager, or without one with Prometheus."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._http = httpx.Client(trust_env=False, follow_redirects=False)
+        self._reachable: dict[str, bool] = {}
+
+    def run(self) -> None:
+        """Compare once. A server that does not answer is logged once and changes nothing."""
+        settings = self._context.settings.alertmanager
+        compared = self._with_alertmanager(settings) if settings else self._with_prometheus()
+        if compared:
+            self._context.metrics.last_reconcile.set(self._context.clock())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _with_alertmanager(self, settings: AlertmanagerSettings) -> bool:
+        try:
+            listed = self._list(settings)
+        except (httpx.HTTPError, ValidationError, OSError, ValueError) as error:
+            self._note("alertmanager", False, str(error) or type(error).__name__)
+            return False
+        self._note("alertmanager", True)
+        ours = [
+            item for item in listed if settings.receiver in {receiver.name for receiver in item.receivers}
+        ]
+        # A silenced or inhibited alert is somebody's decision: it is not taken up, but it has not ended
+        # either.
+        active = [item for item in ours if item.status.state != "suppressed"]
+        known = {(row.fingerprint, row.starts_at): row for row in self._firing()}
+        alerts = [
+            Alert(*item.identity, "firing", item.labels, item.annotations)
+            for item in active
+            if item.identity not in known
+        ]
+        here = {item.identity for item in ours}
+        ended = [row for identity, row in known.items() if identity not in here and self._settled(row)]
+        self._store(alerts, [row.id for row in ended])
+        return True
+
+    def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
+        headers = {}
+        if settings.bearer_token_file is not None:
+            token = settings.bearer_token_file.read_text(encoding="utf-8").strip()
+            headers["Authorization"] = f"Bearer {token}"
+        answer = self._http.get(f"{settings.url}/api/v2/alerts", headers=headers, timeout=settings.timeout)
+        return _LISTED.validate_json(answer.raise_for_status().content)
+
+    def _with_prometheus(self) -> bool:
+        """Without Alertmanager's list only the ends can be learnt: Prometheus does not know fingerprints."""
+        try:
+            listed = self._context.prometheus.alerts()
+        except QueryError as error:
+            self._note("prometheus", False, str(error))
+            return False
+        self._note("prometheus", True)
+        firing = [item.get("labels", {}) for item in listed if item.get("state") == "firing"]
+        ended = [
+            row.id
+            for row in self._firing()
+            if self._settled(row) and not any(_same(labels, row.labels) for labels in firing)
+        ]
+        self._store([], ended)
+        return True
+
+    def _firing(self) -> list[Any]:
+        return list(self._context.store.read(statements.firing_alerts))
+
+    def _settled(self, row: Any) -> bool:
+        return bool(self._context.clock() - row.received_at > GRACE)
+
+    def _store(self, alerts: list[Alert], ended: list[int]) -> None:
+        if not alerts and not ended:
+            return
+        now = self._context.clock()
+
+        def write(connection: Connection) -> None:
+            store_alerts(connection, alerts, now)
+            for alert in alerts:
+                statements.revive_alert(connection, alert.fingerprint, alert.starts_at)
+            for alert_id in ended:
+                statements.end_alert(connection, alert_id, now)
+
+        self._context.store.write(write)
+        log.info("reconciled", found=len(alerts), ended=len(ended))
+
+    def _note(self, server: str, reachable: bool, error: str | None = None) -> None:
+        """Log only when it changes: an outage must not fill the log every 10 s."""
+        if self._reachable.get(server, True) is not reachable:
+            log.warning(
+                "server_unreachable" if not reachable else "server_reachable", server=server, error=error
+            )
+        self._reachable[server] = reachable
+
+
+def _same(listed: Mapping[str, str], stored: Mapping[str, str]) -> bool:
+    """Prometheus lists an alert without the external labels that it adds when it sends it."""
+    return listed.items() <= stored.items()

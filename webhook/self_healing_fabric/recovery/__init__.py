@@ -1,0 +1,1 @@
+"""Recovery: what is tried on which platform, and the proof that it healed. Never whether it may."""

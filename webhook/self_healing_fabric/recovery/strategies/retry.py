@@ -1,0 +1,71 @@
+"""Retry: run the failing check once more, a few times, before anything is disturbed.
+
+Waiting times grow exponentially with full jitter, so that many fabrics, or one with many incidents, do not
+knock at the same moment at a service that is just getting up (Marc Brooker, "Exponential Backoff And Jitter",
+AWS Architecture Blog, 2015): uniform between 0 and min(cap, base * 2 ** (attempt - 1)) seconds. The waits are
+timers in the store.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.settings import RetrySettings, ServiceSettings
+
+
+def full_jitter(attempt: int, settings: RetrySettings) -> float:
+    """Seconds to wait after the given attempt (from 1)."""
+    return random.uniform(0.0, min(settings.cap, settings.base * 2 ** (attempt - 1)))  # noqa: S311 - no secret
+
+
+class Retry:
+    """Ask the health endpoint again; it only reads, so it is safe to repeat."""
+
+    name = "retry"
+    disruptive = False
+
+    def __init__(self, settings: RetrySettings) -> None:
+        self._settings = settings
+
+    def applies_to(self, service: str, settings: ServiceSettings) -> str | None:
+        """A health endpoint is needed."""
+        return None if settings.health else f"{service} has no `health` endpoint"
+
+    def platform(self, service: str, settings: ServiceSettings) -> tuple[str, str]:
+        """The probe goes over HTTP to the health endpoint."""
+        return "http", f"health:{settings.health or service}"
+
+    def before(self, service: str, settings: ServiceSettings) -> Mapping[str, Any]:
+        """Nothing to remember: nothing is changed."""
+        return {}
+
+    def perform(
+        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any]
+    ) -> Outcome:
+        """One probe; when it fails and attempts are left, ask for another after a random wait."""
+        problem = self._probe(str(settings.health))
+        if problem is None:
+            return Outcome(Status.SUCCEEDED, f"{settings.health} answered at attempt {attempt}")
+        left = self._settings.attempts - attempt
+        detail = f"attempt {attempt} of {self._settings.attempts}: {problem}"
+        return Outcome(Status.FAILED, detail, full_jitter(attempt, self._settings) if left > 0 else None)
+
+    def longest_effect(self, service: str, settings: ServiceSettings) -> float:
+        """A probe leaves nothing behind to wait for."""
+        return 0.0
+
+    def observe(self, service: str, settings: ServiceSettings, *, before: Mapping[str, Any]) -> Outcome:
+        """An interrupted probe changed nothing and may be repeated."""
+        return Outcome(Status.FAILED, "the fabric was interrupted during the probe", 0.0)
+
+    def _probe(self, url: str) -> str | None:
+        try:
+            answer = httpx.get(url, timeout=self._settings.timeout, follow_redirects=False, trust_env=False)
+        except httpx.HTTPError as error:
+            return f"{url} does not answer: {error or type(error).__name__}"
+        return None if answer.is_success else f"{url} answered {answer.status_code}"

@@ -1,0 +1,212 @@
+"""Did it heal? Only fresh samples can say so.
+
+"Resolved" is not "healed": a series that vanishes with its target resolves the alert one second after the
+target died. So the samples are read as Prometheus stored them, each with its own time, and only those count
+whose whole window lies after the action. Healed means: every signal of the incident inside its limit, without
+a gap, up to now, for the whole stability window, and where the target tells its start time, a start after the
+action. Everything else is some kind of no, and at the deadline it is said which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from self_healing_fabric.incidents.evidence import Evidence, Limit, is_outside, limit_of
+from self_healing_fabric.settings import Settings
+from shf_queries import PrometheusClient, Series, catalogue
+from shf_queries.catalogue import HEARTBEAT, SIGNALS, Signal
+
+SHORT_WINDOW_SCRAPES = 4  # the rules' short window, in scrape intervals
+MAX_GAP_INTERVALS = 3  # missing evaluations that are still no gap
+MAX_LOOK_BACK = 1800.0  # seconds of raw samples asked for at most
+
+
+class Verdict(StrEnum):
+    """Of a verification."""
+
+    HEALED = "healed"
+    NOT_HEALED = "not_healed"
+    RELAPSED = "relapsed"
+    NO_EVIDENCE = "no_evidence"
+
+
+class Health(StrEnum):
+    """What the newest samples say, before an action."""
+
+    FAILING = "failing"
+    CALM = "calm"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look: `verdict` is None while it is too early to tell."""
+
+    verdict: Verdict | None
+    statement: str
+    evidence: tuple[Evidence, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The look as JSON, for the timeline."""
+        return {
+            "verdict": self.verdict.value if self.verdict else None,
+            "evidence": [evidence.as_dict() for evidence in self.evidence],
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the fresh samples of one signal say.
+
+    Attributes:
+        good_for: seconds for which the newest samples have been inside the limit without a gap, up to now.
+        good_now, bad_now: on which side of the limit a current sample lies; both False without one.
+        ever_good, ever_bad: whether any fresh sample was inside or outside.
+    """
+
+    signal: Signal
+    evidence: Evidence | None
+    good_for: float = 0.0
+    good_now: bool = False
+    bad_now: bool = False
+    ever_good: bool = False
+    ever_bad: bool = False
+
+
+class Verifier:
+    """Asks Prometheus about the signals of one service."""
+
+    def __init__(self, client: PrometheusClient, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        prometheus = settings.prometheus
+        self._max_gap = MAX_GAP_INTERVALS * max(prometheus.scrape_interval, prometheus.evaluation_interval)
+
+    def health(
+        self, service: str, signals: Collection[str], now: float
+    ) -> tuple[Health, tuple[Evidence, ...]]:
+        """Does it still fail? Ask the newest samples again, right before an effect. Raises QueryError."""
+        runs = [self._run(service, SIGNALS[name], now - 2 * self._max_gap, now) for name in sorted(signals)]
+        evidence = tuple(run.evidence for run in runs if run.evidence)
+        if any(run.bad_now for run in runs):
+            return Health.FAILING, evidence
+        if runs and all(run.good_now for run in runs):
+            return Health.CALM, evidence
+        return Health.UNKNOWN, evidence
+
+    def look(
+        self, service: str, signals: Collection[str], *, since: float, deadline: float | None, now: float,
+        started_before: float | None = None,
+    ) -> Look:  # fmt: skip
+        """Look at the fresh samples since an action (or since watching began). Raises QueryError.
+
+        Args:
+            service: a configured service.
+            signals: names of the signals that must be inside their limits; the heartbeat always must.
+            since: when the action ended, seconds since 1970.
+            deadline: when to say what it is if it is not healed; None to watch without end.
+            now: seconds since 1970.
+            started_before: the start time that the target must have left behind, or None.
+        """
+        watched = [SIGNALS[name] for name in sorted({HEARTBEAT.name, *signals})]
+        runs = [self._run(service, signal, since + self._settle(signal), now) for signal in watched]
+        evidence = [run.evidence for run in runs if run.evidence]
+        stability = self._settings.verification.stability
+        shortest = min(run.good_for for run in runs)
+        restarted = self._restarted(service, started_before, now)
+        if restarted is not None:
+            evidence.append(restarted[1])
+        if shortest >= stability and (restarted is None or restarted[0]):
+            statement = f"Healed: inside all limits for {shortest:.0f} s, on samples newer than the action."
+            return Look(Verdict.HEALED, statement, tuple(evidence))
+        if deadline is None or now < deadline:
+            statement = f"Inside all limits for {shortest:.0f} of {stability:.0f} s."
+            return Look(None, statement, tuple(evidence))
+        verdict, why = _at_deadline(runs, restarted is not None and not restarted[0])
+        return Look(verdict, why, tuple(evidence))
+
+    def start_time(self, service: str, now: float) -> float | None:
+        """When the newest process of the service started, or None when it does not export that."""
+        samples = self._client.instant(catalogue.start_time_of(service), at=now)
+        return samples[0].value if samples else None
+
+    def _settle(self, signal: Signal) -> float:
+        """Seconds after an action in which a sample may still contain what was before it."""
+        prometheus = self._settings.prometheus
+        scrapes = SHORT_WINDOW_SCRAPES if signal.windowed else 1
+        return scrapes * prometheus.scrape_interval + prometheus.evaluation_interval
+
+    def _restarted(self, service: str, before: float | None, now: float) -> tuple[bool, Evidence] | None:
+        if before is None:
+            return None
+        current = self.start_time(service, now)
+        statement = f"{service} was started {'anew' if current != before else 'before the action'}."
+        if current is None:
+            return None
+        return current > before, Evidence(statement, catalogue.start_time_of(service), current, now)
+
+    def _run(self, service: str, signal: Signal, fresh_from: float, now: float) -> Run:
+        seconds = min(now - fresh_from, MAX_LOOK_BACK)
+        if seconds <= 0:
+            return Run(signal, None)
+        limit = self._limit(service, signal, now)
+        query = catalogue.series_of(signal.fresh_series, service)
+        series = [item for item in self._client.raw(query, seconds=seconds, at=now) if item.times.size]
+        if limit is None or not series:
+            return Run(signal, None)
+        runs = [self._run_of(item, signal, limit, query, now) for item in series]
+        # The worst of several series (clusters, namespaces) speaks for the service.
+        return min(runs, key=lambda run: (run.good_for, not run.bad_now))
+
+    def _run_of(self, series: Series, signal: Signal, limit: Limit, query: str, now: float) -> Run:
+        good = np.array([not is_outside(signal, value, limit.value) for value in series.values], dtype=bool)
+        good &= ~np.isnan(series.values)
+        last, value = float(series.times[-1]), float(series.values[-1])
+        current = now - last <= self._max_gap
+        breaks = np.flatnonzero(~good[:-1] | (np.diff(series.times) > self._max_gap))
+        start = int(breaks[-1]) + 1 if breaks.size else 0
+        side = "inside" if good[-1] else "outside"
+        statement = f"{signal.name} is {value:.3g} {signal.unit}, {side} its limit ({limit.text})."
+        return Run(
+            signal,
+            Evidence(statement, query, value, last),
+            good_for=last - float(series.times[start]) if good[-1] and current else 0.0,
+            good_now=bool(good[-1] and current),
+            bad_now=bool(not good[-1] and current and not np.isnan(value)),
+            ever_good=bool(good.any()),
+            ever_bad=bool((~good).any()),
+        )
+
+    def _limit(self, service: str, signal: Signal, now: float) -> Limit | None:
+        if signal.baseline_series is None:
+            return limit_of(signal, self._settings.thresholds, None)
+        samples = self._client.instant(catalogue.series_of(signal.baseline_series, service), at=now)
+        baseline = min((sample.value for sample in samples), default=None)
+        return limit_of(signal, self._settings.thresholds, baseline)
+
+
+def _at_deadline(runs: list[Run], not_restarted: bool) -> tuple[Verdict, str]:
+    bad = [run for run in runs if run.bad_now]
+    if bad:
+        names = ", ".join(run.signal.name for run in bad)
+        if all(run.ever_good for run in bad):
+            return Verdict.RELAPSED, f"Relapsed: {names} had recovered and is outside its limit again."
+        return Verdict.NOT_HEALED, f"Not healed: {names} is still outside its limit at the deadline."
+    silent = [run.signal.name for run in runs if run.evidence is None or not run.good_for]
+    if silent:
+        return Verdict.NO_EVIDENCE, f"No evidence: no fresh, unbroken samples of {', '.join(silent)}."
+    if not_restarted:
+        return Verdict.NOT_HEALED, "Not healed: the target still runs the process from before the action."
+    if any(run.ever_bad for run in runs):
+        return Verdict.RELAPSED, "Relapsed: inside and outside the limits in turns until the deadline."
+    return Verdict.NO_EVIDENCE, "No evidence: the samples inside the limits do not fill the stability window."
+
+
+def watched_signals(alert_labels: Collection[Mapping[str, str]]) -> tuple[str, ...]:
+    """The known signals that the alerts of an incident name."""
+    return tuple(sorted({labels["signal"] for labels in alert_labels if labels.get("signal") in SIGNALS}))

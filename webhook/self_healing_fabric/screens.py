@@ -1,0 +1,76 @@
+"""Incidents in the terminal: the list, and one incident's story in the order in which it happened.
+
+All text comes from labels and errors of others, so it is escaped before rich sees it: a label must not paint
+    the terminal or hide a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+STATE_STYLES = {"resolved": "green", "closed": "dim", "escalated": "red", "awaiting_approval": "magenta"}
+
+
+def list_incidents(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print incidents as a table."""
+    if not rows:
+        console.print("No incidents.")
+        return
+    table = Table(
+        "id", "service", "state", "class", "cause", "level", "opened", "title", box=None, pad_edge=False
+    )
+    for row in rows:
+        table.add_row(
+            row["id"],
+            clean(row["service"] or "-"),
+            styled_state(row),
+            row["failure_class"] or "-",
+            cause(row),
+            str(row["level"]),
+            row["opened_at"],
+            clean(row["title"]),
+        )
+    console.print(table)
+
+
+def show_incident(console: Console, story: Mapping[str, Any]) -> None:
+    """Print one incident: summary, timeline, evidence with its queries."""
+    console.print(f"[bold]{clean(story['title'])}[/]")
+    console.print(
+        f"{story['id']}  service {clean(story['service'] or '-')}  {styled_state(story)}  "
+        f"severity {story['severity']}  level {story['level']}"
+    )
+    console.print(f"class {story['failure_class'] or '-'}  cause {cause(story)}")
+    if story["waiting_for"]:
+        console.print(f"[yellow]Waiting for:[/] {clean(story['waiting_for'])}")
+    console.print()
+    for entry in story["timeline"]:
+        console.print(f"[dim]{entry['at']}[/] {entry['kind']:<12} {clean(entry['message'])}", soft_wrap=True)
+        if entry["kind"] == "evidence":
+            console.print(f"{'':38}[dim]{clean(entry['data']['query'])}[/]", soft_wrap=True)
+
+
+def styled_state(row: Mapping[str, Any]) -> str:
+    """The state, with its outcome, in its colour."""
+    text = row["state"] + (f" ({row['outcome']})" if row["outcome"] else "")
+    style = STATE_STYLES.get(row["state"], "yellow")
+    return f"[{style}]{text}[/]"
+
+
+def cause(row: Mapping[str, Any]) -> str:
+    """The root-cause pattern with its confidence."""
+    return (
+        f"{row['pattern']} {row['confidence']:.2f}"
+        if row["pattern"] and row["confidence"] is not None
+        else "-"
+    )
+
+
+def clean(text: str) -> str:
+    """Text of strangers, without control characters and without rich's markup."""
+    return escape("".join(character if character.isprintable() else " " for character in text))

@@ -1,0 +1,420 @@
+"""All configuration: one YAML file, any value overridable by environment, secrets in files of their own.
+
+A healer with half a configuration is worse than none, so the whole file is validated before anything starts,
+    and every mistake is reported at once with its path: a person who fixes one typo must not be sent round
+    again for the next. Keys that nobody knows are errors too, because a misspelt guardrail that is silently
+    ignored is a guardrail that is off.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from self_healing_fabric.durations import Duration
+from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
+
+DEFAULT_FILE = Path("shf.yaml")
+ENVIRONMENT_PREFIX = "SHF_"
+CONFIG_VARIABLE = "SHF_CONFIG"
+MAX_EFFECT_TIMEOUT = 60.0  # seconds; an effect must end well before the orchestrator's lease of 120 s
+
+ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")]
+StrategyName = Literal["retry", "restart"]
+
+
+class Mode(StrEnum):
+    """What the fabric may do: act, ask first, only say what it would do, or nothing at all."""
+
+    AUTOMATIC = "automatic"
+    APPROVAL = "approval"
+    DRY_RUN = "dry_run"
+    PAUSED = "paused"
+
+
+def _http_url(value: str) -> str:
+    """Accept an absolute http(s) URL with a host; anything else could be turned into another kind of call."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("give an absolute URL that starts with http:// or https://")
+    return value.rstrip("/") if parts.path == "/" else value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and refusing keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class PrometheusSettings(Section):
+    """The Prometheus that evaluates the rules and answers for the evidence."""
+
+    url: HttpUrl = "http://127.0.0.1:9090"
+    timeout: Duration = Field(5.0, gt=0, le=30, description="seconds for one query")
+    scrape_interval: Duration = Field(5.0, gt=0, description="seconds; how often the services are scraped")
+    evaluation_interval: Duration = Field(5.0, gt=0, description="seconds; how often the rules are evaluated")
+    bearer_token_file: Path | None = None
+
+
+class AlertmanagerSettings(Section):
+    """The Alertmanager whose notifications may be lost: it is asked for them every 10 s."""
+
+    url: HttpUrl
+    receiver: str = "self-healing-fabric"
+    timeout: Duration = Field(5.0, gt=0, le=30)
+    bearer_token_file: Path | None = None
+
+
+class AuthSettings(Section):
+    """The bearer token that callers must present; needed unless `listen` is a loopback address."""
+
+    token_file: Path | None = None
+
+
+class HttpRecovery(Section):
+    """Recovery through the service's own HTTP API.
+
+    `restart` is called with POST and an `Idempotency-Key`; `started_at` is a URL whose JSON answer holds
+    `started_at`, a value that changes exactly when the service was restarted. Without it a restart whose
+    answer got lost can not be learnt from the target and goes to a human.
+    """
+
+    restart: HttpUrl
+    started_at: HttpUrl | None = None
+    timeout: Duration = Field(30.0, gt=0, le=MAX_EFFECT_TIMEOUT)
+    bearer_token_file: Path | None = None
+
+
+class DockerRecovery(Section):
+    """Recovery of a Docker container by its name or id."""
+
+    container: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")]
+    host: str = "unix:///var/run/docker.sock"
+    stop_timeout: Duration = Field(10.0, ge=0, le=30, description="seconds between SIGTERM and SIGKILL")
+
+
+class RecoverySettings(Section):
+    """Where a service can be repaired: one platform, or none (then it is only retried and escalated)."""
+
+    http: HttpRecovery | None = None
+    docker: DockerRecovery | None = None
+
+
+class ServiceSettings(Section):
+    """One service that is watched and healed."""
+
+    kind: Literal["guardian", "guard", "service"] = "service"
+    tier: Literal["critical", "standard", "low"] = "standard"
+    health: HttpUrl | None = None
+    depends_on: tuple[ServiceName, ...] = ()
+    recovery: RecoverySettings = RecoverySettings()
+
+
+class Thresholds(Section):
+    """Limits of the signals; `shf rules` renders the alert rules with the same numbers."""
+
+    error_ratio: float = Field(0.05, gt=0, lt=1)
+    latency_factor: float = Field(2.0, gt=1)
+    cpu: float = Field(0.90, gt=0, le=1)
+    memory: float = Field(0.95, gt=0, le=1)
+
+
+class VerificationSettings(Section):
+    """How healing is proved: inside limits for `stability`, at the latest `deadline` after the action."""
+
+    stability: Duration = Field(30.0, gt=0)
+    deadline: Duration = Field(180.0, gt=0)
+    interval: Duration = Field(5.0, ge=0.2, description="seconds between two looks")
+
+
+class GuardrailSettings(Section):
+    """Bounds for disruptive actions on one target."""
+
+    max_actions: int = Field(3, ge=0, description="disruptive actions on one target within `per`")
+    per: Duration = Field(3600.0, gt=0)
+    cooldown: Duration = Field(60.0, ge=0, description="seconds between two disruptive actions on one target")
+
+
+class RetrySettings(Section):
+    """Exponential backoff with full jitter (Marc Brooker, AWS Architecture Blog, 2015)."""
+
+    attempts: int = Field(3, ge=1, le=3)
+    base: Duration = Field(1.0, gt=0)
+    cap: Duration = Field(10.0, gt=0)
+    timeout: Duration = Field(5.0, gt=0, le=30, description="seconds for one attempt")
+
+
+class LevelSettings(Section):
+    """One level of escalation: whom it calls, and how long it waits before the next level."""
+
+    name: str
+    call: tuple[str, ...] = ()
+    deadline: Duration = Field(300.0, gt=0)
+
+
+DEFAULT_LEVELS = (
+    LevelSettings(name="self-healing"),
+    LevelSettings(name="execution orchestrator", call=("guardian-five",)),
+    LevelSettings(name="memory and alignment", call=("guardian-six", "guardian-three")),
+    LevelSettings(name="emergence and synthesis", call=("guardian-seven", "guardian-two")),
+    LevelSettings(name="everyone and a human", call=("all guardians", "human")),
+)
+
+
+class EscalationSettings(Section):
+    """The five levels, and how long an incident may wait for an unreachable server before one is called."""
+
+    levels: tuple[LevelSettings, ...] = Field(DEFAULT_LEVELS, min_length=5, max_length=5)
+    max_wait: Duration = Field(300.0, gt=0)
+
+
+DEFAULT_PLANS: Mapping[str, tuple[StrategyName, ...]] = {
+    "transient": ("retry", "restart"),
+    "degradation": ("restart",),
+    "service_failure": ("restart",),
+    "data_corruption": (),
+    "cluster_drift": (),
+    "critical": (),
+    "unknown": (),
+}
+
+
+class Settings(BaseSettings):
+    """The whole configuration, validated and immutable."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+    )
+
+    listen: str = "127.0.0.1:9931"
+    store: str = "sqlite:///shf.db"
+    mode: Mode = Mode.AUTOMATIC
+    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024)
+    reconcile_interval: Duration = Field(10.0, ge=1)
+    relapse_window: Duration = Field(
+        300.0, gt=0, description="seconds after resolution in which an alert re-opens"
+    )
+    auth: AuthSettings = AuthSettings()
+    prometheus: PrometheusSettings = PrometheusSettings()
+    alertmanager: AlertmanagerSettings | None = None
+    thresholds: Thresholds = Thresholds()
+    verification: VerificationSettings = VerificationSettings()
+    guardrails: GuardrailSettings = GuardrailSettings()
+    retry: RetrySettings = RetrySettings()
+    escalation: EscalationSettings = EscalationSettings()
+    plans: Mapping[str, tuple[StrategyName, ...]] = DEFAULT_PLANS
+    services: Mapping[ServiceName, ServiceSettings] = {}
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        if not value.startswith("sqlite:///"):
+            raise ValueError("give a SQLite file as sqlite:///relative.db or sqlite:////absolute/path.db")
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        split_listen(value)
+        return value
+
+    @field_validator("plans")
+    @classmethod
+    def _known_classes(
+        cls, value: Mapping[str, tuple[StrategyName, ...]]
+    ) -> Mapping[str, tuple[StrategyName, ...]]:
+        unknown = sorted(set(value) - set(DEFAULT_PLANS))
+        if unknown:
+            raise ValueError(
+                f"no such failure class: {', '.join(unknown)} (known: {', '.join(DEFAULT_PLANS)})"
+            )
+        return {**DEFAULT_PLANS, **value}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, as people expect of a container."""
+        return env_settings, init_settings
+
+    def auth_token(self) -> str | None:
+        """Read the bearer token anew (it can be rotated); None when no token is configured."""
+        path = self.auth.token_file
+        return path.read_text(encoding="utf-8").strip() if path else None
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Split `host:port` (an IPv6 host in brackets). Raises ValueError with what to write instead."""
+    host, separator, port = listen.rpartition(":")
+    if not separator or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("give an address and a port, for example 127.0.0.1:9931")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host name or address can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def config_path(given: Path | None) -> Path:
+    """Find the configuration file: the one given, else `SHF_CONFIG`, else `shf.yaml` here."""
+    path = given or Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such configuration file. Name one with --config or {CONFIG_VARIABLE}.")
+    return path
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and validate the configuration file.
+
+    Raises:
+        ConfigurationError: with every problem found, each under its path.
+    """
+    raw = _read_yaml(path)
+    problems = [*_unknown_variables()]
+    settings: Settings | None = None
+    try:
+        settings = Settings(**raw)
+    except ValidationError as error:
+        problems += [_problem(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors()]
+    problems += _cross_references(settings.model_dump() if settings else raw)
+    if settings is None or problems:
+        raise ConfigurationError(str(path), sorted(set(problems), key=lambda problem: problem.path))
+    return settings
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(str(path), [Problem("", f"not valid YAML: {error}")]) from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise ConfigurationError(
+            str(path), [Problem("", "the file must hold names and values, as `listen: ...`")]
+        )
+    return raw
+
+
+def _problem(location: tuple[str | int, ...], message: str, kind: str) -> Problem:
+    path = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        return Problem(path, f"unknown setting{_suggestion(location)}")
+    return Problem(path, message.removeprefix("Value error, "))
+
+
+def _suggestion(location: tuple[str | int, ...]) -> str:
+    """Name the nearest known setting: most unknown keys are typos."""
+    section: type[BaseModel] | None = Settings
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part)) if section else None
+        if field is not None:  # else the part is a name under `services`, which holds the same model for all
+            section = _section_of(field.annotation)
+    if section is None:
+        return ""
+    nearest = difflib.get_close_matches(str(location[-1]), list(section.model_fields), n=1)
+    return (
+        f"; did you mean `{nearest[0]}`?" if nearest else f"; known here: {', '.join(section.model_fields)}"
+    )
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The model inside an annotation: `Section`, `Section | None`, or the values of a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = [_section_of(part) for part in get_args(annotation)]
+    return next((section for section in inner if section is not None), None)
+
+
+def _unknown_variables() -> Iterator[Problem]:
+    """A misspelt SHF_ variable would be ignored by pydantic-settings: report it."""
+    for name in os.environ:
+        if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_VARIABLE:
+            field = name.removeprefix(ENVIRONMENT_PREFIX).split("__")[0].lower()
+            if field not in Settings.model_fields:
+                yield Problem(f"environment {name}", f"no setting is called `{field}`{_suggestion((field,))}")
+
+
+def _cross_references(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """What one field says about another. Works on raw values, so that it reports beside other mistakes."""
+    services = raw.get("services")
+    services = services if isinstance(services, Mapping) else {}
+    for name, service in services.items():
+        if not isinstance(service, Mapping):
+            continue
+        for index, dependency in enumerate(service.get("depends_on") or ()):
+            if dependency == name:
+                yield Problem(f"services.{name}.depends_on.{index}", "a service cannot depend on itself")
+            elif dependency not in services:
+                hint = difflib.get_close_matches(str(dependency), map(str, services), n=1)
+                more = f"; did you mean `{hint[0]}`?" if hint else "; add it under `services`"
+                yield Problem(
+                    f"services.{name}.depends_on.{index}", f"no service is called `{dependency}`{more}"
+                )
+        recovery = service.get("recovery")
+        if isinstance(recovery, Mapping) and recovery.get("http") and recovery.get("docker"):
+            yield Problem(f"services.{name}.recovery", "give one platform, not both http and docker")
+    yield from _listen_problems(raw)
+    yield from _verification_problems(raw)
+
+
+def _listen_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    try:
+        host, _ = split_listen(str(raw.get("listen", Settings.model_fields["listen"].default)))
+    except ValueError:
+        return
+    auth = raw.get("auth")
+    token_file = auth.get("token_file") if isinstance(auth, Mapping) else None
+    if token_file:
+        yield from _token_file_problems(Path(str(token_file)))
+    elif not is_loopback(host):
+        yield Problem(
+            "auth.token_file", f"`listen` on {host} is reachable from outside: give a file with a token"
+        )
+
+
+def _token_file_problems(path: Path) -> Iterator[Problem]:
+    try:
+        if not path.read_text(encoding="utf-8").strip():
+            yield Problem("auth.token_file", f"{path} is empty: write a token into it")
+    except (OSError, UnicodeDecodeError) as error:
+        yield Problem("auth.token_file", f"{path} cannot be read: {error}")
+
+
+def _verification_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    verification = raw.get("verification")
+    if not isinstance(verification, Mapping):
+        return
+    stability, deadline = verification.get("stability"), verification.get("deadline")
+    if isinstance(stability, float) and isinstance(deadline, float) and deadline < 2 * stability:
+        yield Problem("verification.deadline", f"must be at least twice `stability` ({stability:g} s)")

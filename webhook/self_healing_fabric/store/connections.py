@@ -1,0 +1,81 @@
+"""Opening the store: SQLite with settings that survive a power cut, and a lock against a second process.
+
+`synchronous=FULL` in WAL mode means that a commit is on disk before the webhook answers 2xx. SQLite allows
+several processes, but two orchestrators on one file would both heal: the lock file beside the database keeps
+the second one out, and the kernel drops the lock when the first one dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from self_healing_fabric.errors import StoreInUse, StoreUnavailable
+from self_healing_fabric.store.schema import metadata
+
+BUSY_TIMEOUT = 5.0  # seconds to wait for another writer, such as a person's sqlite3 shell
+READERS = 16  # pooled connections
+
+
+def open_engine(url: str) -> Engine:
+    """Open the database and create what is missing. Raises StoreUnavailable when the file cannot be used."""
+    path = Path(make_url(url).database or "")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, poolclass=QueuePool, pool_size=READERS, max_overflow=4)
+        event.listen(engine, "connect", _configure)
+        event.listen(engine, "begin", _begin_immediately)
+        metadata.create_all(engine)
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreUnavailable(f"{url}: cannot be opened: {getattr(error, 'orig', None) or error}") from error
+    return engine
+
+
+def _configure(connection: Any, _: Any) -> None:
+    # The driver's own transactions begin too late and commit behind our back: we send BEGIN ourselves.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={int(BUSY_TIMEOUT * 1000)}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediately(connection: Any) -> None:
+    # A deferred transaction that reads first and writes later fails with "database is locked" and no waiting.
+    mode = "" if connection.get_execution_options().get("read_only") else " IMMEDIATE"
+    connection.exec_driver_sql(f"BEGIN{mode}")
+
+
+class ProcessLock:
+    """Holds `<database>.lock` for as long as this process lives."""
+
+    def __init__(self, url: str) -> None:
+        self._path = Path(f"{make_url(url).database}.lock")
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises StoreInUse when another process holds it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise StoreInUse(f"{self._path}: another process uses this store") from error
+        self._file = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; harmless when it is not held."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,0 +1,145 @@
+"""The names of all metrics and the set-up of the log, in one place: dashboards and people rely on them.
+
+A counter that is born at its first event loses that event: `increase()` starts from the first sample it sees.
+    So every series of a configured service exists at 0 from start. States are not counted here but read from
+    the store when Prometheus scrapes (`integration.status`), so a restart cannot make the gauges lie.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from self_healing_fabric import __version__
+
+UNKNOWN_SERVICE = "unknown"
+STRATEGIES = ("retry", "restart")
+ACTION_OUTCOMES = ("succeeded", "failed", "indeterminate")
+RESOLVED_OUTCOMES = ("healed", "recovered", "closed_by_person")
+GUARDRAILS = ("mode", "one_at_a_time", "cooldown", "max_actions")
+WEBHOOK_CODES = ("202", "400", "401", "403", "413", "422", "503")
+
+_SECONDS_OF_WORK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SECONDS_TO_RECOVER = (5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 3600)
+
+
+class Metrics:
+    """All counters, histograms and directly set gauges. One instance, and one registry, for each fabric."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        registry = self.registry
+        self.opened = Counter(
+            "shf_incidents_opened_total", "Incidents opened.", ["service"], registry=registry
+        )
+        self.resolved = Counter(
+            "shf_incidents_resolved_total",
+            "Incidents resolved, by outcome.",
+            ["service", "outcome"],
+            registry=registry,
+        )
+        self.actions = Counter(
+            "shf_recovery_actions_total",
+            "Finished recovery actions, by outcome.",
+            ["service", "strategy", "outcome"],
+            registry=registry,
+        )
+        self.action_seconds = Histogram(
+            "shf_recovery_action_duration_seconds",
+            "From the start of an effect to its end.",
+            ["strategy"],
+            buckets=_SECONDS_OF_WORK,
+            registry=registry,
+        )
+        self.recover_seconds = Histogram(
+            "shf_time_to_recover_seconds",
+            "From the opening of an incident to its resolution.",
+            ["service"],
+            buckets=_SECONDS_TO_RECOVER,
+            registry=registry,
+        )
+        self.diagnosis_seconds = Histogram(
+            "shf_diagnosis_duration_seconds",
+            "From the first query to the diagnosis.",
+            buckets=_SECONDS_OF_WORK,
+            registry=registry,
+        )
+        self.blocks = Counter(
+            "shf_guardrail_blocks_total",
+            "Actions that a guardrail refused.",
+            ["service", "guardrail"],
+            registry=registry,
+        )
+        self.requests = Counter(
+            "shf_webhook_requests_total",
+            "Notifications answered, by status code.",
+            ["code"],
+            registry=registry,
+        )
+        self.alerts = Counter(
+            "shf_alerts_received_total", "Alerts in accepted notifications.", ["status"], registry=registry
+        )
+        self.last_reconcile = Gauge(
+            "shf_last_reconcile_timestamp_seconds",
+            "When the servers were last compared with.",
+            registry=registry,
+        )
+        Gauge("shf_build_info", "Always 1.", ["version"], registry=registry).labels(__version__).set(1)
+        self._start_at_zero(services)
+
+    def _start_at_zero(self, services: Iterable[str]) -> None:
+        for service in (*services, UNKNOWN_SERVICE):
+            self.opened.labels(service)
+            self.recover_seconds.labels(service)
+            for outcome in RESOLVED_OUTCOMES:
+                self.resolved.labels(service, outcome)
+            for guardrail in GUARDRAILS:
+                self.blocks.labels(service, guardrail)
+            for strategy in STRATEGIES:
+                for outcome in ACTION_OUTCOMES:
+                    self.actions.labels(service, strategy, outcome)
+        for strategy in STRATEGIES:
+            self.action_seconds.labels(strategy)
+        for code in WEBHOOK_CODES:
+            self.requests.labels(code)
+        for status in ("firing", "resolved"):
+            self.alerts.labels(status)
+
+
+def configure_logging(*, json: bool) -> None:
+    """Send structured log lines to standard error: JSON for machines, aligned text for a terminal."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries log through the standard module: the same lines, from warnings up.
+    formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=processors, processor=renderer)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
