@@ -150,12 +150,13 @@ class HealingOrchestrator:
     def _step(self, incident: Incident) -> None:
         try:
             with structlog.contextvars.bound_contextvars(incident=incident.id, service=incident.service):
-                self._advance(incident)
+                self.advance(incident)
         finally:
             self._busy.release()
             self.wake()
 
-    def _advance(self, incident: Incident) -> None:
+    def advance(self, incident: Incident) -> None:
+        """Do one step of a claimed incident and commit it; whatever goes wrong stays within the incident."""
         try:
             step = advance(incident, self._context)
             journal.commit(

@@ -1,0 +1,208 @@
+"""Recovering: ask once more whether it still fails, ask the guardrails, write down, act.
+
+The order is what keeps the promise "nothing twice, never on doubt": the newest samples are asked right before
+the effect; the intent is committed before it; an intent without an end, found after a crash, is never
+repeated blindly but looked up at the target.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row
+
+from self_healing_fabric.guardrails import Refusal, mode
+from self_healing_fabric.incidents.lifecycle import State, Transition
+from self_healing_fabric.incidents.models import Incident
+from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration import journal
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.steps.common import Step, evidence_entry, signals_of, to_people, wait
+from self_healing_fabric.orchestration.steps.verifying import verify_from
+from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
+from self_healing_fabric.recovery.outcomes import Status
+from self_healing_fabric.recovery.platforms import TargetUnreadable
+from self_healing_fabric.recovery.strategies import Strategy
+from self_healing_fabric.recovery.verification import Health
+from self_healing_fabric.settings import Mode
+from self_healing_fabric.store import statements
+
+PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
+
+
+def awaiting_approval(incident: Incident, context: Context) -> Step:
+    """The deadline for a person's answer has passed."""
+    return to_people(incident, context, "nobody approved the plan in time")
+
+
+def recovering(incident: Incident, context: Context) -> Step:
+    """Try the first strategy of the plan, if it still fails and the guardrails allow it."""
+    unfinished = context.store.read(
+        lambda connection: statements.unfinished_action_of(connection, incident.id)
+    )
+    if unfinished is not None:
+        return _after_interruption(incident, context, unfinished)
+    if not incident.plan:
+        return to_people(incident, context, "everything that may be tried has been tried")
+    service = str(incident.service)
+    health, evidence = context.verifier.health(service, signals_of(incident, context), context.clock())
+    entries = tuple(evidence_entry(fact) for fact in evidence)
+    if health is Health.UNKNOWN:
+        return wait(incident, context, "no current samples tell whether it still fails, so nothing is done")
+    if health is Health.CALM:
+        calm = Entry(
+            Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so."
+        )
+        return Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
+    return _act(incident, context, context.strategies[incident.plan[0]], entries)
+
+
+def _act(incident: Incident, context: Context, strategy: Strategy, entries: tuple[Entry, ...]) -> Step:
+    service = str(incident.service)
+    configured = context.settings.services[service]
+    current = context.store.read(lambda connection: mode.current(connection, context.settings))
+    if current is Mode.DRY_RUN:
+        would = Entry(
+            Kind.NOTE, f"Dry run: would {strategy.name} {strategy.platform(service, configured)[1]}."
+        )
+        return to_people(incident, context, "dry run: a person must do it", *entries, would)
+    if current is Mode.APPROVAL and strategy.disruptive and not incident.approved_by:
+        deadline = context.settings.escalation.levels[incident.level].deadline
+        asks = Entry(
+            Kind.PLAN, f"Asks for approval to {strategy.name} {service}.", {"strategy": strategy.name}
+        )
+        return Step(
+            Transition(State.AWAITING_APPROVAL, deadline, (*entries, asks), waiting_for="a person's approval")
+        )
+    try:
+        action = _new_action(incident, context, strategy)
+    except TargetUnreadable as error:
+        return _next(incident, context, f"{strategy.name} is not possible: {error}", *entries)
+    refusal = journal.announce(
+        context, incident, action=action, strategy=strategy.name, disruptive=strategy.disruptive
+    )
+    if refusal is not None:
+        return _refused(incident, context, refusal, entries)
+    return _perform(incident, context, strategy, action, entries)
+
+
+def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tuple[Entry, ...]) -> Step:
+    """Wait until the guardrail may allow it, or hand over to people when it never will by itself."""
+    reason = f"{refusal.guardrail}: {refusal.reason}"
+    blocked = Entry(Kind.GUARDRAIL, f"{refusal.guardrail} refuses: {refusal.reason}.", vars(refusal))
+    # Told and counted once, at the first refusal; the looks after it only wait.
+    first = not (incident.waiting_for or "").startswith(f"{refusal.guardrail}:")
+    if first:
+        context.metrics.blocks.labels(str(incident.service), refusal.guardrail).inc()
+    if refusal.retry_at is None:
+        return to_people(incident, context, reason, *entries, blocked)
+    poll = max(PAUSE_POLL, refusal.retry_at - context.clock())
+    told = (*entries, blocked) if first else ()
+    return Step(Transition(State.RECOVERING, poll, told, waiting_for=reason))
+
+
+def _new_action(incident: Incident, context: Context, strategy: Strategy) -> dict[str, Any]:
+    """Describe the next attempt and what the target looks like before it. Raises TargetUnreadable."""
+    service = str(incident.service)
+    configured = context.settings.services[service]
+    earlier = context.store.read(lambda connection: statements.actions_of(connection, incident.id))
+    platform, target = strategy.platform(service, configured)
+    before = dict(strategy.before(service, configured))
+    if strategy.disruptive:
+        before["process_start"] = context.verifier.start_time(service, context.clock())
+    return {
+        "id": f"{incident.id}/{strategy.name}-{secrets.token_hex(4)}",
+        "platform": platform,
+        "target": target,
+        "attempt": 1 + _failures_in_a_row(earlier, strategy.name),
+        "before": before,
+    }
+
+
+def _failures_in_a_row(actions: Sequence[Row[Any]], strategy: str) -> int:
+    """How often the strategy has failed since anything else happened: a relapse has its own three tries."""
+    count = 0
+    for row in reversed(actions):
+        if row.strategy != strategy or row.status != Status.FAILED.value:
+            break
+        count += 1
+    return count
+
+
+def _perform(
+    incident: Incident,
+    context: Context,
+    strategy: Strategy,
+    action: dict[str, Any],
+    entries: tuple[Entry, ...],
+) -> Step:
+    service = str(incident.service)
+    if not journal.begin(context, incident, action["id"]):
+        outcome = ActionOutcome(Status.FAILED, "paused before it began; nothing was done", 0.0)
+        paused = Transition(State.RECOVERING, PAUSE_POLL, entries, waiting_for="mode: the fabric is paused")
+        return Step(paused, finished=(action["id"], outcome), strategy=strategy.name)
+    with context.metrics.action_seconds.labels(strategy.name).time():
+        outcome = strategy.perform(
+            service,
+            context.settings.services[service],
+            key=action["id"],
+            attempt=action["attempt"],
+            before=action["before"],
+        )
+    return _after_action(incident, context, strategy, action, outcome, entries)
+
+
+def _after_action(
+    incident: Incident,
+    context: Context,
+    strategy: Strategy,
+    action: dict[str, Any],
+    outcome: ActionOutcome,
+    entries: tuple[Entry, ...] = (),
+) -> Step:
+    told = Entry(
+        Kind.ACTION,
+        f"{strategy.name} {outcome.status}: {outcome.detail}",
+        {"action": action["id"], "strategy": strategy.name, "status": outcome.status.value},
+    )
+    entries, finished = (*entries, told), (action["id"], outcome)
+    if outcome.status is Status.SUCCEEDED:
+        started_before = action["before"].get("process_start")
+        transition = verify_from(context, action=action["id"], started_before=started_before, entries=entries)
+        return Step(transition, finished=finished, strategy=strategy.name)
+    if outcome.status is Status.INDETERMINATE:
+        reason = f"whether {strategy.name} happened cannot be learnt: {outcome.detail}"
+        return to_people(incident, context, reason, *entries, finished=finished, strategy=strategy.name)
+    if outcome.retry_in is not None:
+        transition = Transition(State.RECOVERING, outcome.retry_in, entries)
+        return Step(transition, finished=finished, strategy=strategy.name)
+    reason = f"{strategy.name} failed"
+    return _next(incident, context, reason, *entries, finished=finished, strategy=strategy.name)
+
+
+def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
+    """Go on to the next strategy of the plan, or to people when there is none."""
+    rest = list(incident.plan[1:])
+    if not rest:
+        return to_people(incident, context, reason, *entries, **finished)
+    return Step(Transition(State.RECOVERING, 0.0, entries, {"plan": rest}), **finished)
+
+
+def _after_interruption(incident: Incident, context: Context, row: Row[Any]) -> Step:
+    """An action was announced and its end never written: learn from the target what became of it."""
+    service = str(incident.service)
+    strategy, configured = context.strategies[row.strategy], context.settings.services[service]
+    action = {"id": row.id, "before": row.before}
+    if row.status == Status.INTENDED.value:
+        outcome = ActionOutcome(Status.FAILED, "the fabric was interrupted before it began", 0.0)
+        return _after_action(incident, context, strategy, action, outcome)
+    ends = row.started_at + strategy.longest_effect(service, configured)
+    if (left := ends - context.clock()) > 0:
+        reason = f"{row.strategy} was interrupted; the target can be asked in {left:.0f} s what became of it"
+        return Step(Transition(State.RECOVERING, left, waiting_for=reason))
+    outcome = strategy.observe(service, configured, before=row.before)
+    if outcome.status is Status.FAILED and outcome.retry_in is None:
+        outcome = ActionOutcome(outcome.status, outcome.detail, 0.0)  # it did not happen, so it may be tried
+    return _after_action(incident, context, strategy, action, outcome)

@@ -1,0 +1,84 @@
+"""Verifying: watch the fresh samples until they prove healing, or the deadline proves that there is no proof.
+
+A verdict other than healed always raises the level by one. The plan goes on only when it is known that the
+service still fails; without evidence nothing more is done.
+"""
+
+from __future__ import annotations
+
+from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
+from self_healing_fabric.incidents.models import Incident
+from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.escalation_manager import escalate
+from self_healing_fabric.orchestration.steps.common import Step, look_interval, signals_of, to_people
+from self_healing_fabric.recovery.verification import Look, Verdict
+from self_healing_fabric.store import statements
+from shf_queries import QueryError
+
+
+def verify_from(
+    context: Context, *, action: str | None, started_before: float | None, entries: tuple[Entry, ...]
+) -> Transition:
+    """To verifying, from now until the deadline."""
+    now = context.clock()
+    deadline = now + context.settings.verification.deadline
+    pending = {"since": now, "action": action, "started_before": started_before, "deadline": deadline}
+    return Transition(State.VERIFYING, look_interval(context), entries, {"verification": pending})
+
+
+def look_at(incident: Incident, context: Context) -> Look:
+    """One look at the fresh samples of the incident's signals. Raises QueryError."""
+    pending = incident.verification or {}
+    return context.verifier.look(
+        str(incident.service),
+        signals_of(incident, context),
+        since=pending["since"],
+        deadline=pending["deadline"],
+        now=context.clock(),
+        started_before=pending["started_before"],
+    )
+
+
+def verifying(incident: Incident, context: Context) -> Step:
+    """Look; go on looking, resolve, or take the verdict's consequence."""
+    pending = incident.verification or {}
+    try:
+        look = look_at(incident, context)
+    except QueryError as error:
+        if context.clock() < pending["deadline"]:
+            return Step(Transition(State.VERIFYING, look_interval(context), waiting_for=str(error)))
+        look = Look(Verdict.NO_EVIDENCE, f"No evidence until the deadline: {error}", ())
+    if look.verdict is None:
+        return Step(Transition(State.VERIFYING, look_interval(context)))
+    entry = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
+    action = pending["action"]
+    verdict = (action, look.verdict.value) if action else None
+    if look.verdict is Verdict.HEALED:
+        return Step(resolve(context, _outcome(incident, context), entry), verdict=verdict)
+    return _not_healed(incident, context, look, entry, verdict)
+
+
+def _outcome(incident: Incident, context: Context) -> Outcome:
+    """Only a disruptive action can claim to have healed; after a mere probe it recovered by itself."""
+    actions = context.store.read(lambda connection: statements.actions_of(connection, incident.id))
+    verified = (incident.verification or {}).get("action")
+    healed = any(row.id == verified and row.disruptive for row in actions)
+    return Outcome.HEALED if healed else Outcome.RECOVERED
+
+
+def resolve(context: Context, outcome: Outcome, entry: Entry) -> Transition:
+    """To resolved, where the relapse window begins."""
+    changes = {"outcome": outcome.value, "resolved_at": context.clock(), "level_due_at": None}
+    return Transition(State.RESOLVED, context.settings.relapse_window, (entry,), changes)
+
+
+def _not_healed(
+    incident: Incident, context: Context, look: Look, entry: Entry, verdict: tuple[str, str] | None
+) -> Step:
+    """One level up in any case; on with the plan only when it is known that the service still fails."""
+    rest = list(incident.plan[1:]) if verdict else list(incident.plan)
+    if look.verdict is Verdict.NO_EVIDENCE or not rest:
+        return to_people(incident, context, look.statement, entry, verdict=verdict)
+    onward = Transition(State.RECOVERING, 0.0, (entry,), {"plan": rest, "verification": None})
+    return Step(escalate(incident, context, onward, look.statement), verdict=verdict)
