@@ -36,7 +36,7 @@ class RuleParameters(BaseModel):
     the value follows from the others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scrape_interval: Duration = Field(5.0, ge=0.001, description="how often Prometheus scrapes the services")
     evaluation_interval: Duration | None = Field(

@@ -91,7 +91,8 @@ alerts = Table(
 actions = Table(
     "actions",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=True),  # the order in which they were announced
+    Column("id", Text, nullable=False, unique=True),
     Column("incident_id", Text, ForeignKey("incidents.id"), nullable=False),
     Column("strategy", Text, nullable=False),
     Column("platform", Text, nullable=False),

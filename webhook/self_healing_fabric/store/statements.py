@@ -187,7 +187,7 @@ def update_action(connection: Connection, action_id: str, changes: Changes) -> N
 def actions_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
     """The actions of one incident, oldest first."""
     query = select(actions).where(actions.c.incident_id == incident_id)
-    return connection.execute(query.order_by(actions.c.intended_at, actions.c.id)).all()
+    return connection.execute(query.order_by(actions.c.number)).all()
 
 
 def unfinished_action_of(connection: Connection, incident_id: str) -> AnyRow | None:
@@ -204,7 +204,7 @@ def disruptive_actions_on(connection: Connection, target: str, since: float) -> 
     recent = or_(actions.c.intended_at >= since, actions.c.status.in_(UNFINISHED))
     never_began = and_(actions.c.status == "failed", actions.c.started_at.is_(None))
     query = select(actions).where(actions.c.target == target, actions.c.disruptive, recent, ~never_began)
-    return connection.execute(query.order_by(actions.c.intended_at.desc())).all()
+    return connection.execute(query.order_by(actions.c.number.desc())).all()
 
 
 def append_timeline(connection: Connection, rows: Sequence[Changes]) -> None:

@@ -46,17 +46,19 @@ def recovering(incident: Incident, context: Context) -> Step:
         return _after_interruption(incident, context, unfinished)
     if not incident.plan:
         return to_people(incident, context, "everything that may be tried has been tried")
-    service = str(incident.service)
-    health, evidence = context.verifier.health(service, signals_of(incident, context), context.clock())
+    strategy = context.strategies[incident.plan[0]]
+    if not strategy.disruptive:
+        return _act(incident, context, strategy, ())
+    health, evidence = context.verifier.health(
+        str(incident.service), signals_of(incident, context), context.clock()
+    )
     entries = tuple(evidence_entry(fact) for fact in evidence)
     if health is Health.UNKNOWN:
         return wait(incident, context, "no current samples tell whether it still fails, so nothing is done")
     if health is Health.CALM:
-        calm = Entry(
-            Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so."
-        )
+        calm = Entry(Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so.")
         return Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
-    return _act(incident, context, context.strategies[incident.plan[0]], entries)
+    return _act(incident, context, strategy, entries)
 
 
 def _act(incident: Incident, context: Context, strategy: Strategy, entries: tuple[Entry, ...]) -> Step:

@@ -1,0 +1,385 @@
+"""From an alert to a proved healing, and every way in which it must not act. Effects are counted at the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from self_healing_fabric.guardrails import mode
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.settings import Mode
+from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT
+
+
+def test_hanging_service_is_restarted_once_and_proved_healed(world: Any) -> None:
+    """One alert, one restart at the target, resolved only after fresh samples filled the stability window."""
+    world.silent()
+    world.receive(world.alert())
+    world.target.on_restart = world.healthy
+    world.run()
+    assert len(world.target.restarts) == 1
+    assert world.incident().state is State.VERIFYING
+    world.run(seconds=4)
+    assert world.incident().state is State.VERIFYING  # the stability window is not over
+    world.run(seconds=10)
+    incident = world.incident()
+    assert (incident.state, incident.outcome) == (State.RESOLVED, "healed")
+    assert len(world.target.restarts) == 1
+    assert [row.verdict for row in world.actions()] == ["healed"]
+    assert incident.failure_class == "service_failure"
+
+
+def test_repeated_notifications_restart_nothing_again(world: Any) -> None:
+    """The same alert delivered a hundred times is one incident and one restart."""
+    world.silent()
+    alert = world.alert()
+    world.target.on_restart = world.healthy
+    for _ in range(100):
+        world.receive(alert)
+        world.run(seconds=0.5)
+    assert len(world.target.restarts) == 1
+    assert world.incident().state is State.RESOLVED
+
+
+def test_resolved_notification_is_no_proof(world: Any) -> None:
+    """The alert resolves because its series vanished: nothing fresh, so the verdict is no_evidence."""
+    world.silent()
+    alert = world.alert()
+    world.receive(alert)
+
+    def vanish() -> None:
+        world.set(HEARTBEAT.series, None)
+        world.set(HEARTBEAT.fresh_series, None)
+
+    world.target.on_restart = vanish
+    world.run()
+    world.receive(world.alert(starts_at=alert.starts_at, status="resolved"))
+    world.run(seconds=70)
+    incident = world.incident()
+    assert (incident.state, incident.level) == (State.ESCALATED, 1)
+    assert [row.verdict for row in world.actions()] == ["no_evidence"]
+
+
+def test_not_healed_escalates_one_level(world: Any) -> None:
+    """A restart that does not help goes to people, one level up, and is not repeated."""
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=70)
+    incident = world.incident()
+    assert (incident.state, incident.level) == (State.ESCALATED, 1)
+    assert [row.verdict for row in world.actions()] == ["not_healed"]
+    assert len(world.target.restarts) == 1
+    assert [call.level for call in world.calls] == [1]
+
+
+def test_service_that_comes_and_goes_is_a_relapse(world: Any) -> None:
+    """Healthy for less than the stability window and silent again at the deadline: relapsed, escalated."""
+    world.silent()
+    world.receive(world.alert())
+    world.target.on_restart = world.healthy
+    world.run(seconds=4)
+    world.silent()
+    world.run(seconds=70)
+    assert world.incident().state is State.ESCALATED
+    assert [row.verdict for row in world.actions()] == ["relapsed"]
+
+
+def test_unknown_service_is_shown_and_never_acted_on(world: Any) -> None:
+    """An alert for a service that is not configured is stored, escalated once, and touches no target."""
+    world.silent()
+    world.receive(world.alert(service="stranger"))
+    world.run(seconds=2000, tick=20)
+    incident = world.incident()
+    assert (incident.state, incident.level, incident.known_service) == (State.ESCALATED, 1, False)
+    assert world.target.restarts == []
+    assert world.target.probes == 0
+    assert world.actions() == []
+
+
+def test_alert_without_service_has_no_target(world: Any) -> None:
+    """An alert that names no service at all is an incident of its own."""
+    world.receive(world.alert(service=None))
+    world.run()
+    assert world.incident().service is None
+    assert world.incident().state is State.ESCALATED
+
+
+def test_unknown_service_closes_when_its_alert_ends(world: Any) -> None:
+    """People's view is not filled with strangers' alerts that are over."""
+    alert = world.alert(service="stranger")
+    world.receive(alert)
+    world.run()
+    world.receive(world.alert(service="stranger", starts_at=alert.starts_at, status="resolved"))
+    world.run(seconds=30)
+    assert world.incident().state is State.CLOSED
+
+
+def test_prometheus_away_waits_and_says_so(world: Any) -> None:
+    """Without Prometheus nothing is done; when it is back the incident goes on by itself."""
+    world.silent()
+    world.prometheus.away = "Prometheus does not answer"
+    world.receive(world.alert())
+    world.run(seconds=60)
+    incident = world.incident()
+    assert incident.state is State.DIAGNOSING
+    assert incident.waiting_for == "Prometheus does not answer"
+    assert world.target.restarts == []
+    world.prometheus.away = None
+    world.run(seconds=6)
+    assert len(world.target.restarts) == 1
+    assert world.incident().waiting_for is None
+    assert sum(line.startswith("waiting:") for line in world.story()) == 1
+
+
+def test_waiting_too_long_calls_people(world: Any) -> None:
+    """Prometheus away for longer than max_wait: escalated, still nothing done."""
+    world.silent()
+    world.prometheus.away = "Prometheus does not answer"
+    world.receive(world.alert())
+    world.run(seconds=320, tick=5)
+    assert world.incident().state is State.ESCALATED
+    assert world.target.restarts == []
+
+
+def test_levels_rise_while_prometheus_is_away(world: Any) -> None:
+    """The deadlines of the levels do not depend on Prometheus."""
+    world.silent()
+    world.prometheus.away = "Prometheus does not answer"
+    world.receive(world.alert())
+    world.run(seconds=3000, tick=10)
+    assert [call.level for call in world.calls] == [1, 2, 3, 4]
+
+
+def test_calm_service_is_not_touched(world: Any) -> None:
+    """The signal is asked again right before the effect: a blip that is over is only watched."""
+    world.receive(world.alert())
+    world.run(seconds=20)
+    incident = world.incident()
+    assert (incident.state, incident.outcome) == (State.RESOLVED, "recovered")
+    assert world.target.restarts == []
+
+
+def test_unknown_health_blocks(world: Any) -> None:
+    """Diagnosed as failing, but no current samples right before the effect: wait, do nothing."""
+    world.set(ERROR_RATIO.series, 0.5)
+    world.receive(world.alert(signal="error_ratio"))
+    world.run(seconds=30)
+    incident = world.incident()
+    assert incident.state is State.RECOVERING
+    assert "nothing is done" in incident.waiting_for
+    assert world.target.restarts == []
+
+
+def test_failing_dependency_is_not_healed_by_restarting_its_caller(make_world: Callable[..., Any]) -> None:
+    """The caller of a silent service is left alone: the cause lies elsewhere."""
+    world = make_world()
+    services = dict(world.values["services"])
+    services["database"] = {}
+    services["cart"] = {**services["cart"], "depends_on": ["database"]}
+    world.close()
+    world.values["services"] = services
+    world.open()
+    world.set(HEARTBEAT.series, 0.0, service="database")
+    world.set(ERROR_RATIO.series, 0.9)
+    world.set(ERROR_RATIO.fresh_series, 0.9)
+    world.receive(world.alert(signal="error_ratio"))
+    world.run(seconds=5)
+    incident = world.incident()
+    assert incident.pattern == "dependency_failure"
+    assert incident.diagnosis["cause"]["service"] == "database"
+    assert world.target.restarts == []
+    assert incident.state is State.ESCALATED
+
+
+def test_mass_failure_heals_nothing_one_by_one(world: Any) -> None:
+    """More than half of at least five services silent at once is critical: people, not restarts."""
+    world.silent()
+    world.prometheus.set("count(service:shf_heartbeat:answered == 0) or vector(0)", 4.0)
+    world.prometheus.set("count(service:shf_heartbeat:answered)", 6.0)
+    world.receive(world.alert())
+    world.run(seconds=5)
+    assert world.incident().failure_class == "critical"
+    assert world.incident().state is State.ESCALATED
+    assert world.target.restarts == []
+
+
+def test_transient_failure_is_probed_first(world: Any) -> None:
+    """Errors that stopped by themselves: the retry strategy asks the health endpoint, nothing is restarted."""
+    world.set(ERROR_RATIO.series, 0.5)
+    world.set(ERROR_RATIO.fresh_series, 0.0)
+    world.receive(world.alert(signal="error_ratio"))
+    world.run(seconds=20)
+    assert world.incident().failure_class == "transient"
+    assert world.incident().outcome == "recovered"
+    assert world.target.probes == 1
+    assert world.target.restarts == []
+
+
+def test_retry_gives_up_after_three_attempts_and_goes_on(world: Any) -> None:
+    """Three failing probes with waits between, then the next strategy of the plan."""
+    world.set(ERROR_RATIO.series, 0.5)
+    world.set(ERROR_RATIO.fresh_series, 0.0)
+    world.target.health = 503
+    world.receive(world.alert(signal="error_ratio"))
+    world.run()  # diagnosed as transient
+    world.set(ERROR_RATIO.fresh_series, 0.5)
+    world.run(seconds=40)
+    assert world.target.probes == 3
+    assert [row.strategy for row in world.actions()] == ["retry", "retry", "retry", "restart"]
+    assert [row.attempt for row in world.actions()] == [1, 2, 3, 1]
+    assert len(world.target.restarts) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_lost_answer_is_learnt_from_the_target(world: Any, status: int) -> None:
+    """The restart happened but the answer was an error: `started_at` tells, so it counts as done, once."""
+    world.silent()
+    world.target.answer = status
+    world.target.on_restart = world.healthy
+    world.receive(world.alert())
+    world.run(seconds=20)
+    assert len(world.target.restarts) == 1
+    assert [row.status for row in world.actions()] == ["succeeded"]
+    assert world.incident().outcome == "healed"
+
+
+def test_refused_restart_goes_to_people(world: Any) -> None:
+    """A 4xx means that nothing happened: failed, and nothing else is left to try."""
+    world.silent()
+    world.target.answer = 403
+    world.receive(world.alert())
+    world.run(seconds=5)
+    assert [row.status for row in world.actions()] == ["failed"]
+    assert world.incident().state is State.ESCALATED
+
+
+def test_process_that_was_not_replaced_is_not_healed(world: Any) -> None:
+    """All signals calm, but the process start time is the old one: not healed by this restart."""
+    start = 'max(process_start_time_seconds{service="cart"})'
+    world.prometheus.set(start, 5.0)
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(world.alert())
+    world.run(seconds=70)
+    assert [row.verdict for row in world.actions()] == ["not_healed"]
+
+
+def test_paused_stops_before_the_effect_and_goes_on_after(world: Any) -> None:
+    """The kill switch: no effect while paused, one after."""
+    change = mode.change
+    world.context.store.write(lambda connection: change(connection, Mode.PAUSED, by="me", now=1.0))
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(world.alert())
+    world.run(seconds=60)
+    assert world.target.restarts == []
+    assert "paused" in world.incident().waiting_for
+    assert sum(line.startswith("guardrail:") for line in world.story()) == 1
+    world.context.store.write(lambda connection: change(connection, Mode.AUTOMATIC, by="me", now=2.0))
+    world.run(seconds=3)
+    assert len(world.target.restarts) == 1
+
+
+def test_dry_run_has_no_effect_and_says_what_it_would_do(make_world: Callable[..., Any]) -> None:
+    """Everything but the effect."""
+    world = make_world(mode="dry_run")
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=5)
+    assert world.target.restarts == []
+    assert any("Dry run: would restart" in line for line in world.story())
+
+
+def test_unanswered_approval_escalates(make_world: Callable[..., Any]) -> None:
+    """In approval mode nothing happens without a person, and silence goes to people."""
+    world = make_world(mode="approval")
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=10)
+    assert world.incident().state is State.AWAITING_APPROVAL
+    world.run(seconds=400, tick=5)
+    assert world.incident().state is State.ESCALATED
+    assert world.target.restarts == []
+
+
+def test_someone_else_heals_an_escalated_incident(world: Any) -> None:
+    """People heal too: fresh samples prove it, the incident resolves as recovered and calls nobody further."""
+    world.silent()
+    world.target.answer = 403
+    world.receive(world.alert())
+    world.run(seconds=5)
+    world.healthy()
+    world.run(seconds=20)
+    incident = world.incident()
+    assert (incident.state, incident.outcome, incident.level_due_at) == (State.RESOLVED, "recovered", None)
+
+
+def test_calm_after_resolution_closes(world: Any) -> None:
+    """Closed after the relapse window once the alert has ended."""
+    world.silent()
+    alert = world.alert()
+    world.receive(alert)
+    world.target.on_restart = world.healthy
+    world.run(seconds=20)
+    world.receive(world.alert(starts_at=alert.starts_at, status="resolved"))
+    world.run(seconds=320, tick=5)
+    assert world.incident().state is State.CLOSED
+
+
+def test_relapse_reopens_and_cooldown_holds(world: Any) -> None:
+    """A new alert soon after re-opens the incident, and the cooldown delays the second restart."""
+    world.silent()
+    first = world.alert()
+    world.receive(first)
+    world.target.on_restart = world.healthy
+    world.run(seconds=20)
+    assert world.incident().state is State.RESOLVED
+    world.silent()
+    world.receive(world.alert(starts_at="later"))
+    world.run(seconds=10)
+    incident = world.incident()
+    assert incident.relapses == 1
+    assert "cooldown" in incident.waiting_for
+    assert len(world.target.restarts) == 1
+    world.run(seconds=60)
+    assert len(world.target.restarts) == 2
+
+
+def test_budget_used_up_goes_to_people(make_world: Callable[..., Any]) -> None:
+    """The fourth restart within the window is refused, and no cooldown brings it back."""
+    world = make_world(guardrails={"max_actions": 2, "per": "1h", "cooldown": 0})
+    world.target.on_restart = world.healthy
+    for number in range(3):
+        world.silent()
+        world.receive(world.alert(starts_at=f"{number}"))
+        world.run(seconds=20)
+    assert len(world.target.restarts) == 2
+    assert world.incident().state is State.ESCALATED
+    assert any("max_actions refuses" in line for line in world.story())
+
+
+def test_alert_that_outlives_the_proof_starts_over(world: Any) -> None:
+    """Resolved, but its alert still fires after the relapse window: the incident is diagnosed again."""
+    world.silent()
+    world.receive(world.alert())
+    world.target.on_restart = world.healthy
+    world.run(seconds=20)
+    world.run(seconds=310, tick=5)
+    assert world.incident().relapses == 1
+    assert len(world.target.restarts) == 1  # calm, so nothing is done again
+
+
+def test_unexpected_error_harms_only_its_incident(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strategy that raises is noted, tried again, and after three times handed to people."""
+
+    def explode(*_: Any, **__: Any) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(type(world.context.strategies["restart"]), "before", explode)
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=60)
+    assert world.incident().state is State.ESCALATED
+    assert sum("boom" in line for line in world.story() if line.startswith("note:")) == 3

@@ -1,0 +1,140 @@
+"""A process that dies at any point: the next one learns from the target what happened, and does nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration import journal
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the product may catch it."""
+
+
+@pytest.fixture
+def killed_world(world: Any) -> Any:
+    """A world whose incident is about to be healed."""
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(world.alert())
+    return world
+
+
+def die(world: Any) -> None:
+    """Run until the process is killed, then start a new one on the same store."""
+    with pytest.raises(Killed):
+        world.run()
+    world.crash()
+
+
+def test_killed_after_the_effect_does_not_repeat_it(
+    killed_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the effect and its record: the target says it was restarted, so it is only verified."""
+    world = killed_world
+    strategy = type(world.context.strategies["restart"])
+    perform = strategy.perform
+
+    def perform_and_die(*arguments: Any, **options: Any) -> None:
+        perform(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy, "perform", perform_and_die)
+        die(world)
+    assert len(world.target.restarts) == 1
+    world.run(seconds=60)
+    assert len(world.target.restarts) == 1
+    assert world.incident().outcome == "healed"
+    assert [row.status for row in world.actions()] == ["succeeded"]
+
+
+def test_killed_before_the_effect_does_it_once(killed_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the start's record and the effect: the target was not touched, so it is done, after the cooldown."""
+    world = killed_world
+
+    def die_first(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.context.strategies["restart"]), "perform", die_first)
+        die(world)
+    assert world.target.restarts == []
+    world.run(seconds=20)
+    assert world.target.restarts == []  # the effect may still be on its way: nothing is done yet
+    world.run(seconds=100)
+    assert len(world.target.restarts) == 1
+    assert [row.status for row in world.actions()] == ["failed", "succeeded"]
+
+
+def test_killed_right_after_the_intent_does_it_once(
+    killed_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when only the intent was written: it certainly did not begin, and is done at once."""
+    world = killed_world
+
+    def die_first(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "begin", die_first)
+        die(world)
+    world.run(seconds=5)
+    assert len(world.target.restarts) == 1
+    assert [row.status for row in world.actions()] == ["failed", "succeeded"]
+
+
+def test_killed_and_the_target_cannot_tell(make_world: Callable[..., Any], monkeypatch: Any) -> None:
+    """Without `started_at` nobody can learn whether it happened: indeterminate, people, no second effect."""
+    world = make_world()
+    world.close()
+    recovery = {"http": {"restart": world.target.restart_url}}
+    world.values["services"] = {"cart": {"recovery": recovery}}
+    world.open()
+    world.silent()
+    world.receive(world.alert())
+    strategy = type(world.context.strategies["restart"])
+    perform = strategy.perform
+
+    def perform_and_die(*arguments: Any, **options: Any) -> None:
+        perform(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy, "perform", perform_and_die)
+        die(world)
+    world.run(seconds=60)
+    assert len(world.target.restarts) == 1
+    assert [row.status for row in world.actions()] == ["indeterminate"]
+    assert world.incident().state is State.ESCALATED
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_killed_at_any_commit_heals_with_one_restart(
+    killed_world: Any, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Killed right before the n-th write of the incident's life: one restart at the target, then healed."""
+    world = killed_world
+    writes = 0
+    write = world.context.store.write
+
+    def count(function: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        if writes == step:
+            raise Killed
+        return write(function)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.context.store, "write", count)
+        with pytest.raises(Killed):
+            world.run(seconds=20)
+    world.crash()
+    world.run(seconds=150)
+    assert len(world.target.restarts) == 1
+    assert world.incident().outcome == "healed"
+    assert world.incident().state is State.RESOLVED
