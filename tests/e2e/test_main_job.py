@@ -1,0 +1,131 @@
+"""The main job on real servers: a fault is detected, notified, diagnosed, repaired, verified, resolved.
+
+What counts is the target: how often the supervisor really restarted the process, and whether it answers again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import httpx
+import pytest
+from shf_demo.stack import Stack
+
+pytestmark = pytest.mark.e2e
+
+
+def test_hanging_guard_is_restarted_exactly_once(stack: Stack, fabric: Any) -> None:
+    """tokenguard hangs; the fabric restarts it once, proves it with queries that anyone can repeat, resolves."""
+    stack.inject("tokenguard", "hang")
+    story = fabric.wait_resolved("tokenguard")
+    assert stack.restarts("tokenguard") == 1
+    assert stack.is_healthy("tokenguard")
+    assert story["outcome"] == "healed"
+    assert story["failure_class"] == "service_failure"
+    assert [(action["strategy"], action["verdict"]) for action in story["actions"]] == [("restart", "healed")]
+    kinds = {entry["kind"] for entry in story["timeline"]}
+    assert {"alert", "evidence", "diagnosis", "plan", "action", "verification", "state"} <= kinds
+    for entry in story["timeline"]:
+        if entry["kind"] == "evidence":
+            moment = entry["data"]["at"]
+            answer = httpx.get(
+                f"{stack.prometheus_url}/api/v1/query", params={"query": entry["data"]["query"], "time": moment}
+            ).json()
+            values = [float(item["value"][1]) for item in answer["data"]["result"]]
+            assert any(value == pytest.approx(entry["data"]["value"], rel=0.05, abs=0.02) for value in values)
+
+
+def test_failing_requests_are_healed(stack: Stack, fabric: Any) -> None:
+    """trustguard answers errors; one restart heals it, and the other services are left alone."""
+    before = {service.name: stack.restarts(service.name) for service in stack.services}
+    stack.inject("trustguard", "errors")
+    story = fabric.wait_resolved("trustguard")
+    assert story["outcome"] == "healed"
+    changed = {name: stack.restarts(name) - count for name, count in before.items()}
+    assert {name: count for name, count in changed.items() if count} == {"trustguard": 1}
+
+
+def test_fault_during_an_outage_of_the_fabric(stack: Stack, fabric: Any) -> None:
+    """The fabric is killed, a guard exits meanwhile; started again it finds the alert by itself and heals it, once."""
+    stack.fabric.kill()
+    stack.inject("flowguard", "exit")
+    query = 'ALERTS{alertname="ShfHeartbeatMissed",alertstate="firing",service="flowguard"}'
+    end = time.monotonic() + 60
+    while stack.ask_prometheus(query) is None and time.monotonic() < end:
+        time.sleep(0.5)
+    stack.fabric.start()
+    stack.fabric.wait_ready()
+    story = fabric.wait_resolved("flowguard")
+    assert story["outcome"] == "healed"
+    assert stack.restarts("flowguard") == 1
+
+
+def test_unknown_service_is_stored_and_not_acted_on(stack: Stack, fabric: Any) -> None:
+    """An alert for a service that nobody configured becomes an incident without actions."""
+    body = {
+        "version": "4",
+        "alerts": [
+            {
+                "status": "firing",
+                "labels": {"alertname": "Strange", "service": "stranger", "signal": "heartbeat"},
+                "annotations": {},
+                "startsAt": "2026-01-01T00:00:00Z",
+                "fingerprint": "00112233",
+            }
+        ],
+    }
+    assert fabric.http.post("/api/v1/alerts", json=body).status_code == 202
+    stack.wait_for(
+        "the stranger escalated",
+        lambda: [row["state"] for row in fabric.incidents("stranger")][:1] in (["escalated"], ["closed"]),
+        20,
+    )
+    story = fabric.story(fabric.incidents("stranger")[0]["id"])
+    assert story["actions"] == []
+    assert story["known_service"] is False
+
+
+def test_check_finds_everything_well(stack: Stack) -> None:
+    """`shf check` on the running stack asks every server, finds nothing wrong, and exits 0."""
+    command = [sys.executable, "-m", "self_healing_fabric.cli", "check", "--json", "--config"]
+    result = subprocess.run(
+        [*command, str(stack.configuration_file)], capture_output=True, text=True, timeout=60, check=False
+    )
+    findings = json.loads(result.stdout)
+    assert [finding for finding in findings if finding["ok"] is False] == []
+    assert result.returncode == 0
+    assert any("evaluates the shipped rules" in finding["message"] for finding in findings)
+
+
+def test_incidents_command_shows_the_story(stack: Stack, fabric: Any) -> None:
+    """`shf incidents` lists what happened, and with an id tells it with its queries."""
+    command = [sys.executable, "-m", "self_healing_fabric.cli", "incidents", "--url", stack.fabric_url]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "tokenguard" in listed
+    incident_id = fabric.incidents("tokenguard")[-1]["id"]
+    told = subprocess.run([*command, incident_id], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "Healed: inside all limits" in told
+    assert 'service:shf_up:ratio{service="tokenguard"}' in told
+
+
+def test_metrics_tell_of_the_healing(stack: Stack, fabric: Any) -> None:
+    """/metrics counts the restart and the resolution, and has series at 0 for a service that nothing happened to."""
+    text = fabric.http.get("/metrics").text
+    assert 'shf_incidents_resolved_total{outcome="healed",service="guardian-two"} 0.0' in text
+    assert "shf_last_reconcile_timestamp_seconds" in text
+
+
+def test_sigterm_stops_the_fabric_tidily(stack: Stack, fabric: Any) -> None:
+    """SIGTERM: the process ends with status 0 after writing down what it did; it starts again on the same store."""
+    before = len(fabric.http.get("/api/v1/incidents").json()["incidents"])
+    process = stack.fabric
+    process.stop()
+    log = (stack.workdir / "fabric.log").read_text()
+    assert '"event": "stopped"' in log
+    process.start()
+    process.wait_ready()
+    assert len(fabric.http.get("/api/v1/incidents").json()["incidents"]) == before
