@@ -62,26 +62,26 @@ class Section(BaseModel):
 class PrometheusSettings(Section):
     """The Prometheus that evaluates the rules and answers for the evidence."""
 
-    url: HttpUrl = "http://127.0.0.1:9090"
-    timeout: Duration = Field(5.0, gt=0, le=30, description="seconds for one query")
-    scrape_interval: Duration = Field(5.0, gt=0, description="seconds; how often the services are scraped")
-    evaluation_interval: Duration = Field(5.0, gt=0, description="seconds; how often the rules are evaluated")
-    bearer_token_file: Path | None = None
+    url: HttpUrl = Field("http://127.0.0.1:9090", description="base URL, with its path prefix if it has one")
+    timeout: Duration = Field(5.0, gt=0, le=30, description="for one query")
+    scrape_interval: Duration = Field(5.0, gt=0, description="how often the services are scraped")
+    evaluation_interval: Duration = Field(5.0, gt=0, description="how often the rules are evaluated")
+    bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
 
 
 class AlertmanagerSettings(Section):
     """The Alertmanager whose notifications may be lost: it is asked for them every 10 s."""
 
-    url: HttpUrl
-    receiver: str = "self-healing-fabric"
-    timeout: Duration = Field(5.0, gt=0, le=30)
-    bearer_token_file: Path | None = None
+    url: HttpUrl = Field(description="base URL")
+    receiver: str = Field("self-healing-fabric", description="the receiver that leads to the fabric")
+    timeout: Duration = Field(5.0, gt=0, le=30, description="for one call")
+    bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
 
 
 class AuthSettings(Section):
     """The bearer token that callers must present; needed unless `listen` is a loopback address."""
 
-    token_file: Path | None = None
+    token_file: Path | None = Field(None, description="needed unless `listen` is a loopback address")
 
 
 class HttpRecovery(Section):
@@ -92,77 +92,83 @@ class HttpRecovery(Section):
     answer got lost can not be learnt from the target and goes to a human.
     """
 
-    restart: HttpUrl
-    started_at: HttpUrl | None = None
-    timeout: Duration = Field(30.0, gt=0, le=MAX_EFFECT_TIMEOUT)
-    bearer_token_file: Path | None = None
+    restart: HttpUrl = Field(description="called with POST and an Idempotency-Key; 2xx means accepted")
+    started_at: HttpUrl | None = Field(
+        None, description="answers JSON with `started_at`, new after each restart"
+    )
+    timeout: Duration = Field(30.0, gt=0, le=MAX_EFFECT_TIMEOUT, description="for the restart")
+    bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
 
 
 class DockerRecovery(Section):
     """Recovery of a Docker container by its name or id."""
 
-    container: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")]
-    host: str = "unix:///var/run/docker.sock"
-    stop_timeout: Duration = Field(10.0, ge=0, le=30, description="seconds between SIGTERM and SIGKILL")
+    container: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="name or id")
+    host: str = Field("unix:///var/run/docker.sock", description="the engine")
+    stop_timeout: Duration = Field(10.0, ge=0, le=30, description="between SIGTERM and SIGKILL")
 
 
 class RecoverySettings(Section):
     """Where a service can be repaired: one platform, or none (then it is only retried and escalated)."""
 
-    http: HttpRecovery | None = None
-    docker: DockerRecovery | None = None
+    http: HttpRecovery | None = Field(None, description="repair over HTTP")
+    docker: DockerRecovery | None = Field(None, description="repair of a container")
 
 
 class ServiceSettings(Section):
     """One service that is watched and healed."""
 
-    kind: Literal["guardian", "guard", "service"] = "service"
-    tier: Literal["critical", "standard", "low"] = "standard"
-    health: HttpUrl | None = None
-    depends_on: tuple[ServiceName, ...] = ()
-    recovery: RecoverySettings = RecoverySettings()
+    kind: Literal["guardian", "guard", "service"] = Field(
+        "service", description="guardians can be called by escalation"
+    )
+    tier: Literal["critical", "standard", "low"] = Field("standard", description="how much depends on it")
+    health: HttpUrl | None = Field(None, description="health endpoint; 2xx is healthy")
+    depends_on: tuple[ServiceName, ...] = Field((), description="services that it cannot work without")
+    recovery: RecoverySettings = Field(RecoverySettings(), description="where it can be repaired")
 
 
 class Thresholds(Section):
     """Limits of the signals; `shf rules` renders the alert rules with the same numbers."""
 
-    error_ratio: float = Field(0.05, gt=0, lt=1)
-    latency_factor: float = Field(2.0, gt=1)
-    cpu: float = Field(0.90, gt=0, le=1)
-    memory: float = Field(0.95, gt=0, le=1)
+    error_ratio: float = Field(0.05, gt=0, lt=1, description="failed share of the requests")
+    latency_factor: float = Field(2.0, gt=1, description="P95 in multiples of its baseline")
+    cpu: float = Field(0.90, gt=0, lt=1, description="share of the CPU")
+    memory: float = Field(0.95, gt=0, lt=1, description="share of the memory limit")
 
 
 class VerificationSettings(Section):
     """How healing is proved: inside limits for `stability`, at the latest `deadline` after the action."""
 
-    stability: Duration = Field(30.0, gt=0)
-    deadline: Duration = Field(180.0, gt=0)
-    interval: Duration = Field(5.0, ge=0.2, description="seconds between two looks")
+    stability: Duration = Field(
+        30.0, gt=0, description="for how long all signals must be inside their limits"
+    )
+    deadline: Duration = Field(180.0, gt=0, description="after the action; then the verdict falls")
+    interval: Duration = Field(5.0, ge=0.2, description="between two looks")
 
 
 class GuardrailSettings(Section):
     """Bounds for disruptive actions on one target."""
 
     max_actions: int = Field(3, ge=0, description="disruptive actions on one target within `per`")
-    per: Duration = Field(3600.0, gt=0)
-    cooldown: Duration = Field(60.0, ge=0, description="seconds between two disruptive actions on one target")
+    per: Duration = Field(3600.0, gt=0, description="the window of `max_actions`")
+    cooldown: Duration = Field(60.0, ge=0, description="between two disruptive actions on one target")
 
 
 class RetrySettings(Section):
     """Exponential backoff with full jitter (Marc Brooker, AWS Architecture Blog, 2015)."""
 
-    attempts: int = Field(3, ge=1, le=3)
-    base: Duration = Field(1.0, gt=0)
-    cap: Duration = Field(10.0, gt=0)
-    timeout: Duration = Field(5.0, gt=0, le=30, description="seconds for one attempt")
+    attempts: int = Field(3, ge=1, le=3, description="at most")
+    base: Duration = Field(1.0, gt=0, description="longest wait after the first attempt; doubles")
+    cap: Duration = Field(10.0, gt=0, description="longest wait at all")
+    timeout: Duration = Field(5.0, gt=0, le=30, description="for one attempt")
 
 
 class LevelSettings(Section):
     """One level of escalation: whom it calls, and how long it waits before the next level."""
 
-    name: str
-    call: tuple[str, ...] = ()
-    deadline: Duration = Field(300.0, gt=0)
+    name: str = Field(description="what people call it")
+    call: tuple[str, ...] = Field((), description="whom it calls")
+    deadline: Duration = Field(300.0, gt=0, description="until the next level, unless someone acknowledges")
 
 
 DEFAULT_LEVELS = (
@@ -177,8 +183,12 @@ DEFAULT_LEVELS = (
 class EscalationSettings(Section):
     """The five levels, and how long an incident may wait for an unreachable server before one is called."""
 
-    levels: tuple[LevelSettings, ...] = Field(DEFAULT_LEVELS, min_length=5, max_length=5)
-    max_wait: Duration = Field(300.0, gt=0)
+    levels: tuple[LevelSettings, ...] = Field(
+        DEFAULT_LEVELS, min_length=5, max_length=5, description="levels 0 to 4"
+    )
+    max_wait: Duration = Field(
+        300.0, gt=0, description="an incident may wait for a server; then people hear of it"
+    )
 
 
 DEFAULT_PLANS: Mapping[str, tuple[StrategyName, ...]] = {
@@ -203,24 +213,28 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    listen: str = "127.0.0.1:9931"
-    store: str = "sqlite:///shf.db"
-    mode: Mode = Mode.AUTOMATIC
-    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024)
-    reconcile_interval: Duration = Field(10.0, ge=1)
-    relapse_window: Duration = Field(
-        300.0, gt=0, description="seconds after resolution in which an alert re-opens"
+    listen: str = Field("127.0.0.1:9931", description="address and port of the webhook, the API and /metrics")
+    store: str = Field("sqlite:///shf.db", description="sqlite:///relative.db or sqlite:////absolute.db")
+    mode: Mode = Field(Mode.AUTOMATIC, description="until someone sets another; the store keeps that")
+    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="largest notification")
+    reconcile_interval: Duration = Field(10.0, ge=1, description="between two comparisons with the servers")
+    relapse_window: Duration = Field(300.0, gt=0, description="after resolution, in which an alert re-opens")
+    auth: AuthSettings = Field(AuthSettings(), description="who may call")
+    prometheus: PrometheusSettings = Field(PrometheusSettings(), description="where the evidence comes from")
+    alertmanager: AlertmanagerSettings | None = Field(None, description="asked for lost notifications")
+    thresholds: Thresholds = Field(
+        Thresholds(), description="limits of the signals; `shf rules` takes them over"
     )
-    auth: AuthSettings = AuthSettings()
-    prometheus: PrometheusSettings = PrometheusSettings()
-    alertmanager: AlertmanagerSettings | None = None
-    thresholds: Thresholds = Thresholds()
-    verification: VerificationSettings = VerificationSettings()
-    guardrails: GuardrailSettings = GuardrailSettings()
-    retry: RetrySettings = RetrySettings()
-    escalation: EscalationSettings = EscalationSettings()
-    plans: Mapping[str, tuple[StrategyName, ...]] = DEFAULT_PLANS
-    services: Mapping[ServiceName, ServiceSettings] = {}
+    verification: VerificationSettings = Field(VerificationSettings(), description="how healing is proved")
+    guardrails: GuardrailSettings = Field(GuardrailSettings(), description="bounds for disruptive actions")
+    retry: RetrySettings = Field(RetrySettings(), description="of the strategy `retry`")
+    escalation: EscalationSettings = Field(EscalationSettings(), description="the five levels")
+    plans: Mapping[str, tuple[StrategyName, ...]] = Field(
+        DEFAULT_PLANS, description="strategies by failure class, in order"
+    )
+    services: Mapping[ServiceName, ServiceSettings] = Field(
+        {}, description="what is watched and healed, by name"
+    )
 
     @field_validator("store")
     @classmethod

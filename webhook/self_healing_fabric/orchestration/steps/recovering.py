@@ -56,7 +56,9 @@ def recovering(incident: Incident, context: Context) -> Step:
     if health is Health.UNKNOWN:
         return wait(incident, context, "no current samples tell whether it still fails, so nothing is done")
     if health is Health.CALM:
-        calm = Entry(Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so.")
+        calm = Entry(
+            Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so."
+        )
         return Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
     return _act(incident, context, strategy, entries)
 
