@@ -1,0 +1,47 @@
+# What a person or a CI machine does with this repository. Everything is installed into .venv; the servers that the demo
+# and the tests run are taken from PATH and, where that is possible, installed by demo/setup.sh when missing.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+RULES = $(wildcard alert_rules/*.rules.yml)
+RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
+
+.PHONY: help setup venv demo test lint clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## install the servers that the demo and the tests need, where missing
+	@PYTHON='$(PYTHON)' sh demo/setup.sh
+
+venv: $(STAMP) ## create .venv with the package, its extras and the tools of development
+
+# The install is editable: only what pyproject.toml says can make it out of date.
+$(STAMP): pyproject.toml | setup
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'Python 3.11 or newer is needed; this is' "$$($(PYTHON) --version 2>&1)". \
+	      'Name another one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docker]' --group dev
+	@touch $@
+
+demo: setup venv ## run the main job on real servers; KEEP=1 leaves it running
+	@$(VENV)/bin/shf demo $(if $(KEEP),--keep)
+
+test: setup venv ## run all tests, with real Prometheus and Alertmanager
+	$(VENV)/bin/python -m pytest
+
+lint: setup venv ## check style, types, layers and rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	promtool check rules $(RULES)
+	promtool test rules $(RULE_TESTS)
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Sees to it that the real servers of the demo and of the tests are on PATH, and that Python can make a virtual
+# environment. What is there already is used, whatever its origin; nothing is touched when nothing is missing. On a
+# Debian or Ubuntu where we may install, the missing packages are installed; anywhere else this says what to install.
+# The services that Debian's packages start on their usual ports are not used: the demo starts its own on free ports.
+set -eu
+
+PYTHON=${PYTHON:-python3}
+packages=''
+wanted=''
+
+need() { # need PACKAGE TITLE NAME... : one of the names must be on PATH
+    package=$1 title=$2
+    shift 2
+    for name in "$@"; do
+        if command -v "$name" >/dev/null 2>&1; then return; fi
+    done
+    packages="$packages $package"
+    wanted="$wanted
+  $title ($*)"
+}
+
+need prometheus 'Prometheus' prometheus
+need prometheus 'promtool, which comes with Prometheus' promtool
+need prometheus-alertmanager 'Alertmanager' prometheus-alertmanager alertmanager
+need prometheus-blackbox-exporter 'blackbox exporter' prometheus-blackbox-exporter blackbox_exporter
+if ! "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+    version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo 3)
+    packages="$packages python3-venv"
+    wanted="$wanted
+  the venv module of Python $version"
+fi
+if [ -z "$packages" ]; then exit 0; fi
+packages=$(printf '%s\n' $packages | sort -u | tr '\n' ' ')
+echo "missing:$wanted"
+
+give_up() {
+    cat >&2 <<END
+setup: $1. Please install, and run this again:
+  Debian, Ubuntu:    sudo apt-get install --no-install-recommends $packages
+  Homebrew:          brew install prometheus alertmanager blackbox_exporter
+  release archives:  prometheus, alertmanager and blackbox_exporter from https://prometheus.io/download/
+                     unpacked anywhere on PATH
+Missing here:$wanted
+END
+    exit 1
+}
+
+if ! command -v apt-get >/dev/null 2>&1; then give_up 'this system has no apt-get'; fi
+if [ "$(id -u)" -eq 0 ]; then
+    as_root='env'
+elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+    as_root='sudo -n env'
+else
+    give_up 'installing packages needs root, or sudo without a password'
+fi
+
+echo "installing with apt-get: $packages"
+# A source that cannot be reached need not be the one that has these packages: let the install decide.
+$as_root apt-get update -qq || echo 'setup: apt-get update had errors, trying with what it got' >&2
+$as_root DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >&2 ||
+    give_up 'apt-get could not install them'
