@@ -1,7 +1,7 @@
 """One stack of real servers for the end-to-end tests: a few services, Prometheus, Alertmanager, the fabric.
 
-The demo's own stack is used, so what the tests prove is what `make demo` shows. Without the servers the tests are
-skipped, loudly; on CI that is a failure.
+The demo's own stack is used, so what the tests prove is what `make demo` shows. Without the servers the tests
+are skipped, loudly; on CI that is a failure.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from shf_demo.errors import DemoError
 from shf_demo.fleet import FLEET
 from shf_demo.servers import find_programs

@@ -1,7 +1,7 @@
-"""A fabric whose clock and Prometheus the test holds in its hand; store, state machine and HTTP targets are real.
+"""A fabric whose clock and Prometheus the test holds; store, state machine and HTTP targets are real.
 
-Time only moves when a test moves it, and each `run` does what the loop would do at that moment, without its threads: so a
-test can stand between any two steps, or end the process there and open the store again.
+Time only moves when a test moves it, and each `run` does what the loop would do at that moment, without its
+threads: so a test can stand between any two steps, or end the process there and open the store again.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Clock:
 class FakePrometheus:
     """Answers as Prometheus would if each recorded series had had the set value since it was set.
 
-    Samples exist once a second from the moment a value is set, so the product's own arithmetic on fresh samples, gaps
-    and windows is what decides.
+    Samples exist once a second from the moment a value is set, so the product's own arithmetic on fresh
+    samples, gaps and windows is what decides.
     """
 
     def __init__(self, clock: Clock) -> None:

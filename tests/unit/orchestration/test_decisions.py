@@ -72,7 +72,7 @@ def test_acknowledgement_stops_the_clock(world: Any) -> None:
 
 
 def test_unacknowledged_levels_rise_to_the_last(world: Any) -> None:
-    """Each level is called once, at its deadline, up to level 4 and not beyond; a restart in between loses none."""
+    """Each level is called once, at its deadline, up to level 4; a restart in between loses none."""
     world.silent()
     world.target.answer = 403
     world.receive(world.alert())

@@ -1,4 +1,4 @@
-"""From an alert to a proved healing, and every way in which it must not act. Effects are counted at the target."""
+"""From an alert to a proved healing, and every way in which it must not act. Counted at the target."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_mass_failure_heals_nothing_one_by_one(world: Any) -> None:
 
 
 def test_transient_failure_is_probed_first(world: Any) -> None:
-    """Errors that stopped by themselves: the retry strategy asks the health endpoint, nothing is restarted."""
+    """Errors that stopped by themselves: the health endpoint is asked, nothing is restarted."""
     world.set(ERROR_RATIO.series, 0.5)
     world.set(ERROR_RATIO.fresh_series, 0.0)
     world.receive(world.alert(signal="error_ratio"))
@@ -305,7 +305,7 @@ def test_unanswered_approval_escalates(make_world: Callable[..., Any]) -> None:
 
 
 def test_someone_else_heals_an_escalated_incident(world: Any) -> None:
-    """People heal too: fresh samples prove it, the incident resolves as recovered and calls nobody further."""
+    """People heal too: fresh samples prove it, it resolves as recovered and calls nobody further."""
     world.silent()
     world.target.answer = 403
     world.receive(world.alert())
@@ -329,7 +329,7 @@ def test_calm_after_resolution_closes(world: Any) -> None:
 
 
 def test_relapse_reopens_and_cooldown_holds(world: Any) -> None:
-    """A new alert soon after re-opens the incident, and the cooldown delays the second restart."""
+    """A new alert re-opens the incident, and the cooldown delays the second restart."""
     world.silent()
     first = world.alert()
     world.receive(first)
@@ -361,7 +361,7 @@ def test_budget_used_up_goes_to_people(make_world: Callable[..., Any]) -> None:
 
 
 def test_alert_that_outlives_the_proof_starts_over(world: Any) -> None:
-    """Resolved, but its alert still fires after the relapse window: the incident is diagnosed again."""
+    """Resolved, but its alert still fires after the relapse window: diagnosed again."""
     world.silent()
     world.receive(world.alert())
     world.target.on_restart = world.healthy

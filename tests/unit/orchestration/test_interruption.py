@@ -1,4 +1,4 @@
-"""A process that dies at any point: the next one learns from the target what happened, and does nothing twice."""
+"""A process that dies at any point: the next one asks the target what happened, and does nothing twice."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_killed_after_the_effect_does_not_repeat_it(
 
 
 def test_killed_before_the_effect_does_it_once(killed_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between the start's record and the effect: the target was not touched, so it is done, after the cooldown."""
+    """Killed between the start's record and the effect: it did not happen, so it is done later."""
     world = killed_world
 
     def die_first(*_: Any, **__: Any) -> None:

@@ -1,0 +1,190 @@
+"""`shf serve` as a process: it starts, takes notifications, and stops tidily while an effect is under way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from shf_demo.ports import free_ports
+
+pytestmark = pytest.mark.e2e
+
+DEADLINE = 20.0  # seconds, for busy machines
+ALERT = {
+    "version": "4",
+    "alerts": [
+        {
+            "status": "firing",
+            "labels": {"alertname": "Test", "service": "cart", "signal": "heartbeat", "severity": "critical"},
+            "startsAt": "2026-01-01T00:00:00Z",
+            "fingerprint": "00112233",
+        }
+    ],
+}
+
+
+class SlowTarget:
+    """A Prometheus that says that `cart` is silent, and a restart that lasts until it may end."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.restarting = threading.Event()
+        self.may_end = threading.Event()
+        self.restarts = 0
+        server.expect_request("/api/v1/query").respond_with_handler(self._query)
+        server.expect_request("/api/v1/alerts").respond_with_json(
+            {"status": "success", "data": {"alerts": []}}
+        )
+        server.expect_request("/restart", method="POST").respond_with_handler(self._restart)
+        self.url = server.url_for("").rstrip("/")
+
+    def _query(self, request: Request) -> Response:
+        query, now = request.args["query"], time.time()
+        result: list[object] = []
+        if query.startswith("{__name__"):
+            metric = {"__name__": "service:shf_heartbeat:answered", "service": "cart"}
+            result = [{"metric": metric, "value": [now, "0"]}]
+        elif "[" in query and query.startswith("service:shf_up:ratio"):
+            result = [{"metric": {"service": "cart"}, "values": [[now - 1, "0"], [now, "0"]]}]
+        return Response(
+            json.dumps({"status": "success", "data": {"result": result}}), mimetype="application/json"
+        )
+
+    def _restart(self, _: Request) -> Response:
+        self.restarts += 1
+        self.restarting.set()
+        self.may_end.wait(DEADLINE)
+        return Response("done")
+
+
+@pytest.fixture
+def target(httpserver: HTTPServer) -> Iterator[SlowTarget]:
+    """The slow target; allowed to end at the latest with the test."""
+    slow = SlowTarget(httpserver)
+    yield slow
+    slow.may_end.set()
+
+
+@pytest.fixture
+def start(tmp_path: Path, target: SlowTarget) -> Iterator[Callable[[], tuple[subprocess.Popen[str], str]]]:
+    """Start `shf serve` on a store that stays the same, and wait until it is ready."""
+    started: list[subprocess.Popen[str]] = []
+    config = tmp_path / "shf.yaml"
+
+    def begin() -> tuple[subprocess.Popen[str], str]:
+        (port,) = free_ports(1)
+        settings = {
+            "listen": f"127.0.0.1:{port}",
+            "store": f"sqlite:///{tmp_path}/shf.db",
+            "prometheus": {"url": target.url},
+            "services": {"cart": {"recovery": {"http": {"restart": f"{target.url}/restart"}}}},
+        }
+        config.write_text(yaml.safe_dump(settings))
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SHF_")}
+        command = [sys.executable, "-m", "self_healing_fabric.cli", "serve", "--config", str(config)]
+        with (tmp_path / "serve.log").open("a") as log:
+            process = subprocess.Popen(command, stderr=log, text=True, env=environment)
+        started.append(process)
+        url = f"http://127.0.0.1:{port}"
+        wait(lambda: answers(f"{url}/readyz"))
+        return process, url
+
+    yield begin
+    for process in started:
+        process.kill()  # harmless when it has ended
+        process.wait()
+
+
+def only_incident(url: str) -> dict[str, Any]:
+    """The one incident of the fabric."""
+    (incident,) = httpx.get(f"{url}/api/v1/incidents", trust_env=False).json()["incidents"]
+    return dict(incident)
+
+
+def answers(url: str) -> bool:
+    """Whether the URL answers 2xx."""
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.05)
+
+
+def test_sigterm_finishes_the_effect_in_hand(
+    start: Callable[[], tuple[subprocess.Popen[str], str]], target: SlowTarget, tmp_path: Path
+) -> None:
+    """SIGTERM during a restart: the process waits for its end, records it, exits 0; nothing is repeated."""
+    process, url = start()
+    assert httpx.post(f"{url}/api/v1/alerts", json=ALERT, trust_env=False).status_code == 202
+    assert target.restarting.wait(DEADLINE)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None  # it waits for the effect
+    target.may_end.set()
+    assert process.wait(DEADLINE) == 0
+    last = (tmp_path / "serve.log").read_text().splitlines()[-1]
+    assert json.loads(last)["event"] == "stopped"
+    _, url = start()
+    incident = only_incident(url)
+    assert incident["state"] == "verifying"
+    assert target.restarts == 1
+
+
+def test_sigkill_during_the_effect_repeats_nothing(
+    start: Callable[[], tuple[subprocess.Popen[str], str]], target: SlowTarget
+) -> None:
+    """SIGKILL during a restart: the next process knows that it began, and does not begin it again."""
+    process, url = start()
+    httpx.post(f"{url}/api/v1/alerts", json=ALERT, trust_env=False)
+    assert target.restarting.wait(DEADLINE)
+    process.kill()
+    process.wait()
+    target.may_end.set()
+    _, url = start()
+    wait(
+        lambda: bool(
+            httpx.get(f"{url}/api/v1/incidents", trust_env=False).json()["incidents"][0]["waiting_for"]
+        )
+    )
+    incident = only_incident(url)
+    assert "was interrupted" in incident["waiting_for"]
+    assert target.restarts == 1
+
+
+def test_second_process_on_one_store_is_refused(
+    start: Callable[[], tuple[subprocess.Popen[str], str]], tmp_path: Path
+) -> None:
+    """Two fabrics on one SQLite file would both heal: the second ends with status 1 and says why."""
+    start()
+    command = [
+        sys.executable,
+        "-m",
+        "self_healing_fabric.cli",
+        "serve",
+        "--config",
+        str(tmp_path / "shf.yaml"),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert result.returncode == 1
+    assert "another process uses this store" in result.stderr
+    assert "Traceback" not in result.stderr
