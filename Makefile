@@ -14,7 +14,7 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 setup: ## install the servers that the demo and the tests need, where missing
-	@PYTHON='$(PYTHON)' sh demo/setup.sh
+	@PYTHON='$(PYTHON)' sh demo/setup.sh $(SETUP)
 
 venv: $(STAMP) ## create .venv with the package, its extras and the tools of development
 
@@ -31,7 +31,8 @@ $(STAMP): pyproject.toml | setup
 demo: setup venv ## run the main job on real servers; KEEP=1 leaves it running
 	@$(VENV)/bin/shf demo $(if $(KEEP),--keep)
 
-test: setup venv ## run all tests, with real Prometheus and Alertmanager
+test: SETUP = test
+test: setup venv ## run all tests, with real Prometheus, Alertmanager and Docker
 	$(VENV)/bin/python -m pytest
 
 lint: setup venv ## check style, types, layers and rules

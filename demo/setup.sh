@@ -3,6 +3,7 @@
 # environment. What is there already is used, whatever its origin; nothing is touched when nothing is missing. On a
 # Debian or Ubuntu where we may install, the missing packages are installed; anywhere else this says what to install.
 # The services that Debian's packages start on their usual ports are not used: the demo starts its own on free ports.
+# With the argument `test` it also sees to what only the tests need.
 set -eu
 
 PYTHON=${PYTHON:-python3}
@@ -29,6 +30,11 @@ if ! "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     packages="$packages python3-venv"
     wanted="$wanted
   the venv module of Python $version"
+fi
+# The tests start an engine of their own, which only root can: for others those tests are skipped.
+if [ "${1:-}" = test ] && [ "$(id -u)" -eq 0 ]; then
+    need docker.io 'Docker engine' dockerd
+    need busybox-static 'busybox, statically linked' busybox
 fi
 if [ -z "$packages" ]; then exit 0; fi
 packages=$(printf '%s\n' $packages | sort -u | tr '\n' ' ')

@@ -6,6 +6,7 @@ Everything that takes long is imported by the command that needs it, so `shf --h
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -64,6 +65,8 @@ def main() -> None:
 @_errors_as_sentences
 def serve(config: Path | None, log_format: str) -> None:
     """Take notifications and heal, until SIGTERM or Ctrl-C."""
+    # As PID 1 of a container the process would ignore SIGTERM until it has a handler, and the imports take a second.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from self_healing_fabric.app import serve as run
     from self_healing_fabric.integration.lifecycle import Fabric
     from self_healing_fabric.settings import config_path, load_settings
@@ -210,7 +213,10 @@ def rules(out: Path, changes: tuple[str, ...], list_only: bool, config: Path | N
             table.add_row(name, escape(str(getattr(parameters, name))), escape(field.description or ""))
         Console(highlight=False).print(table)
         return
-    paths = write_rules(parameters, out)
+    try:
+        paths = write_rules(parameters, out)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written: {error.strerror}") from error
     problems = check_rules(paths, shutil.which("promtool"))
     if problems:
         raise ShfError("\n".join(problems))
@@ -285,7 +291,7 @@ def _user() -> str:
 
     try:
         return getpass.getuser()
-    except OSError:
+    except (OSError, KeyError):  # a uid without a name, as containers have
         return "someone at the command line"
 
 

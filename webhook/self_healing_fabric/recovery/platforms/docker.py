@@ -2,22 +2,32 @@
 
 `State.StartedAt` changes with every start, so comparing it with the value before the effect answers after a
 crash what no log of ours could. It is compared with itself and never with our clock.
+
+Two traps avoided. The engine's own restart policy starts a crashing container anew as well; only a start on
+demand does not raise `RestartCount`. And where no container has the name `db`, the engine takes it for the
+beginning of an id and hands out whichever container's id begins with it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import docker
 import requests
-from docker.errors import DockerException, NotFound
 
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.settings import DockerRecovery
 
-ENGINE_TIMEOUT = 20.0  # seconds for the engine itself, beyond the container's own time to stop
+try:
+    import docker
+    from docker.errors import DockerException, NotFound
+except ModuleNotFoundError as error:
+    raise TargetUnreadable("containers need an extra: pip install 'self-healing-fabric[docker]'") from error
+
+ENGINE_TIMEOUT = 15.0  # seconds for one answer of the engine, beyond the container's own time to stop
+SHORT_ID = 12  # characters of an id that `docker ps` shows and people copy
 
 
 class DockerPlatform:
@@ -28,25 +38,34 @@ class DockerPlatform:
     def __init__(self, settings: DockerRecovery) -> None:
         self._settings = settings
         self.target = f"docker:{settings.host}/{settings.container}"
-        self.longest_effect = settings.stop_timeout + ENGINE_TIMEOUT
+        # A restart is two calls: which version the engine speaks, and the order itself.
+        self.longest_effect = math.ceil(settings.stop_timeout) + 2 * ENGINE_TIMEOUT
 
     def snapshot(self) -> Mapping[str, Any]:
         """Read the container's identity and start time."""
         state = self._inspect()
-        return {"id": state["Id"], "started_at": state["State"]["StartedAt"]}
+        return {
+            "id": state["Id"],
+            "started_at": state["State"]["StartedAt"],
+            "restart_count": state["RestartCount"],
+        }
 
     def restart(self, key: str, before: Mapping[str, Any]) -> Outcome:
         """Restart the container whose id was read before, not one that took over its name since."""
         try:
             engine = self._engine()
-            try:
-                engine.containers.get(before["id"]).restart(timeout=round(self._settings.stop_timeout))
-            finally:
-                engine.close()
+        except (DockerException, requests.RequestException) as error:
+            # It did not even tell its version: the order was never sent.
+            return Outcome(Status.FAILED, f"the engine at {self._settings.host} cannot be asked: {error}")
+        try:
+            # Never 0 for a fraction of a second: that means SIGKILL at once.
+            engine.api.restart(before["id"], timeout=math.ceil(self._settings.stop_timeout))
         except NotFound:
             return Outcome(Status.FAILED, f"container {self._settings.container} no longer exists")
         except (DockerException, requests.RequestException) as error:
             return self._learn(before, f"the engine failed: {error}")
+        finally:
+            engine.close()
         return Outcome(Status.SUCCEEDED, f"container {self._settings.container} was restarted")
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
@@ -67,6 +86,8 @@ class DockerPlatform:
         if state["Id"] != before["id"]:
             return Outcome(Status.INDETERMINATE, f"{why}; another container has the name now")
         if state["State"]["StartedAt"] != before["started_at"]:
+            if state["RestartCount"] > before["restart_count"]:
+                return Outcome(Status.INDETERMINATE, f"{why}; its restart policy has started it since")
             return Outcome(
                 Status.SUCCEEDED, f"{why}; the engine says it was started at {state['State']['StartedAt']}"
             )
@@ -74,17 +95,21 @@ class DockerPlatform:
         return Outcome(unchanged, f"{why}; the engine still names the old start time")
 
     def _inspect(self) -> Mapping[str, Any]:
+        wanted = self._settings.container
         try:
             engine = self._engine()
             try:
-                attributes: Mapping[str, Any] = engine.containers.get(self._settings.container).attrs
-                return attributes
+                attributes: Mapping[str, Any] = engine.containers.get(wanted).attrs
             finally:
                 engine.close()
         except NotFound as error:
-            raise TargetUnreadable(f"no container is called {self._settings.container}") from error
+            raise TargetUnreadable(f"no container is called {wanted}") from error
         except (DockerException, requests.RequestException) as error:
             raise TargetUnreadable(f"the engine at {self._settings.host} cannot be asked: {error}") from error
+        name, id_ = attributes["Name"].removeprefix("/"), attributes["Id"]
+        if wanted != name and not (len(wanted) >= SHORT_ID and id_.startswith(wanted)):
+            raise TargetUnreadable(f"no container is called {wanted}; {name} only has an id that begins so")
+        return attributes
 
     def _engine(self) -> docker.DockerClient:
-        return docker.DockerClient(base_url=self._settings.host, timeout=round(self.longest_effect))
+        return docker.DockerClient(base_url=self._settings.host, timeout=round(ENGINE_TIMEOUT))

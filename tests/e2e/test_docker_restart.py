@@ -1,0 +1,408 @@
+"""Restart of containers on a real engine: what is asserted is what the engine and the container say.
+
+The question behind every test is the same: how often was it restarted, and does the fabric know?
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from docker_engine import IGNORES, DockerEngine, Web, require_engine, wait_until
+
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.models import incident_of
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
+from self_healing_fabric.recovery.outcomes import Status
+from self_healing_fabric.recovery.platforms import TargetUnreadable, platform_of
+from self_healing_fabric.recovery.platforms import docker as platform
+from self_healing_fabric.recovery.strategies.restart import Restart
+from self_healing_fabric.recovery.verification import Health, Verifier
+from self_healing_fabric.settings import ServiceSettings, Settings
+from self_healing_fabric.store import statements
+
+pytestmark = [pytest.mark.e2e, pytest.mark.docker]
+
+SERVICE = "tokenguard"
+INCIDENT = "20260101-000000-abcdef"
+
+
+# The Docker SDK leaves the socket to the garbage collector with which it could not connect.
+engine_away = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[DockerEngine]:
+    """An engine for the tests that leave it running."""
+    require_engine()
+    with DockerEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def own_engine() -> Iterator[DockerEngine]:
+    """An engine for a test that stops or kills it; mark the test `engine_away`."""
+    require_engine()
+    with DockerEngine() as engine:
+        yield engine
+    gc.collect()
+
+
+def service(host: str, container: str, **more: Any) -> ServiceSettings:
+    """A service that is repaired by restarting a container."""
+    recovery = {"docker": {"host": host, "container": container, **more}}
+    return ServiceSettings.model_validate({"recovery": recovery})
+
+
+def restart(settings: ServiceSettings, before: Any) -> tuple[Status, str]:
+    """Perform the strategy once."""
+    outcome = Restart().perform(SERVICE, settings, key="key", attempt=1, before=before)
+    return outcome.status, outcome.detail
+
+
+def observe(settings: ServiceSettings, before: Any) -> tuple[Status, str]:
+    """What the strategy learns after an interruption."""
+    outcome = Restart().observe(SERVICE, settings, before=before)
+    return outcome.status, outcome.detail
+
+
+def test_a_restart_restarts_exactly_once(engine: DockerEngine) -> None:
+    """A new start time, a new process that answers, one restart in the engine's own records."""
+    with engine.web("tokenguard") as web:
+        settings = service(engine.host, "tokenguard")
+        before, page, started_at = Restart().before(SERVICE, settings), web.page(), web.started_at()
+        assert restart(settings, before) == (Status.SUCCEEDED, "container tokenguard was restarted")
+        assert web.wait_answering() != page
+        assert web.started_at() != started_at == before["started_at"]
+        assert (web.events("restart"), web.events("start")) == (1, 2)
+
+
+def test_looking_at_a_container_does_not_touch_it(engine: DockerEngine) -> None:
+    """`shf check`, `before` and `observe` only read."""
+    with engine.web("looked-at") as web:
+        settings = service(engine.host, "looked-at")
+        found, started_at = platform_of(SERVICE, settings), web.started_at()
+        assert found is not None
+        assert found.check() == "container looked-at is running"
+        observe(settings, Restart().before(SERVICE, settings))
+        assert (web.events("restart"), web.started_at()) == (0, started_at)
+
+
+def test_a_container_that_ignores_sigterm_is_restarted_after_its_time(engine: DockerEngine) -> None:
+    """It is killed when `stop_timeout` is over, and that is within what `longest_effect` promises."""
+    with engine.web("stubborn", on_term=IGNORES) as web:
+        settings = service(engine.host, "stubborn", stop_timeout="2s")
+        before, began = Restart().before(SERVICE, settings), time.monotonic()
+        assert restart(settings, before)[0] is Status.SUCCEEDED
+        assert 2.0 <= time.monotonic() - began < Restart().longest_effect(SERVICE, settings)
+        assert web.wait_answering()
+        assert web.events("restart") == 1
+
+
+def test_a_fraction_of_a_second_still_lets_a_container_end_by_itself(engine: DockerEngine) -> None:
+    """The engine counts in whole seconds: half a second must not become none, which is SIGKILL at once."""
+    with engine.web("polite", on_term="sleep 0.2; exit 0") as web:
+        settings = service(engine.host, "polite", stop_timeout="400ms")
+        assert restart(settings, Restart().before(SERVICE, settings))[0] is Status.SUCCEEDED
+        assert web.exit_codes() == [0]
+
+
+def test_a_container_can_be_named_by_its_short_id(engine: DockerEngine) -> None:
+    """As `docker ps` shows it."""
+    with engine.web("by-id") as web:
+        settings = service(engine.host, web.id[:12])
+        assert restart(settings, Restart().before(SERVICE, settings))[0] is Status.SUCCEEDED
+        assert web.events("restart") == 1
+
+
+def test_a_container_whose_id_only_begins_like_the_name_is_not_the_target(engine: DockerEngine) -> None:
+    """Without a container `db`, the engine would hand out any whose id begins with db."""
+    with engine.web("innocent") as web:
+        settings = service(engine.host, web.id[:6])
+        with pytest.raises(TargetUnreadable, match="innocent only has an id that begins so"):
+            Restart().before(SERVICE, settings)
+        stale = {"id": web.id, "started_at": web.started_at(), "restart_count": 0}
+        assert observe(settings, stale)[0] is Status.INDETERMINATE
+        assert web.events("restart") == 0
+
+
+def test_an_absent_container_is_no_target(engine: DockerEngine) -> None:
+    """There is nothing to remember of it, so no action is announced, and `shf check` says so."""
+    settings = service(engine.host, "nobody")
+    found = platform_of(SERVICE, settings)
+    assert found is not None
+    for ask in (found.check, found.snapshot):
+        with pytest.raises(TargetUnreadable, match="no container is called nobody"):
+            ask()
+
+
+def test_a_container_that_vanished_before_the_effect_fails(engine: DockerEngine) -> None:
+    """Nothing was done and nothing can be: failed, not indeterminate."""
+    settings = service(engine.host, "short-lived")
+    with engine.web("short-lived"):
+        before = Restart().before(SERVICE, settings)
+    assert restart(settings, before) == (Status.FAILED, "container short-lived no longer exists")
+    assert observe(settings, before)[0] is Status.INDETERMINATE
+
+
+def test_another_container_that_took_over_the_name_is_not_restarted(engine: DockerEngine) -> None:
+    """A deployment came between: the evidence was about the container that is gone."""
+    settings = service(engine.host, "replaced")
+    with engine.web("replaced"):
+        before = Restart().before(SERVICE, settings)
+    with engine.web("replaced") as newcomer:
+        started_at = newcomer.started_at()
+        assert restart(settings, before)[0] is Status.FAILED
+        assert (newcomer.events("restart"), newcomer.started_at()) == (0, started_at)
+        status, detail = observe(settings, before)
+        assert status is Status.INDETERMINATE
+        assert "another container has the name now" in detail
+
+
+def test_after_an_interruption_the_engine_tells_what_became_of_it(engine: DockerEngine) -> None:
+    """An unchanged start time means that it did not happen, a changed one that it did."""
+    with engine.web("interrupted") as web:
+        settings = service(engine.host, "interrupted")
+        before = Restart().before(SERVICE, settings)
+        assert observe(settings, before)[0] is Status.FAILED
+        web.container().restart(timeout=5)
+        assert observe(settings, before)[0] is Status.SUCCEEDED
+        assert web.events("restart") == 1
+
+
+def test_a_start_by_the_restart_policy_is_not_mistaken_for_ours(engine: DockerEngine) -> None:
+    """A crashing container gets new start times all the time; whether one was ours cannot be learnt."""
+    with engine.web("crashing", restart_policy={"Name": "always"}) as web:
+        settings = service(engine.host, "crashing")
+        before = Restart().before(SERVICE, settings)
+        os.kill(web.state()["Pid"], signal.SIGKILL)
+        wait_until("the policy starts it", lambda: web.started_at() != before["started_at"])
+        assert observe(settings, before)[0] is Status.INDETERMINATE
+        assert restart(settings, before)[0] is Status.SUCCEEDED
+        assert observe(settings, before)[0] is Status.SUCCEEDED  # an order resets the engine's count
+
+
+def test_an_answer_that_gets_lost_is_not_taken_for_a_failure(
+    engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine hangs in the middle: nobody knows, and nothing is repeated; later the engine can tell."""
+    monkeypatch.setattr(platform, "ENGINE_TIMEOUT", 1.0)
+    with engine.web("lost-answer", on_term=IGNORES) as web, ThreadPoolExecutor(1) as pool:
+        settings = service(engine.host, "lost-answer", stop_timeout="2s")
+        before = Restart().before(SERVICE, settings)
+        try:
+            answer = pool.submit(restart, settings, before)
+            wait_until("the engine stops the container", lambda: web.events("kill") > 0)
+            engine.signal(signal.SIGSTOP)
+            assert answer.result(timeout=20)[0] is Status.INDETERMINATE
+        finally:
+            engine.signal(signal.SIGCONT)
+        wait_until("the engine does what it was told", lambda: web.events("restart") == 1)
+        assert observe(settings, before)[0] is Status.SUCCEEDED
+
+
+def test_an_engine_that_hangs_is_given_up_and_nothing_was_done(
+    engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections and answers none: the order itself is never sent."""
+    monkeypatch.setattr(platform, "ENGINE_TIMEOUT", 1.0)
+    with engine.web("unheard") as web:
+        settings = service(engine.host, "unheard")
+        before, began = Restart().before(SERVICE, settings), time.monotonic()
+        try:
+            engine.signal(signal.SIGSTOP)
+            assert restart(settings, before)[0] is Status.FAILED
+            assert time.monotonic() - began < Restart().longest_effect(SERVICE, settings)
+        finally:
+            engine.signal(signal.SIGCONT)
+        assert (web.events("restart"), web.started_at()) == (0, before["started_at"])
+
+
+@engine_away
+def test_without_an_engine_nothing_is_done_and_nothing_is_known(own_engine: DockerEngine) -> None:
+    """An order that cannot be sent has failed; what became of an earlier one cannot be learnt."""
+    with own_engine.web("orphan") as web:
+        settings = service(own_engine.host, "orphan")
+        before = Restart().before(SERVICE, settings)
+        own_engine.stop()
+        with pytest.raises(TargetUnreadable, match=f"the engine at {own_engine.host} cannot be asked"):
+            Restart().before(SERVICE, settings)
+        assert restart(settings, before)[0] is Status.FAILED
+        assert observe(settings, before)[0] is Status.INDETERMINATE
+        own_engine.start()
+        assert web.started_at() == before["started_at"]
+
+
+@engine_away
+def test_an_engine_that_dies_in_the_middle_leaves_it_indeterminate(own_engine: DockerEngine) -> None:
+    """The connection breaks while the container is being stopped, and nobody is left to ask."""
+    with own_engine.web("cut-off", on_term=IGNORES) as web, ThreadPoolExecutor(1) as pool:
+        settings = service(own_engine.host, "cut-off", stop_timeout="20s")
+        answer = pool.submit(restart, settings, Restart().before(SERVICE, settings))
+        wait_until("the engine stops the container", lambda: web.events("kill") > 0)
+        process = web.state()["Pid"]
+        own_engine.kill()
+        assert answer.result(timeout=20)[0] is Status.INDETERMINATE
+        os.kill(process, signal.SIGKILL)  # or the next engine would wait 10 s for it to end
+        own_engine.start()
+
+
+def test_a_missing_sdk_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Docker SDK is an extra: who configures a container without it is told what to install."""
+    monkeypatch.setitem(sys.modules, "docker", None)
+    monkeypatch.delitem(sys.modules, "self_healing_fabric.recovery.platforms.docker")
+    with pytest.raises(TargetUnreadable, match=r"pip install 'self-healing-fabric\[docker\]'"):
+        platform_of(SERVICE, service("unix:///nowhere", SERVICE))
+
+
+class StillFailing:
+    """Stands in for Prometheus, which is not what is on trial here: the service fails, as far as known."""
+
+    def health(self, *_: object) -> tuple[Health, tuple[()]]:
+        """Outside its limits."""
+        return Health.FAILING, ()
+
+    def start_time(self, *_: object) -> None:
+        """Does not export its start time."""
+
+
+@contextmanager
+def fabric_on(store: Path, host: str, container: str, *, later: float = 0.0) -> Iterator[Context]:
+    """A fabric with one service on Docker, whose clock is `later` seconds ahead."""
+    fabric = Fabric(
+        Settings.model_validate(
+            {
+                "store": f"sqlite:///{store}",
+                "guardrails": {"cooldown": 0},
+                "services": {SERVICE: service(host, container, stop_timeout="3s").model_dump()},
+            }
+        )
+    )
+    try:
+        verifier = cast(Verifier, StillFailing())
+        yield replace(fabric.context, verifier=verifier, clock=lambda: time.time() + later)
+    finally:
+        fabric.stop()
+
+
+def step(context: Context) -> None:
+    """Claim the incident and advance it by one step, as the loop does."""
+    rows = context.store.write(
+        lambda connection: statements.claim_due(
+            connection, owner="test", now=context.clock(), lease=60, limit=1
+        )
+    )
+    orchestrator = HealingOrchestrator(context)
+    try:
+        orchestrator.advance(incident_of(rows[0]))
+    finally:
+        orchestrator.stop()
+
+
+def open_incident(context: Context) -> None:
+    """One that is diagnosed and about to be restarted."""
+    now = time.time()
+    values = {"id": INCIDENT, "subject": SERVICE, "service": SERVICE, "known_service": True, "title": "down"}
+    times = {"opened_at": now, "updated_at": now, "due_at": now}
+    planned = {"severity": "critical", "state": State.RECOVERING.value, "plan": ["restart"]}
+    context.store.write(
+        lambda connection: statements.insert_incident(connection, {**values, **times, **planned})
+    )
+
+
+def state_and_actions(context: Context) -> tuple[str, list[str]]:
+    """The incident's state and the status of each of its actions."""
+    incident = context.store.read(lambda connection: statements.incident(connection, INCIDENT))
+    actions = context.store.read(lambda connection: statements.actions_of(connection, INCIDENT))
+    assert incident is not None
+    return incident.state, [row.status for row in actions]
+
+
+def test_the_state_machine_restarts_a_container_once_and_then_verifies(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    """From a plan to the effect at the target, with everything in the journal."""
+    with engine.web("healed") as web, fabric_on(tmp_path / "shf.db", engine.host, "healed") as context:
+        open_incident(context)
+        step(context)
+        assert state_and_actions(context) == ("verifying", ["succeeded"])
+        assert web.wait_answering()
+        assert web.events("restart") == 1
+
+
+def begin_to_restart(store: Path, host: str, container: str, die_first: bool) -> None:
+    """The life of a fabric that is killed: in a process of its own."""
+    with fabric_on(store, host, container) as context:
+        if die_first:
+            kill_me: Any = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            platform.DockerPlatform.restart = kill_me  # type: ignore[method-assign]
+        open_incident(context)
+        step(context)
+
+
+def killed_fabric(store: Path, web: Web, *, die_first: bool) -> None:
+    """Run a fabric that is killed with SIGKILL, right before its order or while the engine carries it out."""
+    arguments = (store, web.engine.host, web.name, die_first)
+    process = multiprocessing.get_context("spawn").Process(target=begin_to_restart, args=arguments)
+    process.start()
+    if not die_first:
+        wait_until("the engine stops the container", lambda: web.events("kill") > 0)
+        process.kill()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    process.close()
+
+
+def test_a_fabric_killed_during_a_restart_does_not_restart_again(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    """The engine finishes without it; the next fabric waits, asks the engine, and goes on to verify."""
+    store = tmp_path / "shf.db"
+    with engine.web("killed-amid", on_term=IGNORES) as web:
+        killed_fabric(store, web, die_first=False)
+        with fabric_on(store, engine.host, web.name, later=1) as context:
+            release(context)
+            step(context)
+            assert state_and_actions(context) == ("recovering", ["started"])  # too early to ask
+        wait_until("the engine does what it was told", lambda: web.events("restart") == 1)
+        with fabric_on(store, engine.host, web.name, later=120) as context:
+            step(context)
+            assert state_and_actions(context) == ("verifying", ["succeeded"])
+        assert web.wait_answering()
+        assert web.events("restart") == 1
+
+
+def test_a_fabric_killed_before_its_order_restarts_once_afterwards(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    """The engine says that nothing happened, so it may be tried: one restart in all."""
+    store = tmp_path / "shf.db"
+    with engine.web("killed-before") as web:
+        killed_fabric(store, web, die_first=True)
+        with fabric_on(store, engine.host, web.name, later=120) as context:
+            release(context)
+            step(context)
+            assert state_and_actions(context) == ("recovering", ["failed"])
+            assert web.events("restart") == 0
+            step(context)
+            assert state_and_actions(context) == ("verifying", ["failed", "succeeded"])
+        assert web.wait_answering()
+        assert web.events("restart") == 1
+
+
+def release(context: Context) -> None:
+    """What a fabric does at its start: the process that held the leases is dead."""
+    context.store.write(statements.release_all_leases)
