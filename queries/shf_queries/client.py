@@ -42,9 +42,8 @@ class PrometheusClient:
         self._timeout = timeout
         self._warnings = threading.local()
         self._session = requests.Session()
-        self._session.trust_env = (
-            False  # a proxy or .netrc of the host must not decide where evidence comes from
-        )
+        # A proxy or .netrc of the host must not decide where evidence comes from.
+        self._session.trust_env = False
         self._session.hooks["response"].append(self._keep_warnings)
         if bearer_token_file is not None:
             self._session.auth = _BearerToken(bearer_token_file)
@@ -54,17 +53,17 @@ class PrometheusClient:
 
     def instant(self, promql: str, *, at: float | None = None) -> tuple[Sample, ...]:
         """Evaluate `promql` at one time (seconds since 1970; now when None) and return its vector."""
-        return vector(self._query(promql, at))
+        return self._query(promql, at, vector)
 
     def raw(self, selector: str, *, seconds: float, at: float | None = None) -> tuple[Series, ...]:
         """Return the samples of the last `seconds` as stored, with their own times: no look-back."""
-        return matrix(self._query(f"{selector}[{max(1, round(seconds * 1000))}ms]", at))
+        return self._query(f"{selector}[{max(1, round(seconds * 1000))}ms]", at, matrix)
 
     def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
         """Evaluate `promql` every `step` seconds from `start` to `end` (seconds since 1970)."""
-        return matrix(
-            self._ask(
-                lambda: self._connection.custom_query_range(
+        return self._ask(
+            lambda: matrix(
+                self._connection.custom_query_range(
                     promql,
                     start_time=datetime.fromtimestamp(start, UTC),
                     end_time=datetime.fromtimestamp(end, UTC),
@@ -81,7 +80,7 @@ class PrometheusClient:
             response = self._session.get(f"{self.url}/api/v1/alerts", timeout=self._timeout)
             if response.status_code != requests.codes.ok:
                 raise PrometheusApiClientException(f"HTTP Status Code {response.status_code}")
-            return list(response.json()["data"]["alerts"])
+            return [dict(alert) for alert in response.json()["data"]["alerts"]]
 
         return self._ask(ask)
 
@@ -89,9 +88,12 @@ class PrometheusClient:
         """Close the connections."""
         self._session.close()
 
-    def _query(self, promql: str, at: float | None) -> Sequence[Mapping[str, Any]]:
+    def _query(self, promql: str, at: float | None, convert: Callable[[Any], T]) -> T:
         params = None if at is None else {"time": f"{at:.3f}"}
-        return self._ask(lambda: self._connection.custom_query(promql, params=params, timeout=self._timeout))
+        # Converted under the same roof: an answer of another shape is no answer, wherever that shows.
+        return self._ask(
+            lambda: convert(self._connection.custom_query(promql, params=params, timeout=self._timeout))
+        )
 
     def _ask(self, call: Callable[[], T]) -> T:
         self._warnings.last = self._warnings.status = None
@@ -105,7 +107,9 @@ class PrometheusClient:
             if self._warnings.status is not None and 400 <= self._warnings.status < 500:
                 raise QueryRejected(f"Prometheus at {self.url} refused: {error}") from error
             raise PrometheusUnavailable(f"Prometheus at {self.url} failed: {error}") from error
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except OSError as error:  # requests' own errors are OSErrors too and were caught above
+            raise PrometheusUnavailable(f"Prometheus at {self.url} cannot be asked: {error}") from error
+        except (LookupError, TypeError, ValueError) as error:
             raise PrometheusUnavailable(
                 f"{self.url} does not answer as Prometheus does: {error!r}"
             ) from error

@@ -92,9 +92,20 @@ def _alertmanager(settings: Settings) -> Iterator[Finding]:
         return
     url = settings.alertmanager.url
     subject = f"alertmanager {url}"
+    token_file, headers = settings.alertmanager.bearer_token_file, {}
     try:
-        answer = httpx.get(f"{url}/api/v2/receivers", timeout=settings.alertmanager.timeout, trust_env=False)
-        names = [item["name"] for item in answer.raise_for_status().json()]
+        if token_file is not None:
+            headers["Authorization"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
+        answer = httpx.get(
+            f"{url}/api/v2/receivers",
+            headers=headers,
+            timeout=settings.alertmanager.timeout,
+            trust_env=False,
+        )
+        names = [str(item["name"]) for item in answer.raise_for_status().json()]
+    except OSError as error:
+        yield Finding(subject, False, f"cannot be asked: {error}")
+        return
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         yield Finding(subject, False, f"does not answer as Alertmanager does: {error}")
         return
@@ -109,7 +120,11 @@ def _service(name: str, service: ServiceSettings) -> Iterator[Finding]:
     subject = f"service {name}"
     if service.health:
         yield _asked(subject, f"health {service.health}", lambda: _probe(str(service.health)))
-    platform = platform_of(name, service)
+    try:
+        platform = platform_of(name, service)
+    except ShfError as error:
+        yield Finding(subject, False, str(error))
+        return
     if platform is None:
         yield Finding(subject, None, "has no recovery target: it will be watched and escalated, not healed")
     else:

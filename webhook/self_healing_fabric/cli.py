@@ -65,7 +65,7 @@ def main() -> None:
 @_errors_as_sentences
 def serve(config: Path | None, log_format: str) -> None:
     """Take notifications and heal, until SIGTERM or Ctrl-C."""
-    # As PID 1 of a container the process would ignore SIGTERM until it has a handler, and the imports take a second.
+    # PID 1 of a container ignores SIGTERM until it has a handler, and the imports take a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from self_healing_fabric.app import serve as run
     from self_healing_fabric.integration.lifecycle import Fabric

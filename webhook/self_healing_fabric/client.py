@@ -23,23 +23,30 @@ class FabricClient:
         headers = {}
         if token_file is not None:
             try:
-                headers["Authorization"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
+                headers["Authorization"] = f"Bearer {token_file.read_text(encoding='ascii').strip()}"
             except OSError as error:
                 raise ApiError(f"{token_file}: cannot be read: {error.strerror}") from error
+            except UnicodeError as error:
+                raise ApiError(f"{token_file}: holds no token: an HTTP header takes ASCII only") from error
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT, trust_env=False)
+        try:
+            self._http = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT, trust_env=False)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ApiError(f"{url} is no URL: {error}") from error
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call the API and return the JSON of its answer. Raises ApiError."""
         try:
             answer = self._http.request(method, path, **arguments)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ApiError(
                 f"the fabric at {self._url} does not answer ({error}). Does `shf serve` run?"
             ) from error
         try:
             body = answer.json()
-        except ValueError as error:
+            if not isinstance(body, dict):
+                raise TypeError("not an object")
+        except (ValueError, TypeError) as error:
             raise ApiError(
                 f"{self._url} answered {answer.status_code}, but not as the fabric does"
             ) from error

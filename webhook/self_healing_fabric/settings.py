@@ -19,9 +19,14 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
-from self_healing_fabric.durations import Duration
+from self_healing_fabric.durations import Duration, parse_duration
 from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
 
 DEFAULT_FILE = Path("shf.yaml")
@@ -44,10 +49,14 @@ class Mode(StrEnum):
 
 def _http_url(value: str) -> str:
     """Accept an absolute http(s) URL with a host; anything else could be turned into another kind of call."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = urlsplit(value)  # raises ValueError for brackets, `port` for ports that cannot be
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not _is_word(value):
         raise ValueError("give an absolute URL that starts with http:// or https://")
     return value.rstrip("/") if parts.path == "/" else value
+
+
+def _is_word(text: str) -> bool:
+    return text.isprintable() and " " not in text
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -115,6 +124,16 @@ class RecoverySettings(Section):
     docker: DockerRecovery | None = Field(None, description="repair of a container")
 
 
+class ServiceThresholds(Section):
+    """Limits of one service where they differ from the others': as `thresholds`."""
+
+    heartbeat: Duration | None = Field(None, gt=0, description="silent for longer is a failure")
+    error_ratio: float | None = Field(None, gt=0, lt=1, description="failed share of the requests")
+    latency_factor: float | None = Field(None, gt=1, description="P95 in multiples of its baseline")
+    cpu: float | None = Field(None, gt=0, lt=1, description="share of the CPU")
+    memory: float | None = Field(None, gt=0, lt=1, description="share of the memory limit")
+
+
 class ServiceSettings(Section):
     """One service that is watched and healed."""
 
@@ -123,6 +142,13 @@ class ServiceSettings(Section):
     )
     tier: Literal["critical", "standard", "low"] = Field("standard", description="how much depends on it")
     health: HttpUrl | None = Field(None, description="health endpoint; 2xx is healthy")
+    metrics: HttpUrl | None = Field(None, description="metrics endpoint, for service discovery")
+    pushes_heartbeats: bool = Field(
+        False, description="a job that cannot be scraped calls POST /api/v1/heartbeats/NAME"
+    )
+    thresholds: ServiceThresholds = Field(
+        ServiceThresholds(), description="limits that differ for this service"
+    )
     depends_on: tuple[ServiceName, ...] = Field((), description="services that it cannot work without")
     recovery: RecoverySettings = Field(RecoverySettings(), description="where it can be repaired")
 
@@ -130,6 +156,7 @@ class ServiceSettings(Section):
 class Thresholds(Section):
     """Limits of the signals; `shf rules` renders the alert rules with the same numbers."""
 
+    heartbeat: Duration = Field(30.0, gt=0, description="silent for longer is a failure")
     error_ratio: float = Field(0.05, gt=0, lt=1, description="failed share of the requests")
     latency_factor: float = Field(2.0, gt=1, description="P95 in multiples of its baseline")
     cpu: float = Field(0.90, gt=0, lt=1, description="share of the CPU")
@@ -239,7 +266,8 @@ class Settings(BaseSettings):
     @field_validator("store")
     @classmethod
     def _known_store(cls, value: str) -> str:
-        if not value.startswith("sqlite:///"):
+        path = value.removeprefix("sqlite:///")
+        if path in (value, "") or ":memory:" in path or "?" in path:  # SQLite in memory forgets
             raise ValueError("give a SQLite file as sqlite:///relative.db or sqlite:////absolute/path.db")
         return value
 
@@ -272,6 +300,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file, as people expect of a container."""
         return env_settings, init_settings
+
+    def thresholds_of(self, service: str) -> Thresholds:
+        """The limits that hold for a service: its own where it has some, else everybody's."""
+        own = (
+            self.services[service].thresholds.model_dump(exclude_none=True)
+            if service in self.services
+            else {}
+        )
+        return self.thresholds.model_copy(update=own)
 
     def auth_token(self) -> str | None:
         """Read the bearer token anew (it can be rotated); None when no token is configured."""
@@ -312,10 +349,14 @@ def load_settings(path: Path) -> Settings:
         ConfigurationError: with every problem found, each under its path.
     """
     raw = _read_yaml(path)
-    problems = [*_unknown_variables()]
+    # pydantic-settings takes such names as its own options, `_env_file` for example.
+    problems = [Problem(key, "unknown setting") for key in raw if key.startswith("_")]
+    problems += _unknown_variables()
     settings: Settings | None = None
     try:
-        settings = Settings(**raw)
+        settings = Settings(**{key: value for key, value in raw.items() if not key.startswith("_")})
+    except SettingsError as error:
+        problems.append(Problem("environment", f"{error}: give JSON"))
     except ValidationError as error:
         problems += [_problem(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors()]
     problems += _cross_references(settings.model_dump() if settings else raw)
@@ -324,10 +365,24 @@ def load_settings(path: Path) -> Settings:
     return settings
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML would silently drop the first `guardrails`."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{key.value}` is given twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
         raise ConfigurationError(str(path), [Problem("", f"not valid YAML: {error}")]) from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
@@ -386,11 +441,14 @@ def _cross_references(raw: Mapping[str, Any]) -> Iterator[Problem]:
     for name, service in services.items():
         if not isinstance(service, Mapping):
             continue
-        for index, dependency in enumerate(service.get("depends_on") or ()):
+        dependencies = service.get("depends_on")
+        for index, dependency in enumerate(dependencies if isinstance(dependencies, list | tuple) else ()):
+            if not isinstance(dependency, str):
+                continue  # its type is reported already
             if dependency == name:
                 yield Problem(f"services.{name}.depends_on.{index}", "a service cannot depend on itself")
             elif dependency not in services:
-                hint = difflib.get_close_matches(str(dependency), map(str, services), n=1)
+                hint = difflib.get_close_matches(dependency, map(str, services), n=1)
                 more = f"; did you mean `{hint[0]}`?" if hint else "; add it under `services`"
                 yield Problem(
                     f"services.{name}.depends_on.{index}", f"no service is called `{dependency}`{more}"
@@ -421,7 +479,7 @@ def _token_file_problems(path: Path) -> Iterator[Problem]:
     try:
         if not path.read_text(encoding="utf-8").strip():
             yield Problem("auth.token_file", f"{path} is empty: write a token into it")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         yield Problem("auth.token_file", f"{path} cannot be read: {error}")
 
 
@@ -429,6 +487,12 @@ def _verification_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
     verification = raw.get("verification")
     if not isinstance(verification, Mapping):
         return
-    stability, deadline = verification.get("stability"), verification.get("deadline")
-    if isinstance(stability, float) and isinstance(deadline, float) and deadline < 2 * stability:
+    fields = VerificationSettings.model_fields
+    try:
+        stability, deadline = (
+            parse_duration(verification.get(name, fields[name].default)) for name in ("stability", "deadline")
+        )
+    except ValueError:
+        return  # reported already
+    if deadline < 2 * stability:
         yield Problem("verification.deadline", f"must be at least twice `stability` ({stability:g} s)")

@@ -383,3 +383,18 @@ def test_unexpected_error_harms_only_its_incident(world: Any, monkeypatch: pytes
     world.run(seconds=60)
     assert world.incident().state is State.ESCALATED
     assert sum("boom" in line for line in world.story() if line.startswith("note:")) == 3
+
+
+def test_service_is_held_against_its_own_limits(make_world: Callable[..., Any]) -> None:
+    """A service that normally fails 10 % of its requests is calm at 15 % when its own limit is 20 %."""
+    world = make_world()
+    world.close()
+    services = world.values["services"]
+    world.values["services"] = {"cart": {**services["cart"], "thresholds": {"error_ratio": 0.2}}}
+    world.open()
+    world.set(ERROR_RATIO.series, 0.15)
+    world.set(ERROR_RATIO.fresh_series, 0.15)
+    world.receive(world.alert(signal="error_ratio"))
+    world.run(seconds=20)
+    assert world.incident().outcome == "recovered"
+    assert world.target.restarts == []

@@ -7,10 +7,11 @@ be stored now gets 503, which is repeated.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.incidents.ingestion import identity_time, store_alerts
@@ -22,6 +23,17 @@ blueprint = Blueprint("alerts", __name__)
 Fingerprint = Annotated[str, Field(min_length=1, max_length=64)]
 
 
+def _exists_in_utc(moment: datetime) -> datetime:
+    """Refuse what overflows in UTC, such as year 1 in an eastern zone: a 503 would be sent again for ever."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time does not exist in UTC") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_exists_in_utc)]
+
+
 class WebhookAlert(BaseModel):
     """One alert of the notification. Keys that newer versions add are ignored."""
 
@@ -30,7 +42,7 @@ class WebhookAlert(BaseModel):
     status: Literal["firing", "resolved"]
     labels: dict[str, str]
     annotations: dict[str, str] = {}
-    startsAt: AwareDatetime  # noqa: N815 - Alertmanager's name
+    startsAt: Moment  # noqa: N815 - Alertmanager's name
     fingerprint: Fingerprint
 
     def alert(self) -> Alert:
@@ -52,12 +64,7 @@ class WebhookMessage(BaseModel):
 @blueprint.post("/api/v1/alerts")
 def receive() -> Response:
     """Take a notification in."""
-    response = _receive(current_app.extensions["fabric"])
-    current_app.extensions["fabric"].context.metrics.requests.labels(str(response.status_code)).inc()
-    return response
-
-
-def _receive(fabric: Fabric) -> Response:
+    fabric: Fabric = current_app.extensions["fabric"]
     if fabric.draining:
         return problem(503, "the fabric is shutting down; send it again")
     try:
@@ -72,6 +79,13 @@ def _receive(fabric: Fabric) -> Response:
         fabric.context.metrics.alerts.labels(item.status).inc()
     response = jsonify({"stored": len(alerts), "truncated": message.truncatedAlerts})
     response.status_code = 202
+    return response
+
+
+@blueprint.after_request
+def count(response: Response) -> Response:
+    """Count the answer, also one that an error handler or the check of the token gave."""
+    current_app.extensions["fabric"].context.metrics.requests.labels(str(response.status_code)).inc()
     return response
 
 

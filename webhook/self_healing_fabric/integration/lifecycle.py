@@ -17,7 +17,7 @@ from self_healing_fabric.orchestration.healing_orchestrator import HealingOrches
 from self_healing_fabric.recovery.strategies import strategies
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
-from self_healing_fabric.store import Store
+from self_healing_fabric.store import Store, statements
 from self_healing_fabric.telemetry import Metrics
 from shf_queries import PrometheusClient
 
@@ -54,6 +54,9 @@ class Fabric:
 
     def start(self) -> None:
         """Begin to work."""
+        pushing = [name for name, service in self.settings.services.items() if service.pushes_heartbeats]
+        now = self.context.clock()
+        self.store.write(lambda connection: statements.register_heartbeats(connection, pushing, now))
         self.orchestrator.start()
         log.info("started", services=len(self.settings.services), prometheus=self.settings.prometheus.url)
 

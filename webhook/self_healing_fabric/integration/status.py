@@ -64,6 +64,8 @@ class StateCollector(Collector):
         yield from self._open_incidents()
         yield from self._guardrails()
         yield from self._mode()
+        yield from self._thresholds()
+        yield from self._heartbeats()
 
     def _incidents(self) -> Iterator[Metric]:
         number = GaugeMetricFamily(
@@ -150,6 +152,30 @@ class StateCollector(Collector):
         family = GaugeMetricFamily("shf_mode", "1 for the mode in force.", labels=["mode"])
         for each in Mode:
             family.add_metric([each.value], float(each is current))
+        yield family
+
+    def _thresholds(self) -> Iterator[Metric]:
+        """What the rules hold a service against; its series for `heartbeat` says that it is expected."""
+        family = GaugeMetricFamily(
+            "shf_signal_threshold", "Limit of a signal of a service.", labels=["service", "signal"]
+        )
+        for service in self._fabric.settings.services:
+            limits = self._fabric.settings.thresholds_of(service)
+            family.add_metric([service, "heartbeat"], limits.heartbeat)
+            family.add_metric([service, "error_ratio"], limits.error_ratio)
+            family.add_metric([service, "latency_p95"], limits.latency_factor)
+            family.add_metric([service, "cpu"], limits.cpu)
+            family.add_metric([service, "memory"], limits.memory)
+        yield family
+
+    def _heartbeats(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "shf_heartbeat_timestamp_seconds",
+            "When a service that pushes heartbeats was heard last, or registered.",
+            labels=["service"],
+        )
+        for service, at in sorted(self._fabric.store.read(statements.heartbeat_times).items()):
+            family.add_metric([service], at)
         yield family
 
 

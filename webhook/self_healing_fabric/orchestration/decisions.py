@@ -44,7 +44,7 @@ def decide(
         if transition is not None and transition.state is incident.state and "plan" not in transition.changes:
             # Only a note on the incident: the step in hand goes on undisturbed.
             statements.annotate(connection, incident.id, transition.changes)
-            timeline.append(connection, incident.id, transition.entries, now)
+            timeline.append(connection, incident.id, [*transition.entries, *_reason(by, reason)], now)
         elif transition is not None:
             _refuse_during_action(connection, incident)
             _write(connection, incident, transition, by=by, reason=reason, now=now)
@@ -79,9 +79,11 @@ def _write(
     if transition.state is not incident.state:
         data = {"from": incident.state.value, "to": transition.state.value, "by": by}
         entries.append(Entry(Kind.STATE, f"{incident.state} -> {transition.state}", data))
-    if reason:
-        entries.append(Entry(Kind.NOTE, f"{by}: {reason}"))
-    timeline.append(connection, incident.id, entries, now)
+    timeline.append(connection, incident.id, [*entries, *_reason(by, reason)], now)
+
+
+def _reason(by: str, reason: str | None) -> list[Entry]:
+    return [Entry(Kind.NOTE, f"{by}: {reason}")] if reason else []
 
 
 def _acknowledge(incident: Incident, _: Context, by: str) -> Transition | None:
@@ -114,6 +116,8 @@ def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
 def _escalate(incident: Incident, context: Context, by: str) -> Transition | None:
     if incident.state in (State.RESOLVED, State.CLOSED):
         raise DecisionRefused(f"the incident is {incident.state} already")
+    if incident.state is State.ESCALATED and not incident.plan and not incident.acknowledged_by:
+        return None  # people are called already; whoever took it may hand it on to the next level
     return _to_people(incident, context, f"{by} asked for it")
 
 

@@ -92,8 +92,9 @@ def announce(
     action: Mapping[str, Any],
     strategy: str,
     disruptive: bool,
+    entries: tuple[Entry, ...] = (),
 ) -> Refusal | None:
-    """Ask the guardrails and, if they allow it, write the action down, in one transaction.
+    """Ask the guardrails and, if they allow it, write the action down after `entries`, in one transaction.
 
     Returns the refusal, or None: then the action is announced and its effect may begin.
     """
@@ -114,7 +115,7 @@ def announce(
         statements.insert_action(connection, {**action, **values, "incident_id": incident.id})
         message = f"Intends to {strategy} {action['target']} (attempt {action['attempt']})."
         data = {"action": action["id"], "strategy": strategy, "target": action["target"]}
-        timeline.append(connection, incident.id, [Entry(Kind.ACTION, message, data)], now)
+        timeline.append(connection, incident.id, [*entries, Entry(Kind.ACTION, message, data)], now)
         return None
 
     return context.store.write(write)

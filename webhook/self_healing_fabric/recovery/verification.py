@@ -9,7 +9,8 @@ action. Everything else is some kind of no, and at the deadline it is said which
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -154,16 +155,18 @@ class Verifier:
         seconds = min(now - fresh_from, MAX_LOOK_BACK)
         if seconds <= 0:
             return Run(signal, None)
-        limit = self._limit(service, signal, now)
+        limit_for = self._limits(service, signal, now)
         query = catalogue.series_of(signal.fresh_series, service)
         series = [item for item in self._client.raw(query, seconds=seconds, at=now) if item.times.size]
-        if limit is None or not series:
+        if not series:
             return Run(signal, None)
-        runs = [self._run_of(item, signal, limit, query, now) for item in series]
+        runs = [self._run_of(item, signal, limit_for(item.labels), query, now) for item in series]
         # The worst of several series (clusters, namespaces) speaks for the service.
         return min(runs, key=lambda run: (run.good_for, not run.bad_now))
 
-    def _run_of(self, series: Series, signal: Signal, limit: Limit, query: str, now: float) -> Run:
+    def _run_of(self, series: Series, signal: Signal, limit: Limit | None, query: str, now: float) -> Run:
+        if limit is None:
+            return Run(signal, None)
         good = np.array([not is_outside(signal, value, limit.value) for value in series.values], dtype=bool)
         good &= ~np.isnan(series.values)
         last, value = float(series.times[-1]), float(series.values[-1])
@@ -182,12 +185,22 @@ class Verifier:
             ever_bad=bool((~good).any()),
         )
 
-    def _limit(self, service: str, signal: Signal, now: float) -> Limit | None:
+    def _limits(
+        self, service: str, signal: Signal, now: float
+    ) -> Callable[[Mapping[str, str]], Limit | None]:
+        """The limit for the series with the given labels: each namespace is held against its own baseline."""
+        thresholds = self._settings.thresholds_of(service)
         if signal.baseline_series is None:
-            return limit_of(signal, self._settings.thresholds, None)
+            fixed = limit_of(signal, thresholds, None)
+            return lambda _: fixed
         samples = self._client.instant(catalogue.series_of(signal.baseline_series, service), at=now)
-        baseline = min((sample.value for sample in samples), default=None)
-        return limit_of(signal, self._settings.thresholds, baseline)
+        # Nothing is outside a limit of NaN: such a baseline is none.
+        baselines = {_identity(each.labels): each.value for each in samples if math.isfinite(each.value)}
+        return lambda labels: limit_of(signal, thresholds, baselines.get(_identity(labels)))
+
+
+def _identity(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in labels.items() if name != "__name__")
 
 
 def _at_deadline(runs: list[Run], not_restarted: bool) -> tuple[Verdict, str]:

@@ -124,6 +124,14 @@ timeline = Table(
     Index("timeline_by_incident", "incident_id", "id"),
 )
 
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("service", Text, primary_key=True),
+    # Of the last heartbeat, or of the registration: a service that never came up must become stale too.
+    Column("at", Double, nullable=False),
+)
+
 controls = Table(
     "controls",
     metadata,

@@ -7,14 +7,14 @@ alert's upsert.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from self_healing_fabric.errors import LeaseLost
-from self_healing_fabric.store.schema import actions, alerts, controls, incidents, timeline
+from self_healing_fabric.store.schema import actions, alerts, controls, heartbeats, incidents, timeline
 
 AnyRow = Row[Any]
 Changes = Mapping[str, Any]
@@ -140,9 +140,14 @@ def upsert_alert(connection: Connection, values: Changes) -> None:
 
 
 def revive_alert(connection: Connection, fingerprint: str, starts_at: str) -> None:
-    """Alertmanager itself lists the alert as active: an end noted earlier was a false one."""
+    """Alertmanager itself lists the alert as active: an end noted earlier was a false one.
+
+    An incident that was closed meanwhile never changes again, so the alert leaves it and opens another one.
+    """
+    closed = select(incidents.c.id).where(incidents.c.closed_at.is_not(None))
+    still_open = case((alerts.c.incident_id.in_(closed), None), else_=alerts.c.incident_id)
     query = update(alerts).where(alerts.c.fingerprint == fingerprint, alerts.c.starts_at == starts_at)
-    connection.execute(query.values(status="firing", ended_at=None))
+    connection.execute(query.values(status="firing", ended_at=None, incident_id=still_open))
 
 
 def end_alert(connection: Connection, alert_id: int, now: float) -> None:
@@ -217,6 +222,25 @@ def timeline_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
     """The timeline of one incident in the order in which it was written."""
     query = select(timeline).where(timeline.c.incident_id == incident_id)
     return connection.execute(query.order_by(timeline.c.id)).all()
+
+
+def register_heartbeats(connection: Connection, services: Collection[str], now: float) -> None:
+    """Begin to wait for the heartbeats of services that are new, and forget those that are gone."""
+    connection.execute(delete(heartbeats).where(heartbeats.c.service.not_in(services)))
+    for service in services:
+        statement = upsert(heartbeats).values(service=service, at=now)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["service"]))
+
+
+def beat(connection: Connection, service: str, now: float) -> bool:
+    """Note a heartbeat; False when the service is not registered for it."""
+    statement = update(heartbeats).where(heartbeats.c.service == service).values(at=now)
+    return connection.execute(statement).rowcount == 1
+
+
+def heartbeat_times(connection: Connection) -> Mapping[str, float]:
+    """When each service that pushes heartbeats was heard last."""
+    return {row.service: row.at for row in connection.execute(select(heartbeats))}
 
 
 def control(connection: Connection, name: str) -> AnyRow | None:

@@ -3,7 +3,8 @@
 With a connection a thread, SQLite's writers wait for each other by polling, and the slowest request takes ten
 times as long as with one writer. Here every write is a function put into a queue; the writer runs all that
 have gathered in one transaction and answers each only after the commit. A function that fails is rolled back
-to its savepoint and harms no other; a commit that fails fails them all, and nobody was told that it worked.
+to its savepoint and harms no other; a commit that fails, or a database that gives the transaction up, fails
+them all, and nobody was told that it worked.
 """
 
 from __future__ import annotations
@@ -41,9 +42,8 @@ class Writer:
         """Run `function` in a transaction and return its value after the commit.
 
         Raises:
-            StoreUnavailable: it was not, or not in time, stored. (After a timeout it may still be: writes
-                from outside
-                are therefore idempotent.)
+            StoreUnavailable: it was not stored, or not in time. (After a timeout it may still be stored, so
+                writes from outside are idempotent.)
         """
         future: Future[T] = Future()
         if self._closed.is_set():
@@ -95,6 +95,7 @@ class Writer:
                         with connection.begin_nested():
                             answers.append((future, function(connection), None))
                     except Exception as error:  # noqa: BLE001 - belongs to this caller, who gets it
+                        _check_transaction(connection, error)
                         answers.append((future, None, error))
         except Exception as error:  # noqa: BLE001 - nothing of the batch is stored: everyone must hear it
             reason = getattr(error, "orig", None) or error
@@ -106,6 +107,20 @@ class Writer:
                 future.set_result(value)
             else:
                 future.set_exception(_as_ours(failure))
+
+
+def _check_transaction(connection: Connection, error: BaseException) -> None:
+    """Raise when the database gave up the whole transaction, and with it the jobs that had gone well.
+
+    SQLite does so when the disk is full or fails, and its driver's `commit` then does nothing, silently.
+    """
+    driver: Any = connection.connection.driver_connection
+    if driver.in_transaction:
+        return
+    # The first error says what happened; those after it only what broke then.
+    while error.__context__ is not None:
+        error = error.__context__
+    raise StoreUnavailable(str(error))
 
 
 def _as_ours(error: BaseException) -> BaseException:

@@ -43,7 +43,7 @@ def diagnosing(incident: Incident, context: Context) -> Step:
             context.prometheus,
             service=service,
             depends_on=configured.depends_on,
-            thresholds=context.settings.thresholds,
+            thresholds=context.settings.thresholds_of(service),
             at=now,
         )
         dependants = [

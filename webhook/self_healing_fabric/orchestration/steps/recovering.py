@@ -85,11 +85,16 @@ def _act(incident: Incident, context: Context, strategy: Strategy, entries: tupl
     except TargetUnreadable as error:
         return _next(incident, context, f"{strategy.name} is not possible: {error}", *entries)
     refusal = journal.announce(
-        context, incident, action=action, strategy=strategy.name, disruptive=strategy.disruptive
+        context,
+        incident,
+        action=action,
+        strategy=strategy.name,
+        disruptive=strategy.disruptive,
+        entries=entries,
     )
     if refusal is not None:
         return _refused(incident, context, refusal, entries)
-    return _perform(incident, context, strategy, action, entries)
+    return _perform(incident, context, strategy, action)
 
 
 def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tuple[Entry, ...]) -> Step:
@@ -135,17 +140,11 @@ def _failures_in_a_row(actions: Sequence[Row[Any]], strategy: str) -> int:
     return count
 
 
-def _perform(
-    incident: Incident,
-    context: Context,
-    strategy: Strategy,
-    action: dict[str, Any],
-    entries: tuple[Entry, ...],
-) -> Step:
+def _perform(incident: Incident, context: Context, strategy: Strategy, action: dict[str, Any]) -> Step:
     service = str(incident.service)
     if not journal.begin(context, incident, action["id"]):
         outcome = ActionOutcome(Status.FAILED, "paused before it began; nothing was done", 0.0)
-        paused = Transition(State.RECOVERING, PAUSE_POLL, entries, waiting_for="mode: the fabric is paused")
+        paused = Transition(State.RECOVERING, PAUSE_POLL, waiting_for="mode: the fabric is paused")
         return Step(paused, finished=(action["id"], outcome), strategy=strategy.name)
     with context.metrics.action_seconds.labels(strategy.name).time():
         outcome = strategy.perform(
@@ -155,7 +154,7 @@ def _perform(
             attempt=action["attempt"],
             before=action["before"],
         )
-    return _after_action(incident, context, strategy, action, outcome, entries)
+    return _after_action(incident, context, strategy, action, outcome)
 
 
 def _after_action(
@@ -164,26 +163,25 @@ def _after_action(
     strategy: Strategy,
     action: dict[str, Any],
     outcome: ActionOutcome,
-    entries: tuple[Entry, ...] = (),
 ) -> Step:
     told = Entry(
         Kind.ACTION,
         f"{strategy.name} {outcome.status}: {outcome.detail}",
         {"action": action["id"], "strategy": strategy.name, "status": outcome.status.value},
     )
-    entries, finished = (*entries, told), (action["id"], outcome)
+    finished = (action["id"], outcome)
     if outcome.status is Status.SUCCEEDED:
         started_before = action["before"].get("process_start")
-        transition = verify_from(context, action=action["id"], started_before=started_before, entries=entries)
+        transition = verify_from(context, action=action["id"], started_before=started_before, entries=(told,))
         return Step(transition, finished=finished, strategy=strategy.name)
     if outcome.status is Status.INDETERMINATE:
         reason = f"whether {strategy.name} happened cannot be learnt: {outcome.detail}"
-        return to_people(incident, context, reason, *entries, finished=finished, strategy=strategy.name)
+        return to_people(incident, context, reason, told, finished=finished, strategy=strategy.name)
     if outcome.retry_in is not None:
-        transition = Transition(State.RECOVERING, outcome.retry_in, entries)
+        transition = Transition(State.RECOVERING, outcome.retry_in, (told,))
         return Step(transition, finished=finished, strategy=strategy.name)
     reason = f"{strategy.name} failed"
-    return _next(incident, context, reason, *entries, finished=finished, strategy=strategy.name)
+    return _next(incident, context, reason, told, finished=finished, strategy=strategy.name)
 
 
 def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:

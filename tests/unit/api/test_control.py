@@ -1,0 +1,209 @@
+"""Decisions of people: each once, with a name, and refused where it makes no sense."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from self_healing_fabric.store import statements
+
+NAMES = ["acknowledge", "approve", "reject", "escalate", "close"]
+
+
+def decide(api: Any, incident_id: str, decision: str, **body: Any) -> Any:
+    """Post a decision."""
+    return api.client.post(f"/api/v1/incidents/{incident_id}/{decision}", json=body)
+
+
+def story_of(api: Any, incident_id: str) -> list[str]:
+    """The messages of the timeline."""
+    return [row.message for row in api.store.read(lambda c: statements.timeline_of(c, incident_id))]
+
+
+@pytest.mark.parametrize(
+    ("state", "decision", "expected"),
+    [
+        ("awaiting_approval", "approve", "recovering"),
+        ("awaiting_approval", "reject", "escalated"),
+        ("awaiting_approval", "close", "closed"),
+        ("verifying", "acknowledge", "verifying"),
+        ("detected", "escalate", "escalated"),
+        ("escalated", "close", "closed"),
+        ("resolved", "close", "closed"),
+    ],
+)
+def test_a_decision_changes_the_state_and_tells_who_and_why(
+    api: Any, state: str, decision: str, expected: str
+) -> None:
+    """The answer is the incident; the timeline names the person and the reason."""
+    incident_id = api.open("cart", state=state, plan=["restart"])
+    response = decide(api, incident_id, decision, by="ada", reason="because of reasons")
+    assert response.status_code == 200, response.text
+    assert response.get_json()["state"] == expected
+    told = " ".join(story_of(api, incident_id))
+    assert "ada" in told
+    assert "ada: because of reasons" in told
+
+
+@pytest.mark.parametrize(
+    ("state", "decision"),
+    [
+        ("awaiting_approval", "approve"),
+        ("awaiting_approval", "reject"),
+        ("verifying", "acknowledge"),
+        ("verifying", "close"),
+        ("verifying", "escalate"),
+    ],
+)
+def test_deciding_twice_is_the_same_as_deciding_once(api: Any, state: str, decision: str) -> None:
+    """A double click or a retry changes nothing and tells nothing."""
+    incident_id = api.open("cart", state=state, plan=["restart"])
+    first = decide(api, incident_id, decision, by="ada")
+    before, told = api.incident(incident_id), story_of(api, incident_id)
+    second = decide(api, incident_id, decision, by="ada")
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert api.incident(incident_id) == before
+    assert story_of(api, incident_id) == told
+
+
+def test_who_acknowledged_may_hand_on_to_the_next_level(api: Any) -> None:
+    """Escalating again after an acknowledgement is a new decision."""
+    incident_id = api.open("cart", state="verifying")
+    decide(api, incident_id, "escalate", by="ada")
+    decide(api, incident_id, "acknowledge", by="ada")
+    assert api.incident(incident_id).acknowledged_by == "ada"
+    decide(api, incident_id, "escalate", by="ada")
+    after = api.incident(incident_id)
+    assert (after.level, after.acknowledged_by) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "decision"),
+    [
+        ("recovering", "approve"),
+        ("diagnosing", "reject"),
+        ("resolved", "acknowledge"),
+        ("closed", "acknowledge"),
+        ("resolved", "escalate"),
+        ("closed", "escalate"),
+        ("closed", "approve"),
+        ("closed", "reject"),
+    ],
+)
+def test_a_decision_that_does_not_fit_is_a_409_and_changes_nothing(
+    api: Any, state: str, decision: str
+) -> None:
+    """The answer says in which state the incident is."""
+    incident_id = api.open("cart", state=state)
+    before, told = api.incident(incident_id), story_of(api, incident_id)
+    response = decide(api, incident_id, decision)
+    assert response.status_code == 409
+    assert response.content_type == "application/problem+json"
+    assert state in response.get_json()["detail"]
+    assert api.incident(incident_id) == before
+    assert story_of(api, incident_id) == told
+
+
+@pytest.mark.parametrize("decision", ["close", "escalate"])
+def test_a_decision_during_an_action_is_a_409(api: Any, decision: str) -> None:
+    """The end of an effect must be recorded by the step that began it."""
+    incident_id = api.open("cart", state="recovering")
+    action = {
+        "id": "a",
+        "incident_id": incident_id,
+        "strategy": "restart",
+        "platform": "http",
+        "target": "http:cart",
+        "disruptive": True,
+        "attempt": 1,
+        "status": "started",
+        "before": {},
+        "intended_at": 1.0,
+    }
+    api.store.write(lambda connection: statements.insert_action(connection, action))
+    response = decide(api, incident_id, decision)
+    assert response.status_code == 409
+    assert "under way" in response.get_json()["detail"]
+
+
+def test_a_decision_overtakes_the_step_in_hand(api: Any) -> None:
+    """What the step wanted to write is dropped: people can stop the machine."""
+    incident_id = api.open("cart", state="verifying")
+    (row,) = api.store.write(
+        lambda c: statements.claim_due(c, owner="w", now=api.clock(), lease=60.0, limit=1)
+    )
+    decide(api, incident_id, "close")
+    after = api.incident(incident_id)
+    assert after.epoch > row.epoch
+    assert (after.state, after.due_at, after.lease_until) == ("closed", None, None)
+
+
+@pytest.mark.parametrize("decision", NAMES)
+def test_an_unknown_incident_is_a_404(api: Any, decision: str) -> None:
+    """For each decision."""
+    assert decide(api, "nobody", decision).status_code == 404
+
+
+def test_an_unknown_decision_is_a_404(api: Any) -> None:
+    """Only the five of the contract exist."""
+    assert decide(api, api.open("cart"), "explode").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 422),
+        (b'{"by": ""}', 422),
+        (b'{"by": 5}', 422),
+        (b'{"who": "ada"}', 422),
+        (b'{"reason": "' + b"x" * 1001 + b'"}', 422),
+        (b"", 200),
+        (b"{}", 200),
+    ],
+)
+def test_the_body_of_a_decision_may_be_left_out_but_not_be_wrong(api: Any, data: bytes, status: int) -> None:
+    """A misspelt key is not ignored."""
+    incident_id = api.open("cart")
+    response = api.client.post(f"/api/v1/incidents/{incident_id}/close", data=data)
+    assert response.status_code == status
+    assert (api.incident(incident_id).state == "closed") is (status == 200)
+
+
+def test_the_mode_is_kept_across_restarts(make_api: Callable[..., Any]) -> None:
+    """PUT, restart, GET: still paused."""
+    first = make_api()
+    assert first.client.get("/api/v1/mode").get_json() == {"mode": "automatic"}
+    response = first.client.put("/api/v1/mode", json={"mode": "paused", "by": "ada"})
+    assert (response.status_code, response.get_json()) == (200, {"mode": "paused"})
+    assert first.metric("shf_mode", mode="paused") == 1.0
+    assert first.metric("shf_mode", mode="automatic") == 0.0
+    first.fabric.stop()
+    second = make_api()
+    assert second.client.get("/api/v1/mode").get_json() == {"mode": "paused"}
+    assert second.client.get("/api/v1/status").get_json()["mode"] == "paused"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"{", 400),
+        (b"", 422),
+        (b"{}", 422),
+        (b'{"mode": "turbo"}', 422),
+        (b'{"mode": "paused", "x": 1}', 422),
+    ],
+)
+def test_a_wrong_mode_changes_nothing(api: Any, data: bytes, status: int) -> None:
+    """The kill switch does not flip by accident."""
+    response = api.client.put("/api/v1/mode", data=data)
+    assert response.status_code == status
+    assert api.client.get("/api/v1/mode").get_json() == {"mode": "automatic"}
+
+
+def test_the_status_tells_what_the_fabric_is_doing(api: Any) -> None:
+    """Incidents by state, and whether the orchestrator runs."""
+    api.open("cart", state="verifying")
+    status = api.client.get("/api/v1/status").get_json()
+    assert status["incidents"] == {"verifying": 1}
+    assert (status["orchestrator"], status["draining"], status["services"]) == ("stopped", False, 2)

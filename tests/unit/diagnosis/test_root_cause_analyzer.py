@@ -1,0 +1,157 @@
+"""The root cause: a table of what was observed, the pattern that it supports, and how much."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from self_healing_fabric.diagnosis import diagnose
+from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
+from self_healing_fabric.diagnosis.root_cause_analyzer import Pattern, analyze
+from self_healing_fabric.settings import Thresholds
+from shf_queries import catalogue
+from shf_queries.catalogue import CPU, MEMORY, SIGNALS
+
+See = Callable[..., Observations]
+SILENT = {"heartbeat:answered": 0.0, "up:ratio": 0.0}
+CPU_PEAK, MEMORY_PEAK = worst_resource_query(CPU, "cart"), worst_resource_query(MEMORY, "cart")
+STARTED, USUAL = catalogue.start_time_of("cart"), catalogue.usual_request_rate_of("cart")
+RULED_OUT = {CPU_PEAK: 0.1, MEMORY_PEAK: 0.1, USUAL: 10.0}
+NORMAL_LOAD = {"requests:rate": 10.0}
+
+TABLE: list[tuple[str, dict[str, Any], str, str, float]] = [
+    ("CPU over its limit", {"queries": {CPU_PEAK: 0.91}}, "resource_exhaustion", "cart", 0.8),
+    ("memory over its limit", {"queries": {MEMORY_PEAK: 0.96}}, "resource_exhaustion", "cart", 0.9),
+    ("both", {"queries": {CPU_PEAK: 0.91, MEMORY_PEAK: 0.96}}, "resource_exhaustion", "cart", 0.98),
+    ("CPU nearly at its limit", {"queries": {CPU_PEAK: 0.9}}, "resource_exhaustion", "cart", 0.3),
+    ("dependency silent", {"db": {"heartbeat:answered": 0}}, "dependency_failure", "db", 0.8),
+    ("dependency fails", {"db": {"errors:ratio": 0.5}}, "dependency_failure", "db", 0.7),
+    (
+        "dependency slow",
+        {"db": {"latency:p95_seconds": 9, "latency:p95_seconds_baseline": 1}},
+        "dependency_failure",
+        "db",
+        0.6,
+    ),
+    (
+        "twice the load",
+        {"signals": {"requests:rate": 20}, "queries": {USUAL: 10}},
+        "service_overload",
+        "cart",
+        0.6,
+    ),
+    (
+        "ten times",
+        {"signals": {"requests:rate": 100}, "queries": {USUAL: 10}},
+        "service_overload",
+        "cart",
+        0.8,
+    ),
+    ("three silent", {"signals": SILENT, "silent": 3}, "network_issue", "cart", 0.6),
+    ("just started", {"signals": SILENT, "queries": {STARTED: 900}}, "configuration_error", "cart", 0.35),
+    (
+        "all else ruled out",
+        {"signals": {**SILENT, **NORMAL_LOAD}, "db": {"heartbeat:answered": 1}, "queries": RULED_OUT},
+        "code_bug",
+        "cart",
+        1 - 0.75 * 0.85**4,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("observed", "pattern", "service", "confidence"),
+    [row[1:] for row in TABLE],
+    ids=[row[0] for row in TABLE],
+)
+def test_the_pattern_follows_from_what_is_measured(
+    see: See, observed: dict[str, Any], pattern: str, service: str, confidence: float
+) -> None:
+    """Each row of the table has its pattern, in its service, with its confidence and its evidence."""
+    cause, _ = analyze(see(**observed), opened_at=1000.0)
+    assert (cause.pattern.value, cause.service) == (pattern, service)
+    assert cause.confidence == pytest.approx(confidence)
+    assert all(fact.query and fact.statement for fact in cause.evidence)
+    assert cause.evidence
+
+
+@pytest.mark.parametrize(
+    "observed",
+    [
+        {},
+        {"signals": SILENT},
+        {"queries": {CPU_PEAK: 0.5}},
+        {"signals": {"requests:rate": 20}},
+        {"signals": {"requests:rate": 20}, "queries": {USUAL: 0.0}},
+        {"signals": SILENT, "silent": 1},
+        {"signals": {"heartbeat:answered": 1}, "silent": 3},
+        {"queries": {STARTED: 399}},
+        {"queries": {STARTED: 1000}},
+    ],
+)
+def test_too_little_evidence_is_an_unknown_cause(see: See, observed: dict[str, Any]) -> None:
+    """Below the least confidence nothing is named, though the leads are kept."""
+    cause, _ = analyze(see(**observed), opened_at=1000.0)
+    assert (cause.pattern, cause.confidence, cause.evidence) == (Pattern.UNKNOWN, 0.0, ())
+
+
+def test_a_strong_explanation_leaves_nothing_to_the_code(see: See) -> None:
+    """With exhausted memory a fault of the code is no alternative."""
+    seen = see({**SILENT, **NORMAL_LOAD}, queries={**RULED_OUT, MEMORY_PEAK: 0.99})
+    cause, others = analyze(seen, opened_at=1000.0)
+    assert cause.pattern is Pattern.RESOURCE_EXHAUSTION
+    assert Pattern.CODE_BUG not in {other.pattern for other in others}
+
+
+def test_alternatives_are_ranked(see: See) -> None:
+    """The most likely first, each with less confidence than the one before."""
+    seen = see(SILENT, db={"heartbeat:answered": 0}, silent=2, queries={CPU_PEAK: 0.95, STARTED: 950})
+    cause, others = analyze(seen, opened_at=1000.0)
+    ranked = [cause, *others]
+    assert [each.confidence for each in ranked] == sorted((each.confidence for each in ranked), reverse=True)
+    assert len(ranked) == 4
+
+
+VALUES = st.floats(0, 100)
+OBSERVED = st.dictionaries(
+    st.sampled_from(
+        [name for signal in SIGNALS.values() for name in (signal.series, signal.fresh_series)]
+        + ["service:shf_latency:p95_seconds_baseline", catalogue.REQUEST_RATE]
+    ),
+    VALUES,
+)
+OTHER = st.dictionaries(
+    st.sampled_from(
+        [CPU_PEAK, MEMORY_PEAK, STARTED, USUAL, catalogue.silent_services(), catalogue.known_services()]
+    ),
+    VALUES,
+)
+
+
+@given(cart=OBSERVED, db=OBSERVED, other=OTHER, opened_at=VALUES)
+def test_confidence_is_a_share_and_the_diagnosis_repeatable(
+    cart: Mapping[str, float], db: Mapping[str, float], other: Mapping[str, float], opened_at: float
+) -> None:
+    """Whatever is measured: 0 <= confidence < 1, and the same facts give the same diagnosis in any order."""
+    values = {catalogue.series_of(name, "cart"): value for name, value in cart.items()}
+    values |= {catalogue.series_of(name, "db"): value for name, value in db.items()} | dict(other)
+
+    def run(ordered: Mapping[str, float]) -> Any:
+        seen = Observations(
+            service="cart", depends_on=["db"], values=ordered, at=50.0, thresholds=Thresholds()
+        )
+        return diagnose(
+            seen,
+            alert_signals=["heartbeat"],
+            opened_at=opened_at,
+            severity="critical",
+            tier="standard",
+            dependants=[],
+        )
+
+    found = run(values)
+    assert found.as_dict() == run(dict(reversed(values.items()))).as_dict()
+    for cause in (found.cause, *found.alternatives):
+        assert 0.0 <= cause.confidence < 1.0

@@ -1,0 +1,70 @@
+"""The mode: the kill switch stops every effect, and stays on across restarts."""
+
+import pytest
+
+from self_healing_fabric import guardrails
+from self_healing_fabric.guardrails import Proposal, mode
+from self_healing_fabric.settings import Mode, Settings
+from self_healing_fabric.store import Store, statements
+
+
+def current(store: Store, configured: Mode = Mode.AUTOMATIC) -> Mode:
+    """The mode in force."""
+    return store.read(lambda connection: mode.current(connection, Settings(mode=configured)))
+
+
+def change(store: Store, new: Mode) -> None:
+    """Set the mode."""
+    store.write(lambda connection: mode.change(connection, new, by="ada", now=5.0))
+
+
+@pytest.mark.parametrize("configured", Mode)
+def test_the_configured_mode_holds_until_a_person_sets_one(store: Store, configured: Mode) -> None:
+    """What a person set wins over the file."""
+    assert current(store, configured) is configured
+    change(store, Mode.PAUSED)
+    assert current(store, configured) is Mode.PAUSED
+
+
+@pytest.mark.parametrize("disruptive", [True, False])
+@pytest.mark.parametrize("new", Mode)
+def test_only_paused_refuses_and_it_refuses_everything(store: Store, new: Mode, disruptive: bool) -> None:
+    """While paused not even a probe goes out; the refusal asks again soon."""
+    change(store, new)
+    proposal = Proposal("cart", "restart", "docker:cart", disruptive, 100.0)
+    refusal = store.write(lambda connection: guardrails.check(connection, proposal, Settings()))
+    if new is not Mode.PAUSED:
+        assert refusal is None
+        return
+    assert refusal is not None
+    assert refusal.guardrail == "mode"
+    assert refusal.retry_at is not None
+
+
+def test_a_configuration_that_is_paused_refuses(store: Store) -> None:
+    """The switch can be on from the first start."""
+    proposal = Proposal("cart", "restart", "docker:cart", True, 100.0)
+    settings = Settings(mode=Mode.PAUSED)
+    assert store.write(lambda connection: guardrails.check(connection, proposal, settings)) is not None
+
+
+def test_the_mode_survives_a_restart_with_who_set_it(url: str, store: Store) -> None:
+    """A pause must not end because the process was restarted."""
+    change(store, Mode.APPROVAL)
+    change(store, Mode.PAUSED)
+    store.close()
+    again = Store(url)
+    row = again.read(lambda connection: statements.control(connection, mode.CONTROL))
+    kept = current(again)
+    again.close()
+    assert kept is Mode.PAUSED
+    assert row is not None
+    assert (row.changed_by, row.changed_at) == ("ada", 5.0)
+
+
+def test_a_mode_that_nobody_knows_allows_nothing(store: Store) -> None:
+    """A value from a newer version, or from a shell, is an error and not `automatic`."""
+    store.write(lambda c: statements.set_control(c, name=mode.CONTROL, value="turbo", by="x", now=1.0))
+    proposal = Proposal("cart", "restart", "docker:cart", True, 100.0)
+    with pytest.raises(ValueError, match="turbo"):
+        store.write(lambda connection: guardrails.check(connection, proposal, Settings()))

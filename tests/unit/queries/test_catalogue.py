@@ -1,0 +1,103 @@
+"""The catalogue: whatever a label holds, a query asks for exactly that value and for nothing else."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shf_queries import catalogue
+from shf_queries.catalogue import SIGNALS, all_signals_of, one_of, quote, series_of
+
+LABELS = st.text(st.characters(exclude_categories=["Cs"]))
+HOSTILE = st.text(st.sampled_from('"\\\n{}=~,#|.*()[]^$+? a')) | LABELS
+NASTY = [
+    'x"} or vector(0) #',
+    "back\\slash",
+    'quo"te',
+    "new\nline",
+    "tab\t",
+    "Ünï✓",
+    "a|b",
+    ".*",
+    "",
+    "\\",
+    '\\"',
+]
+ESCAPES = {"\\": "\\", '"': '"', "n": "\n"}
+
+
+def read_string(text: str) -> tuple[str, str]:
+    """Read a double-quoted PromQL string as Prometheus does; return its value and what follows."""
+    assert text[0] == '"'
+    value, position = "", 1
+    while text[position] != '"':
+        assert text[position] != "\n", "unterminated quoted string"
+        if text[position] == "\\":
+            position += 1
+            value += ESCAPES[text[position]]
+        else:
+            value += text[position]
+        position += 1
+    return value, text[position + 1 :]
+
+
+@given(HOSTILE)
+def test_a_quoted_value_is_read_back_unchanged_with_nothing_left_over(value: str) -> None:
+    """A value that holds quotes, backslashes or newlines stays one string."""
+    assert read_string(quote(value)) == (value, "")
+
+
+@given(HOSTILE)
+def test_no_service_name_breaks_out_of_its_selector(service: str) -> None:
+    """A selector of one series ends with the brace that the catalogue wrote."""
+    selector = series_of("service:shf_up:ratio", service)
+    prefix = "service:shf_up:ratio{service="
+    assert selector.startswith(prefix)
+    assert read_string(selector.removeprefix(prefix)) == (service, "}")
+
+
+@given(st.lists(HOSTILE, min_size=1, max_size=4), HOSTILE)
+def test_one_of_matches_its_values_and_no_other(values: list[str], other: str) -> None:
+    """A dot or a bar in a name is no wildcard."""
+    pattern, rest = read_string(one_of(values))
+    assert rest == ""
+    for value in (*values, other):
+        assert bool(re.fullmatch(pattern, value)) is (value in values)
+
+
+@given(st.lists(HOSTILE, min_size=1, max_size=3))
+def test_all_signals_of_several_services_stays_one_selector(services: list[str]) -> None:
+    """The names cannot end the selector that asks for all signals."""
+    _, rest = read_string(all_signals_of(services).removeprefix('{__name__=~"service:shf_.+",service=~'))
+    assert rest == "}"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_prometheus_itself_parses_every_query_of_hostile_names(tmp_path: Path) -> None:
+    """promtool accepts each query of the catalogue for names that try to break out."""
+    queries = [catalogue.silent_services(), catalogue.known_services()]
+    for value in NASTY:
+        queries += [
+            *(series_of(signal.series, value) for signal in SIGNALS.values()),
+            all_signals_of([value, "cart"]),
+            catalogue.start_time_of(value),
+            catalogue.usual_request_rate_of(value),
+        ]
+    rules = [{"record": f"r{number}", "expr": query} for number, query in enumerate(queries)]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": rules}]}, allow_unicode=True))
+    done = subprocess.run(
+        ["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_signals_are_found_by_the_name_that_alerts_carry() -> None:
+    """The keys are the five values of the alerts' label `signal`."""
+    assert set(SIGNALS) == {"heartbeat", "error_ratio", "latency_p95", "cpu", "memory"}
+    assert all(name == signal.name for name, signal in SIGNALS.items())

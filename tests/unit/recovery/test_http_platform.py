@@ -1,0 +1,229 @@
+"""Restart over HTTP, on a real server: what the answer does not tell is learnt from the target."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from self_healing_fabric.recovery.outcomes import Status
+from self_healing_fabric.recovery.platforms import TargetUnreadable, http, platform_of
+from self_healing_fabric.recovery.platforms.http import HttpPlatform
+from self_healing_fabric.recovery.strategies.restart import Restart
+from self_healing_fabric.settings import HttpRecovery, ServiceSettings
+
+
+class Target:
+    """A service whose restart URL answers as told, and whose start time changes when it restarts."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.server = server
+        self.started_at: Any = 1
+        self.status = 202
+        self.restarts = True
+        self.keys: list[str | None] = []
+        self.hang: threading.Event | None = None
+        server.expect_request("/restart", method="POST").respond_with_handler(self._restart)
+        server.expect_request("/state", method="GET").respond_with_handler(self._state)
+
+    def _restart(self, request: Request) -> Response:
+        self.keys.append(request.headers.get("Idempotency-Key"))
+        if self.restarts:
+            self.started_at += 1
+        if self.hang:
+            self.hang.wait(30)
+        return Response("", self.status, {"Location": self.server.url_for("/elsewhere")})
+
+    def _state(self, _: Request) -> Response:
+        if isinstance(self.started_at, Response):
+            return self.started_at
+        return Response(json.dumps({"started_at": self.started_at}), mimetype="application/json")
+
+    def platform(self, *, state: bool = True, **more: Any) -> HttpPlatform:
+        """The platform that is configured for it."""
+        started_at = self.server.url_for("/state") if state else None
+        settings = HttpRecovery(restart=self.server.url_for("/restart"), started_at=started_at, **more)
+        return HttpPlatform("cart", settings)
+
+
+@pytest.fixture
+def target(httpserver: HTTPServer) -> Target:
+    """A target that accepts and restarts."""
+    return Target(httpserver)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield unused.getsockname()[1]
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_2xx_is_a_restart_with_the_key_of_the_action(target: Target, status: int) -> None:
+    """One POST, with the idempotency key."""
+    target.status = status
+    platform = target.platform()
+    outcome = platform.restart("i1/restart-ab", platform.snapshot())
+    assert outcome.status is Status.SUCCEEDED
+    assert target.keys == ["i1/restart-ab"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 429])
+def test_a_4xx_is_a_refusal(target: Target, status: int) -> None:
+    """The target says that it did nothing."""
+    target.status, target.restarts = status, False
+    platform = target.platform()
+    outcome = platform.restart("k", platform.snapshot())
+    assert outcome.status is Status.FAILED
+    assert str(status) in outcome.detail
+    assert len(target.keys) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, 302, 307])
+def test_what_another_answer_means_is_learnt_from_the_start_time(target: Target, status: int) -> None:
+    """Restarted although it answered 500: succeeded. No change: not known, and never done a second time."""
+    target.status = status
+    platform = target.platform()
+    assert platform.restart("k", platform.snapshot()).status is Status.SUCCEEDED
+    target.restarts = False
+    assert platform.restart("k", platform.snapshot()).status is Status.INDETERMINATE
+    assert len(target.keys) == 2
+    assert all(request.path != "/elsewhere" for request, _ in target.server.log)
+
+
+def test_without_a_start_time_a_lost_answer_is_not_known(target: Target) -> None:
+    """It goes to a human."""
+    target.status = 500
+    platform = target.platform(state=False)
+    assert platform.snapshot() == {}
+    outcome = platform.restart("k", {})
+    assert outcome.status is Status.INDETERMINATE
+    assert "no `started_at` is configured" in outcome.detail
+
+
+def test_an_answer_that_never_comes_is_learnt_from_the_start_time() -> None:
+    """The request arrived, the answer did not: the target tells that it restarted."""
+    with HTTPServer(threaded=True) as server:
+        target = Target(server)
+        target.hang = threading.Event()
+        platform = target.platform(timeout=0.3)
+        try:
+            outcome = platform.restart("k", platform.snapshot())
+        finally:
+            target.hang.set()
+    assert outcome.status is Status.SUCCEEDED
+    assert "no answer" in outcome.detail
+
+
+def test_a_refused_connection_never_carried_the_request(closed_port: int) -> None:
+    """Nothing happened, so it failed and may be tried again."""
+    url = f"http://127.0.0.1:{closed_port}/restart"
+    outcome = HttpPlatform("cart", HttpRecovery(restart=url)).restart("k", {})
+    assert outcome.status is Status.FAILED
+    assert "cannot be reached" in outcome.detail
+
+
+def test_a_target_that_cannot_tell_after_a_lost_answer_is_not_known(target: Target) -> None:
+    """The start time was known before and cannot be read now."""
+    platform = target.platform()
+    before = platform.snapshot()
+    target.status, target.restarts = 500, False
+    target.started_at = Response("starting", 503)
+    assert platform.restart("k", before).status is Status.INDETERMINATE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ("", 500),
+        ("", 404),
+        ("no json", 200),
+        ("[]", 200),
+        ("{}", 200),
+        ('"started_at"', 200),
+        ("5", 200),
+        ("", 302),
+    ],
+)
+def test_a_start_time_that_cannot_be_read_stops_the_action_before_it_begins(
+    target: Target, answer: tuple[str, int]
+) -> None:
+    """An effect that could not be accounted for is not begun."""
+    target.started_at = Response(*answer)
+    with pytest.raises(TargetUnreadable, match="/state"):
+        target.platform().snapshot()
+    assert target.keys == []
+
+
+def test_a_start_time_on_a_closed_port_is_unreadable(closed_port: int) -> None:
+    """The text names the URL."""
+    url = f"http://127.0.0.1:{closed_port}/state"
+    with pytest.raises(TargetUnreadable, match=url):
+        HttpPlatform("cart", HttpRecovery(restart=url, started_at=url)).snapshot()
+
+
+def test_after_a_crash_the_target_tells_what_became_of_it(target: Target) -> None:
+    """Observing compares and never acts."""
+    platform = target.platform()
+    before = platform.snapshot()
+    assert platform.observe(before).status is Status.FAILED
+    target.started_at = "another"
+    assert platform.observe(before).status is Status.SUCCEEDED
+    target.started_at = Response("", 500)
+    assert platform.observe(before).status is Status.INDETERMINATE
+    assert platform.observe({}).status is Status.INDETERMINATE
+    assert target.keys == []
+
+
+def test_checking_asks_and_does_not_restart(target: Target) -> None:
+    """`shf check` learns the start time, or says what is missing."""
+    assert target.platform().check() == "started_at is 1"
+    assert "goes to a human" in target.platform(state=False).check()
+    assert target.keys == []
+
+
+def test_the_token_goes_to_both_urls_and_is_read_anew(target: Target, tmp_path: Path) -> None:
+    """A rotated token is used; without the file nothing is sent."""
+    token = tmp_path / "token"
+    token.write_text("one\n")
+    platform = target.platform(bearer_token_file=token)
+    platform.snapshot()
+    token.write_text("two\n")
+    platform.restart("k", {})
+    sent = [request.headers.get("Authorization") for request, _ in target.server.log]
+    assert sent == ["Bearer one", "Bearer two"]
+    token.unlink()
+    with pytest.raises(TargetUnreadable, match="token cannot be read"):
+        platform.snapshot()
+
+
+def test_the_strategy_fails_without_its_token_and_sends_nothing(target: Target, tmp_path: Path) -> None:
+    """A token that vanished after the announcement is a failure of the action, not of the fabric."""
+    recovery = {"http": {"restart": target.server.url_for("/restart"), "bearer_token_file": tmp_path / "no"}}
+    service = ServiceSettings.model_validate({"recovery": recovery})
+    outcome = Restart().perform("cart", service, key="k", attempt=1, before={})
+    assert outcome.status is Status.FAILED
+    assert target.keys == []
+
+
+def test_the_target_is_named_by_what_is_acted_on(target: Target) -> None:
+    """Two services with one restart URL are one target for the guardrails."""
+    recovery = {"recovery": {"http": {"restart": target.server.url_for("/restart")}}}
+    service = ServiceSettings.model_validate(recovery)
+    one, two = platform_of("cart", service), platform_of("shop", service)
+    assert one is not None
+    assert two is not None
+    assert one.target == two.target == f"http:{target.server.url_for('/restart')}"
+    assert platform_of("cart", ServiceSettings()) is None
+
+
+def test_the_longest_effect_covers_the_call(target: Target) -> None:
+    """A restart that is still running must not be observed yet."""
+    assert target.platform(timeout=7.0).longest_effect >= 7.0 + http.READ_TIMEOUT

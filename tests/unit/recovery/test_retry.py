@@ -1,0 +1,78 @@
+"""Retry: at most so many probes, with growing random waits, and nothing is disturbed."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_httpserver import HTTPServer
+
+from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.strategies.retry import Retry, full_jitter
+from self_healing_fabric.settings import RetrySettings, ServiceSettings
+
+CLOSED = "http://127.0.0.1:9/health"
+
+
+def perform(health: str, attempt: int, **settings: Any) -> Outcome:
+    """One probe of the health endpoint."""
+    retry = Retry(RetrySettings(**settings))
+    return retry.perform("cart", ServiceSettings(health=health), key="k", attempt=attempt, before={})
+
+
+@given(st.integers(1, 10), st.floats(0.01, 10), st.floats(0.01, 100))
+def test_the_wait_is_between_zero_and_the_capped_exponential(attempt: int, base: float, cap: float) -> None:
+    """Full jitter: uniform from 0 to min(cap, base * 2 ** (attempt - 1))."""
+    wait = full_jitter(attempt, RetrySettings(base=base, cap=cap))
+    assert 0.0 <= wait <= min(cap, base * 2 ** (attempt - 1))
+
+
+def test_waits_are_spread_over_the_whole_range() -> None:
+    """Many fabrics do not knock at the same moment: both halves of the range occur."""
+    waits = [full_jitter(3, RetrySettings(base=1.0, cap=100.0)) for _ in range(500)]
+    assert min(waits) < 1.0
+    assert 3.0 < max(waits) <= 4.0
+
+
+@pytest.mark.parametrize("status", [200, 204])
+def test_a_probe_that_is_answered_succeeds(httpserver: HTTPServer, status: int) -> None:
+    """One GET; no further attempt is asked for."""
+    httpserver.expect_request("/health", method="GET").respond_with_data("", status=status)
+    outcome = perform(httpserver.url_for("/health"), 2)
+    assert (outcome.status, outcome.retry_in) == (Status.SUCCEEDED, None)
+    assert len(httpserver.log) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, 404, 302])
+def test_a_probe_that_is_answered_badly_fails(httpserver: HTTPServer, status: int) -> None:
+    """A redirect to a login page is not healthy either."""
+    httpserver.expect_request("/health").respond_with_data("", status=status, headers={"Location": "/login"})
+    outcome = perform(httpserver.url_for("/health"), 1)
+    assert outcome.status is Status.FAILED
+    assert outcome.retry_in is not None
+    assert len(httpserver.log) == 1
+
+
+@pytest.mark.parametrize(("attempt", "more"), [(1, True), (2, True), (3, False), (4, False)])
+def test_after_the_last_attempt_there_is_no_other(attempt: int, more: bool) -> None:
+    """Three attempts are two waits."""
+    outcome = perform(CLOSED, attempt, attempts=3)
+    assert outcome.status is Status.FAILED
+    assert (outcome.retry_in is not None) is more
+    assert f"attempt {attempt} of 3" in outcome.detail
+
+
+def test_it_needs_a_health_endpoint_and_disturbs_nothing() -> None:
+    """Guardrails for disruptive actions do not apply to a probe."""
+    retry = Retry(RetrySettings())
+    assert retry.disruptive is False
+    assert retry.applies_to("cart", ServiceSettings()) == "cart has no `health` endpoint"
+    assert retry.applies_to("cart", ServiceSettings(health=CLOSED)) is None
+
+
+def test_an_interrupted_probe_may_be_repeated_at_once() -> None:
+    """It changed nothing, so there is nothing to learn from the target."""
+    retry, service = Retry(RetrySettings()), ServiceSettings(health=CLOSED)
+    outcome = retry.observe("cart", service, before=retry.before("cart", service))
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
+    assert retry.longest_effect("cart", service) == 0.0

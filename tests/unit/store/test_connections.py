@@ -1,0 +1,147 @@
+"""Opening the store: settings that survive a power cut, one process at a time, and faults as sentences."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from self_healing_fabric.errors import StoreInUse, StoreUnavailable
+from self_healing_fabric.store import Store, connections, statements
+
+HOLDER = """
+import sys, time
+from self_healing_fabric.store import Store
+store = Store(sys.argv[1])
+print("open", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(url: str) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that has the store open."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_process_is_kept_out(holder: "subprocess.Popen[str]", url: str) -> None:
+    """Two orchestrators on one file would both heal."""
+    with pytest.raises(StoreInUse, match=r"shf\.db\.lock: another process uses this store"):
+        Store(url)
+    assert holder.poll() is None
+
+
+def test_the_lock_ends_with_the_process_however_it_dies(holder: "subprocess.Popen[str]", url: str) -> None:
+    """After kill -9 the next process gets in without anybody removing a file."""
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    Store(url).close()
+
+
+def test_a_closed_store_lets_the_next_one_in(url: str) -> None:
+    """Closing gives the lock back."""
+    Store(url).close()
+    Store(url).close()
+
+
+def test_data_survive_reopening(url: str) -> None:
+    """What was written before the close is there after the next opening."""
+    store = Store(url)
+    store.write(lambda c: statements.set_control(c, name="mode", value="paused", by="me", now=1.0))
+    store.close()
+    again = Store(url)
+    row = again.read(lambda connection: statements.control(connection, "mode"))
+    again.close()
+    assert row is not None
+    assert (row.value, row.changed_by, row.changed_at) == ("paused", "me", 1.0)
+
+
+def test_every_connection_has_the_settings_that_survive_a_power_cut(store: Store) -> None:
+    """WAL, FULL (2) and foreign keys hold for the writer and for readers."""
+    for run in (store.write, store.read):
+        pragmas = {
+            name: run(lambda connection, name=name: connection.exec_driver_sql(f"PRAGMA {name}").scalar())
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    """The first start needs no mkdir."""
+    Store(f"sqlite:///{tmp_path / 'a' / 'b' / 'shf.db'}").close()
+    assert (tmp_path / "a" / "b" / "shf.db").is_file()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Somebody's sqlite3 shell holds the write lock."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        yield
+        shell.execute("ROLLBACK")
+
+
+def test_a_database_that_stays_locked_is_unavailable_and_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the busy timeout: nothing is stored and the caller hears it; afterwards writes work."""
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT", 0.05)
+    store = Store(f"sqlite:///{tmp_path / 'shf.db'}")
+
+    def write(name: str) -> None:
+        store.write(lambda c: statements.set_control(c, name=name, value="1", by="me", now=1.0))
+
+    with locked(tmp_path / "shf.db"):
+        with pytest.raises(StoreUnavailable, match="locked"):
+            write("a")
+        assert store.read(lambda connection: statements.control(connection, "a")) is None
+    write("b")
+    assert store.read(lambda connection: statements.control(connection, "a")) is None
+    assert store.read(lambda connection: statements.control(connection, "b")) is not None
+    store.close()
+
+
+def test_a_file_that_is_no_database_is_unavailable_and_keeps_no_lock(tmp_path: Path) -> None:
+    """The text names the file, and the lock is free again for the repaired one."""
+    path = tmp_path / "shf.db"
+    path.write_bytes(b"this is not a database, and it is long enough to be sure" * 100)
+    with pytest.raises(StoreUnavailable, match=r"shf\.db: cannot be opened: file is not a database"):
+        Store(f"sqlite:///{path}")
+    path.unlink()
+    Store(f"sqlite:///{path}").close()
+
+
+def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    """A file where a folder should be is told as such, not as an OSError."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        Store(f"sqlite:///{tmp_path / 'file' / 'shf.db'}")
+
+
+def test_a_read_sees_one_snapshot(store: Store) -> None:
+    """A write that commits in the middle of a read does not show in it."""
+
+    def set_to(value: str) -> None:
+        store.write(lambda c: statements.set_control(c, name="x", value=value, by="me", now=1.0))
+
+    def read(connection: connections.Any) -> list[str]:
+        before = statements.control(connection, "x")
+        set_to("new")
+        after = statements.control(connection, "x")
+        assert before is not None
+        assert after is not None
+        return [before.value, after.value]
+
+    set_to("old")
+    assert store.read(read) == ["old", "old"]

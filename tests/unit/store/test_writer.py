@@ -1,0 +1,210 @@
+"""The writer: what was acknowledged is on disk, what failed harms nobody else, and closed is closed."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.store import Store, statements, writer
+
+
+def put(name: str, value: str = "1") -> Callable[[Connection], str]:
+    """A job that stores a control and returns its name."""
+
+    def job(connection: Connection) -> str:
+        statements.set_control(connection, name=name, value=value, by="test", now=1.0)
+        return name
+
+    return job
+
+
+def fill_the_disk(connection: Connection) -> None:
+    """A job that writes more than the database may hold from now on."""
+    pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    connection.exec_driver_sql(f"PRAGMA max_page_count={int(pages or 0) + 2}")
+    put("big", "x" * 1_000_000)(connection)
+
+
+def fail(_: Connection) -> None:
+    """A job with a defect of its own."""
+    raise LookupError("a defect of the caller")
+
+
+def stored(store: Store, *names: str) -> list[str]:
+    """Which of the controls are in the store."""
+    return [name for name in names if store.read(lambda c, name=name: statements.control(c, name))]
+
+
+class Held:
+    """The writer is kept busy, so that everything written meanwhile lands in one batch."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._release = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.outcomes: dict[str, Any] = {}
+
+    def write(self, name: str, job: Callable[[Connection], Any]) -> None:
+        """Queue a write from a thread of its own; its value or error is kept under the name."""
+        queue = self._store._writer._jobs
+        before = queue.qsize()
+
+        def run() -> None:
+            try:
+                self.outcomes[name] = self._store.write(job)
+            except Exception as error:  # noqa: BLE001 - the outcome is what the test looks at
+                self.outcomes[name] = error
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self._threads.append(thread)
+        while name != "holder" and queue.qsize() == before and thread.is_alive():
+            pass  # the order within the batch is the order of the calls
+
+    @contextmanager
+    def batch(self) -> Iterator["Held"]:
+        """Hold the writer, let it go at the end of the block, and wait for all outcomes."""
+        holding = threading.Event()
+
+        def hold(_: Connection) -> None:
+            holding.set()
+            self._release.wait(5)
+
+        self.write("holder", hold)
+        holding.wait(5)
+        yield self
+        self._release.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_write_returns_its_value_after_the_commit(store: Store) -> None:
+    """When `write` returns, another connection sees what was written."""
+    assert store.write(put("a")) == "a"
+    assert stored(store, "a") == ["a"]
+
+
+def test_a_failing_job_is_rolled_back_and_harms_no_other_of_its_batch(store: Store) -> None:
+    """The jobs before and after it are stored; its caller gets its own error."""
+
+    def half(connection: Connection) -> None:
+        put("half")(connection)
+        raise LookupError("after half of the work")
+
+    with Held(store).batch() as held:
+        held.write("a", put("a"))
+        held.write("half", half)
+        held.write("b", put("b"))
+    assert isinstance(held.outcomes["half"], LookupError)
+    assert (held.outcomes["a"], held.outcomes["b"]) == ("a", "b")
+    assert stored(store, "a", "half", "b") == ["a", "b"]
+
+
+@pytest.mark.parametrize("after", [None, fail, put("after")], ids=["last", "then-a-defect", "then-a-write"])
+def test_a_full_disk_loses_nothing_that_was_acknowledged(
+    store: Store, after: Callable[[Connection], Any] | None
+) -> None:
+    """SQLite drops the whole transaction when the disk is full: then no job of the batch is told success."""
+    with Held(store).batch() as held:
+        held.write("before", put("before"))
+        held.write("full", fill_the_disk)
+        if after:
+            held.write("after", after)
+    acknowledged = [name for name in ("before", "after") if held.outcomes.get(name) == name]
+    assert isinstance(held.outcomes["full"], StoreUnavailable)
+    assert stored(store, *acknowledged) == acknowledged
+
+
+def test_a_full_disk_is_named_as_the_reason(store: Store) -> None:
+    """The text says what is full, not which savepoint is missing."""
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        store.write(fill_the_disk)
+
+
+def test_the_store_takes_writes_again_after_a_failed_batch(store: Store) -> None:
+    """A full disk that was emptied needs no restart."""
+    with pytest.raises(StoreUnavailable):
+        store.write(fill_the_disk)
+    store.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000") and None)
+    assert store.write(put("a")) == "a"
+    assert stored(store, "a", "big") == ["a"]
+
+
+def test_a_commit_that_fails_fails_every_job_of_its_batch(store: Store) -> None:
+    """Nobody is told that it worked when the commit did not happen."""
+
+    def break_the_commit(connection: Connection) -> str:
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+        row = {"incident_id": "nobody", "at": 1.0, "kind": "note", "message": "m", "data": {}}
+        statements.append_timeline(connection, [row])
+        return "breaks"
+
+    with Held(store).batch() as held:
+        held.write("a", put("a"))
+        held.write("breaks", break_the_commit)
+        held.write("b", put("b"))
+    for name in ("a", "breaks", "b"):
+        assert isinstance(held.outcomes[name], StoreUnavailable), name
+    assert stored(store, "a", "b") == []
+
+
+def test_a_write_after_close_is_unavailable(store: Store) -> None:
+    """A closed store refuses at once."""
+    store.close()
+    with pytest.raises(StoreUnavailable, match="shutting down"):
+        store.write(put("a"))
+
+
+def test_close_writes_what_is_queued(url: str) -> None:
+    """A write that was accepted before the close is on disk afterwards."""
+    store = Store(url)
+    with Held(store).batch() as held:
+        for number in range(5):
+            held.write(f"n{number}", put(f"n{number}"))
+        closing = threading.Thread(target=store.close)
+        closing.start()
+    closing.join()
+    assert [held.outcomes[f"n{number}"] for number in range(5)] == [f"n{number}" for number in range(5)]
+    again = Store(url)
+    assert len(stored(again, *(f"n{number}" for number in range(5)))) == 5
+    again.close()
+
+
+def test_a_write_that_waited_too_long_is_not_done_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller heard 503 before its job began: it must not appear in the store after all."""
+    with Held(store).batch() as held:
+        monkeypatch.setattr(writer, "WRITE_TIMEOUT", 0.05)
+        with pytest.raises(StoreUnavailable, match="not stored within"):
+            store.write(put("late"))
+        monkeypatch.undo()
+    assert store.write(put("next")) == "next"
+    assert stored(store, "late", "next") == ["next"]
+    assert held.outcomes["holder"] is None
+
+
+def test_a_full_queue_is_unavailable(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More waiting writes than the queue holds are refused instead of eating memory."""
+    monkeypatch.setattr(writer, "MAX_QUEUE", 1)
+    store = Store(url)
+    with Held(store).batch() as held:
+        held.write("waits", put("waits"))
+        with pytest.raises(StoreUnavailable, match="1 writes are waiting"):
+            store.write(put("refused"))
+    assert stored(store, "waits", "refused") == ["waits"]
+    store.close()
+
+
+def test_many_threads_lose_no_write(store: Store) -> None:
+    """Forty writers at once store forty rows."""
+    threads = [threading.Thread(target=store.write, args=(put(f"t{number}"),)) for number in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(stored(store, *(f"t{number}" for number in range(40)))) == 40

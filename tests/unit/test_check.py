@@ -1,0 +1,171 @@
+"""`shf check`: each server is asked, each finding says what to do, and nothing is restarted by asking."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from self_healing_fabric.check import Finding, run_checks
+from self_healing_fabric.settings import Settings
+
+CLOSED = "http://127.0.0.1:9"  # the discard port: nobody listens
+
+
+@pytest.fixture(autouse=True)
+def _no_promtool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+
+
+def prometheus(server: HTTPServer, *, rules: bool = True, services: tuple[str, ...] = ("cart",)) -> None:
+    """Make the server answer the check's two queries as Prometheus does."""
+
+    def vector(*labels: dict[str, str]) -> dict[str, Any]:
+        result = [{"metric": each, "value": [1, "1"]} for each in labels]
+        return {"status": "success", "data": {"resultType": "vector", "result": result}}
+
+    watchdog = 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
+    server.expect_request("/api/v1/query", query_string={"query": watchdog}).respond_with_json(
+        vector(*([{}] if rules else []))
+    )
+    heartbeat = "service:shf_heartbeat:answered"
+    server.expect_request("/api/v1/query", query_string={"query": heartbeat}).respond_with_json(
+        vector(*({"service": service} for service in services))
+    )
+
+
+def settings(server: HTTPServer | None = None, **more: Any) -> Settings:
+    """A configuration with one service that points at the server."""
+    url = server.url_for("") if server else CLOSED
+    return Settings(**{"prometheus": {"url": url}, "services": {"cart": {}}, **more})
+
+
+def found(settings: Settings, subject: str) -> list[Finding]:
+    """The findings of one subject."""
+    return [finding for finding in run_checks(settings) if finding.subject.startswith(subject)]
+
+
+def test_a_sound_installation_has_no_failure(httpserver: HTTPServer) -> None:
+    """Prometheus with the rules, Alertmanager with the receiver, health and recovery that answer."""
+    prometheus(httpserver)
+    httpserver.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+    httpserver.expect_request("/health").respond_with_data("ok")
+    httpserver.expect_request("/state").respond_with_json({"started_at": 5})
+    url = httpserver.url_for
+    recovery = {"http": {"restart": url("/restart"), "started_at": url("/state")}}
+    findings = list(
+        run_checks(
+            settings(
+                httpserver,
+                alertmanager={"url": url("").rstrip("/")},
+                services={"cart": {"health": url("/health"), "recovery": recovery}},
+            )
+        )
+    )
+    assert [finding for finding in findings if finding.ok is not True] == []
+    assert "started_at is 5" in findings[-1].message
+    assert all(request.method == "GET" for request, _ in httpserver.log)
+    assert all(request.path != "/restart" for request, _ in httpserver.log)
+
+
+def test_an_absent_prometheus_is_a_failure_with_its_address() -> None:
+    """The text says which server, and that the connection was refused."""
+    (finding,) = found(settings(), "prometheus")
+    assert finding.ok is False
+    assert f"{CLOSED} does not answer" in finding.message
+
+
+def test_rules_that_are_not_loaded_are_a_failure_with_the_remedy(httpserver: HTTPServer) -> None:
+    """A Prometheus that answers but has no watchdog alert lacks our rules."""
+    prometheus(httpserver, rules=False)
+    _, finding = found(settings(httpserver), "prometheus")
+    assert finding.ok is False
+    assert "`shf rules` to `rule_files`" in finding.message
+
+
+def test_a_configured_service_without_heartbeat_is_named(httpserver: HTTPServer) -> None:
+    """A target without the label `service` would never be detected."""
+    prometheus(httpserver, services=("cart",))
+    finding = found(settings(httpserver, services={"cart": {}, "db": {}}), "prometheus")[-1]
+    assert (finding.ok, finding.message.split(".")[0]) == (False, "no heartbeat of: db")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ([{"name": "other"}], "has no receiver self-healing-fabric (it has: other)"),
+        ({"status": "x"}, "does not answer as Alertmanager does"),
+        ([5], "does not answer as Alertmanager does"),
+        ("text", "does not answer as Alertmanager does"),
+    ],
+)
+def test_an_alertmanager_that_would_not_notify_us_is_a_failure(
+    httpserver: HTTPServer, answer: Any, text: str
+) -> None:
+    """The receiver must be there by its name."""
+    httpserver.expect_request("/api/v2/receivers").respond_with_json(answer)
+    (finding,) = found(settings(alertmanager={"url": httpserver.url_for("").rstrip("/")}), "alertmanager")
+    assert finding.ok is False
+    assert text in finding.message
+
+
+def test_alertmanager_is_asked_with_its_token(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """Where Alertmanager wants a token, the check sends the configured one."""
+    token = tmp_path / "token"
+    token.write_text("abc\n")
+    httpserver.expect_request("/api/v2/receivers", headers={"Authorization": "Bearer abc"}).respond_with_json(
+        [{"name": "self-healing-fabric"}]
+    )
+    url = httpserver.url_for("").rstrip("/")
+    (finding,) = found(settings(alertmanager={"url": url, "bearer_token_file": token}), "alertmanager")
+    assert finding.ok is True, finding.message
+    missing = settings(alertmanager={"url": url, "bearer_token_file": tmp_path / "missing"})
+    (finding,) = found(missing, "alertmanager")
+    assert finding.ok is False
+    assert "missing" in finding.message
+
+
+def test_what_is_not_configured_is_a_note_and_no_failure() -> None:
+    """No Alertmanager and no recovery target are allowed, and said."""
+    assert found(settings(), "alertmanager")[0].ok is None
+    assert found(settings(), "service cart")[0].ok is None
+
+
+def test_a_sick_service_is_a_failure_of_its_own(httpserver: HTTPServer) -> None:
+    """A 500, a refused connection and an unreadable target are told per service."""
+    httpserver.expect_request("/health").respond_with_data("broken", status=500)
+    services = {
+        "sick": {"health": httpserver.url_for("/health")},
+        "gone": {
+            "health": f"{CLOSED}/health",
+            "recovery": {"http": {"restart": f"{CLOSED}/r", "started_at": f"{CLOSED}/s"}},
+        },
+    }
+    configured = settings(services=services)
+    assert [finding.ok for finding in found(configured, "service sick")] == [False, None]
+    assert [finding.ok for finding in found(configured, "service gone")] == [False, False]
+
+
+def test_no_service_at_all_is_a_failure() -> None:
+    """A fabric without services would act on nothing."""
+    (finding,) = found(settings(services={}), "services")
+    assert finding.ok is False
+
+
+def test_the_shipped_rules_are_checked() -> None:
+    """The first finding is about the files that the package carries."""
+    finding = next(iter(run_checks(settings())))
+    assert (finding.subject, finding.ok) == ("rules", True)
+    assert "promtool is not on PATH" in finding.message
+
+
+def test_docker_recovery_without_the_docker_package_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra that is missing is named, and the other findings are still told."""
+    monkeypatch.delitem(sys.modules, "self_healing_fabric.recovery.platforms.docker", raising=False)
+    monkeypatch.setitem(sys.modules, "docker", None)
+    services = {"cart": {"recovery": {"docker": {"container": "cart"}}}, "db": {}}
+    findings = found(settings(services=services), "service")
+    assert [finding.ok for finding in findings] == [False, None]
+    assert "self-healing-fabric[docker]" in findings[0].message

@@ -1,0 +1,333 @@
+"""The command: 0 well, 1 failed, 2 wrong usage or configuration, a sentence and never a traceback."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from pytest_httpserver import HTTPServer
+
+from self_healing_fabric import __version__
+from self_healing_fabric.cli import main
+from self_healing_fabric.settings import Mode, load_settings
+
+CLOSED = "http://127.0.0.1:9"
+COMMANDS = ["serve", "check", "demo", "incidents", "approve", "mode", "rules", "init"]
+Shf = Callable[..., Result]
+
+
+@pytest.fixture
+def shf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shf:
+    """Run the command in an empty folder. An exception that escapes fails the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SHF_CONFIG", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Result:
+        result = CliRunner().invoke(main, arguments)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def write(path: Path, content: Any) -> str:
+    """Write a configuration file; return its path."""
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_help_names_every_command(shf: Shf) -> None:
+    """The list of the contract is what `shf --help` lists."""
+    result = shf("--help")
+    assert result.exit_code == 0
+    assert sorted(main.commands) == sorted(COMMANDS)
+    assert all(f"  {name} " in result.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(shf: Shf, command: str) -> None:
+    """Help needs no configuration and says how the command is called."""
+    for flag in ("--help", "-h"):
+        result = shf(command, flag)
+        assert result.exit_code == 0
+        assert result.output.startswith(f"Usage: main {command}")
+
+
+def test_the_version_is_printed(shf: Shf) -> None:
+    """`shf --version` tells the version of the package."""
+    assert shf("--version").output.strip().endswith(__version__)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("incidents", "--limit", "0"),
+        ("incidents", "--limit", "many"),
+        ("mode", "sometimes"),
+        ("approve",),
+        ("check", "--config", "missing.yaml"),
+        ("serve", "--config", "missing.yaml"),
+        ("check",),
+        ("incidents",),
+        ("mode",),
+        ("rules", "--set", "heartbeat"),
+        ("rules", "--config", "missing.yaml"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_a_sentence(shf: Shf, arguments: tuple[str, ...]) -> None:
+    """A wrong word, a wrong number or no configuration file."""
+    result = shf(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.strip()
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "incidents", "mode", "rules"])
+def test_a_wrong_configuration_ends_with_2_and_all_problems(shf: Shf, tmp_path: Path, command: str) -> None:
+    """Every command that reads it tells every problem by its path."""
+    path = write(tmp_path / "bad.yaml", {"mode": "x", "promethius": {}, "retry": {"attempts": 9}})
+    result = shf(command, "--config", path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"shf: {path}: 3 problems\n")
+    assert [line.split(":")[0].strip() for line in result.stderr.splitlines()[1:]] == [
+        "mode",
+        "promethius",
+        "retry.attempts",
+    ]
+
+
+def test_init_writes_a_configuration_that_is_valid_and_does_nothing_yet(shf: Shf, tmp_path: Path) -> None:
+    """The file loads, starts in dry_run, and has a service to copy."""
+    assert shf("init").exit_code == 0
+    settings = load_settings(tmp_path / "shf.yaml")
+    assert settings.mode is Mode.DRY_RUN
+    assert settings.services
+
+
+def test_init_and_check_agree(shf: Shf, tmp_path: Path) -> None:
+    """`check` accepts the file of `init` as valid; what fails then are the servers that are not there."""
+    shf("init", "other.yaml")
+    text = (tmp_path / "other.yaml").read_text()
+    (tmp_path / "other.yaml").write_text(
+        text.replace(":9090", ":9").replace(":9093", ":9").replace(":8080", ":9")
+    )
+    result = shf("check", "--config", "other.yaml")
+    assert "other.yaml: valid" in result.stdout
+    assert "prometheus http://127.0.0.1:9: Prometheus at http://127.0.0.1:9 does not answer" in result.stdout
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("target", ["shf.yaml", "folder"])
+def test_init_overwrites_nothing(shf: Shf, tmp_path: Path, target: str) -> None:
+    """An existing file keeps its content, and the exit status is 2."""
+    (tmp_path / "shf.yaml").write_text("mode: paused\n")
+    (tmp_path / "folder").mkdir()
+    result = shf("init", target)
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr
+    assert (tmp_path / "shf.yaml").read_text() == "mode: paused\n"
+
+
+def test_init_into_a_missing_folder_is_a_sentence(shf: Shf) -> None:
+    """The reason of the system is told."""
+    result = shf("init", "missing/shf.yaml")
+    assert (result.exit_code, "cannot be written: No such file" in result.stderr) == (2, True)
+
+
+def test_check_ends_with_1_when_a_server_does_not_answer(shf: Shf, tmp_path: Path) -> None:
+    """A valid configuration of absent servers is a failure, not a usage error."""
+    path = write(tmp_path / "shf.yaml", {"prometheus": {"url": CLOSED}, "services": {"cart": {}}})
+    result = shf("check", "--json")
+    assert result.exit_code == 1
+    findings = {finding["subject"]: finding["ok"] for finding in json.loads(result.stdout)}
+    assert findings == {
+        "rules": True,
+        f"prometheus {CLOSED}": False,
+        "alertmanager": None,
+        "service cart": None,
+    }
+    assert shf("check", "--config", path).exit_code == 1
+
+
+def test_check_paints_no_markup_of_others(shf: Shf, tmp_path: Path, httpserver: HTTPServer) -> None:
+    """An error text with brackets is printed as it is."""
+    httpserver.expect_request("/api/v1/query").respond_with_data("[bold]broken[/bold]", status=500)
+    write(tmp_path / "shf.yaml", {"prometheus": {"url": httpserver.url_for("").rstrip("/")}})
+    assert "[bold]broken[/bold]" in shf("check").stdout
+
+
+def test_rules_are_written_with_the_values_that_were_set(shf: Shf, tmp_path: Path) -> None:
+    """`--set` changes the text of the rules, and the paths are printed."""
+    result = shf("rules", "--out", "out", "--set", "heartbeat=45s", "--set", "error_ratio=0.07")
+    assert result.exit_code == 0, result.stderr
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    assert {path.name for path in paths} == {path.name for path in (tmp_path / "out").iterdir()}
+    text = "".join((tmp_path / path).read_text() for path in paths)
+    assert "[45s]" in text
+    assert "0.07" in text
+
+
+def test_rules_take_their_limits_from_the_configuration(shf: Shf, tmp_path: Path) -> None:
+    """The same number alerts and verifies; --set wins over it."""
+    write(tmp_path / "shf.yaml", {"thresholds": {"cpu": 0.77}, "prometheus": {"scrape_interval": "1s"}})
+    listed = shf("rules", "--list", "--set", "memory=0.66").stdout
+    values = {line.split()[0]: line.split()[1] for line in listed.splitlines()[1:] if len(line.split()) > 1}
+    assert (values["cpu"], values["memory"], values["scrape_interval"]) == ("0.77", "0.66", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("heartbeet=45s", "heartbeet"),
+        ("heartbeat=soon", "'soon' is not a duration"),
+        ("error_window=1s", "error_window is 1s but needs 4 times scrape_interval"),
+        ("min_errors=x", "min_errors"),
+    ],
+)
+def test_rules_that_cannot_work_are_refused(shf: Shf, tmp_path: Path, change: str, text: str) -> None:
+    """A wrong name or value ends with 2, says which, and writes nothing."""
+    result = shf("rules", "--out", "out", "--set", change)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_rules_into_a_place_that_cannot_be_written_is_a_sentence(shf: Shf, tmp_path: Path) -> None:
+    """A file where a folder should be makes no traceback."""
+    (tmp_path / "file").touch()
+    result = shf("rules", "--out", "file/rules")
+    assert result.exit_code in (1, 2)
+    assert "file/rules" in result.stderr
+
+
+def test_a_store_that_cannot_be_opened_is_told_as_such(shf: Shf, tmp_path: Path) -> None:
+    """`serve` names the store, not the address that it would have listened on."""
+    (tmp_path / "file").touch()
+    write(tmp_path / "shf.yaml", {"store": f"sqlite:///{tmp_path}/file/shf.db"})
+    result = shf("serve")
+    assert result.exit_code == 1
+    assert "file/shf.db" in result.stderr
+    assert "listen" not in result.stderr
+
+
+STORY = {
+    "id": "20261122-130512-a3f1",
+    "title": "cart [red]is silent[/red]",
+    "service": "cart",
+    "state": "resolved",
+    "outcome": "healed",
+    "severity": "critical",
+    "level": 1,
+    "failure_class": "service_failure",
+    "pattern": "code_bug",
+    "confidence": 0.55,
+    "opened_at": "2026-11-22T13:05:12.000Z",
+    "waiting_for": None,
+    "timeline": [
+        {
+            "at": "2026-11-22T13:05:12.000Z",
+            "kind": "evidence",
+            "message": "cart: heartbeat is 0",
+            "data": {"query": 'service:shf_heartbeat:answered{service="cart"}'},
+        },
+        {"at": "2026-11-22T13:05:13.000Z", "kind": "action", "message": "a\x1b[31mb", "data": {}},
+    ],
+}
+
+
+def test_incidents_are_listed_with_the_filters_asked_for(shf: Shf, httpserver: HTTPServer) -> None:
+    """State, service and limit reach the API; the table shows the incident."""
+    httpserver.expect_ordered_request(
+        "/api/v1/incidents", query_string="state=resolved&state=closed&limit=5&service=cart"
+    ).respond_with_json({"incidents": [STORY], "next_cursor": None})
+    url = httpserver.url_for("")
+    result = shf(
+        *("incidents", "--url", url, "--state", "resolved", "--state", "closed"),
+        *("--service", "cart", "--limit", "5"),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "20261122-130512-a3f1" in result.stdout
+    assert "code_bug 0.55" in result.stdout
+
+
+def test_an_incident_is_shown_with_evidence_and_without_the_paint_of_strangers(
+    shf: Shf, httpserver: HTTPServer
+) -> None:
+    """The query stands below its fact; markup and control characters of labels do nothing."""
+    httpserver.expect_request("/api/v1/incidents/i1").respond_with_json(STORY)
+    result = shf("incidents", "i1", "--url", httpserver.url_for(""))
+    assert 'service:shf_heartbeat:answered{service="cart"}' in result.stdout
+    assert "cart [red]is silent[/red]" in result.stdout
+    assert "\x1b" not in result.stdout
+    as_json = shf("incidents", "i1", "--json", "--url", httpserver.url_for(""))
+    assert json.loads(as_json.stdout) == STORY
+
+
+def test_approving_tells_who_and_prints_the_state(shf: Shf, httpserver: HTTPServer) -> None:
+    """The name given with --by reaches the API."""
+    httpserver.expect_ordered_request(
+        "/api/v1/incidents/i1/approve", method="POST", json={"by": "ada"}
+    ).respond_with_json({"id": "i1", "state": "recovering"})
+    assert shf("approve", "i1", "--by", "ada", "--url", httpserver.url_for("")).stdout == "i1: recovering\n"
+
+
+def test_the_mode_is_shown_and_set_with_the_token(shf: Shf, tmp_path: Path, httpserver: HTTPServer) -> None:
+    """GET without a mode, PUT with one; both carry the configured token."""
+    (tmp_path / "token").write_text("abc\n")
+    host = httpserver.url_for("").removeprefix("http://").rstrip("/").replace("localhost", "127.0.0.1")
+    write(tmp_path / "shf.yaml", {"listen": host, "auth": {"token_file": str(tmp_path / "token")}})
+    headers = {"Authorization": "Bearer abc"}
+    httpserver.expect_ordered_request("/api/v1/mode", method="GET", headers=headers).respond_with_json(
+        {"mode": "automatic"}
+    )
+    httpserver.expect_ordered_request(
+        "/api/v1/mode", method="PUT", headers=headers, json={"mode": "paused", "by": "ada"}
+    ).respond_with_json({"mode": "paused"})
+    assert shf("mode").stdout == "automatic\n"
+    assert shf("mode", "paused", "--by", "ada").stdout == "paused\n"
+
+
+def test_a_refusal_of_the_fabric_ends_with_1_and_its_reason(shf: Shf, httpserver: HTTPServer) -> None:
+    """The problem document's title and detail are the sentence."""
+    httpserver.expect_request("/api/v1/incidents/i1/approve").respond_with_json(
+        {"title": "Conflict", "detail": "it awaits no approval"}, status=409
+    )
+    result = shf("approve", "i1", "--url", httpserver.url_for(""))
+    assert (result.exit_code, result.stderr) == (1, "shf: Conflict: it awaits no approval\n")
+
+
+@pytest.mark.parametrize("url", [CLOSED, "http://two words", "ftp://host", "nonsense", "http://[::1"])
+def test_a_fabric_that_does_not_answer_ends_with_1(shf: Shf, url: str) -> None:
+    """Nobody listens, or the address is none: one sentence."""
+    result = shf("mode", "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("shf: ")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(status, body) for status in (200, 500) for body in ("<html>", "[]", '"text"', "")] + [(500, "{}")],
+)
+def test_another_server_on_that_port_ends_with_1(
+    shf: Shf, httpserver: HTTPServer, status: int, body: str
+) -> None:
+    """Whatever answers there, if it is not the fabric it is told in a sentence."""
+    httpserver.expect_request("/api/v1/mode").respond_with_data(body, status=status)
+    result = shf("mode", "--url", httpserver.url_for(""))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("shf: ")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", "tökén\n".encode(), b"a\nb"])
+def test_a_token_that_cannot_be_sent_ends_with_1(shf: Shf, tmp_path: Path, content: bytes | None) -> None:
+    """A missing file, bytes that are no text, and what no header can hold."""
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    result = shf("mode", "--url", CLOSED, "--token-file", "token")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("shf: ")

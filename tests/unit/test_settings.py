@@ -1,0 +1,384 @@
+"""Settings: every mistake at once, under its path, in words that say what to write instead."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
+from self_healing_fabric.settings import Mode, Settings, config_path, is_loopback, load_settings, split_listen
+
+Load = Callable[[Any], Settings]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SHF_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Load a configuration file with this text or these values."""
+
+    def load(content: Any) -> Settings:
+        path = tmp_path / "shf.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+        return load_settings(path)
+
+    return load
+
+
+@pytest.fixture
+def problems(load: Load) -> Callable[[Any], dict[str, str]]:
+    """The problems of a configuration, by path."""
+
+    def problems(content: Any) -> dict[str, str]:
+        with pytest.raises(ConfigurationError) as caught:
+            load(content)
+        found = caught.value.problems
+        assert len({problem.path for problem in found}) == len(found)
+        return {problem.path: problem.message for problem in found}
+
+    return problems
+
+
+Problems = Callable[[Any], dict[str, str]]
+
+
+def test_an_empty_file_is_a_valid_configuration(load: Load) -> None:
+    """Everything has a default, and the default listens on loopback only."""
+    settings = load("")
+    assert (settings.listen, settings.mode, settings.services) == ("127.0.0.1:9931", Mode.AUTOMATIC, {})
+
+
+def test_durations_are_read_as_people_write_them(load: Load) -> None:
+    """Text with a unit and plain numbers both become seconds."""
+    settings = load({"prometheus": {"timeout": "500ms"}, "verification": {"stability": 40, "deadline": "2m"}})
+    assert settings.prometheus.timeout == 0.5
+    assert (settings.verification.stability, settings.verification.deadline) == (40.0, 120.0)
+
+
+def test_every_problem_is_reported_at_once_under_its_path(problems: Problems) -> None:
+    """A person who fixes one typo is not sent round again for the next."""
+    found = problems(
+        {
+            "listen": "nowhere",
+            "mode": "sometimes",
+            "promethius": {},
+            "prometheus": {"url": "prometheus:9090", "timeout": "5 parsecs"},
+            "verification": {"stability": "30s", "deadline": "40s"},
+            "guardrails": {"max_actons": 3},
+            "plans": {"oops": ["restart"]},
+            "services": {
+                "cart": {"depends_on": ["dbb"], "recovery": {"http": {"restrt": "http://127.0.0.1/r"}}},
+                "db": {"tier": "gold"},
+            },
+        }
+    )
+    assert set(found) == {
+        "listen",
+        "mode",
+        "promethius",
+        "prometheus.url",
+        "prometheus.timeout",
+        "verification.deadline",
+        "guardrails.max_actons",
+        "plans",
+        "services.cart.depends_on.0",
+        "services.cart.recovery.http.restart",
+        "services.cart.recovery.http.restrt",
+        "services.db.tier",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "suggestion"),
+    [
+        ({"promethius": {}}, "promethius", "did you mean `prometheus`?"),
+        ({"guardrails": {"max_actons": 1}}, "guardrails.max_actons", "did you mean `max_actions`?"),
+        ({"alertmanager": {"url": "http://a", "reciever": "x"}}, "alertmanager.reciever", "`receiver`?"),
+        ({"services": {"cart": {"helth": "x"}}}, "services.cart.helth", "did you mean `health`?"),
+        (
+            {"services": {"cart": {"recovery": {"docker": {"containr": "x", "container": "y"}}}}},
+            "services.cart.recovery.docker.containr",
+            "did you mean `container`?",
+        ),
+        ({"retry": {"zzz": 1}}, "retry.zzz", "known here: attempts, base, cap, timeout"),
+        ({"services": {"cart": {"depends_on": ["db1"]}, "db": {}}}, "services.cart.depends_on.0", "`db`?"),
+    ],
+)
+def test_a_typo_gets_a_suggestion(problems: Problems, content: Any, path: str, suggestion: str) -> None:
+    """The nearest known name of that section is named, or all of them."""
+    assert problems(content)[path].endswith(suggestion)
+
+
+@pytest.mark.parametrize("dependencies", ["db", 5, {"db": 1}, [{"a": "b"}], [None], [["db"]], True])
+def test_dependencies_of_any_wrong_type_are_a_problem_of_their_path(
+    problems: Problems, dependencies: Any
+) -> None:
+    """Whatever YAML gives where a list of names belongs, the answer is a path and no traceback."""
+    found = problems({"services": {"cart": {"depends_on": dependencies}}})
+    assert all(path.startswith("services.cart.depends_on") for path in found)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+        max_leaves=5,
+    ),
+    st.sampled_from(
+        [
+            ("services",),
+            ("services", "cart"),
+            ("services", "cart", "depends_on"),
+            ("services", "cart", "recovery"),
+            ("verification",),
+            ("verification", "deadline"),
+            ("auth",),
+            ("listen",),
+            ("store",),
+            ("plans",),
+            ("escalation", "levels"),
+            ("prometheus", "url"),
+        ]
+    ),
+)
+def test_no_value_anywhere_makes_a_traceback(value: Any, path: tuple[str, ...]) -> None:
+    """A configuration is valid or a list of problems, whatever stands in it."""
+    content: Any = value
+    for part in reversed(path):
+        content = {part: content}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "shf.yaml"
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        found: tuple[Problem, ...] | None = None
+        try:
+            load_settings(file)
+        except ConfigurationError as error:
+            found = error.problems
+        assert found is None or len(found) > 0
+
+
+def test_a_service_cannot_depend_on_itself(problems: Problems) -> None:
+    """A circle of one is refused."""
+    found = problems({"services": {"cart": {"depends_on": ["cart"]}}})
+    assert found == {"services.cart.depends_on.0": "a service cannot depend on itself"}
+
+
+def test_a_service_has_one_platform(problems: Problems) -> None:
+    """Two ways to restart one service would be two budgets."""
+    recovery = {"http": {"restart": "http://127.0.0.1/r"}, "docker": {"container": "cart"}}
+    found = problems({"services": {"cart": {"recovery": recovery}}})
+    assert found == {"services.cart.recovery": "give one platform, not both http and docker"}
+
+
+def test_a_deadline_must_leave_room_for_the_stability_window(problems: Problems) -> None:
+    """A verification that cannot succeed is refused."""
+    found = problems({"verification": {"stability": "30s", "deadline": "59s"}})
+    assert found == {"verification.deadline": "must be at least twice `stability` (30 s)"}
+
+
+def test_services_need_names_that_can_be_labels(problems: Problems) -> None:
+    """A name with a quote is refused at its path."""
+    (path,) = problems({"services": {'x"} or vector(1) #': {}}})
+    assert path.startswith('services.x"} or vector(1) #')
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:9090",
+        "ftp://host/x",
+        "http://",
+        "http:///path",
+        "file:///etc/passwd",
+        "",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:port",
+        "http://[::1",
+        "http://two words/",
+        "http://host/\n",
+    ],
+)
+def test_what_is_no_url_is_refused(problems: Problems, url: str) -> None:
+    """An address that no client could call is a problem of the configuration, not of the first incident."""
+    assert set(problems({"prometheus": {"url": url}})) == {"prometheus.url"}
+
+
+@pytest.mark.parametrize("store", ["shf.db", "postgresql://db/shf", "sqlite:///", "sqlite:///:memory:", ""])
+def test_a_store_that_would_forget_is_refused(problems: Problems, store: str) -> None:
+    """Only a SQLite file keeps what was acknowledged; one in memory does not."""
+    assert set(problems({"store": store})) == {"store"}
+
+
+def test_the_environment_wins_over_the_file(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable replaces one value and leaves its neighbours."""
+    monkeypatch.setenv("SHF_PROMETHEUS__URL", "http://elsewhere:9090")
+    monkeypatch.setenv("SHF_MODE", "paused")
+    settings = load({"mode": "automatic", "prometheus": {"url": "http://file:9090", "timeout": "2s"}})
+    assert settings.mode is Mode.PAUSED
+    assert (settings.prometheus.url, settings.prometheus.timeout) == ("http://elsewhere:9090", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "text"),
+    [
+        ("SHF_MOED", "environment SHF_MOED", "no setting is called `moed`; did you mean `mode`?"),
+        ("SHF_PROMETHEUS__URLL", "prometheus.urll", "unknown setting; did you mean `url`?"),
+        ("SHF_MODE", "mode", "Input should be 'automatic', 'approval', 'dry_run' or 'paused'"),
+    ],
+)
+def test_a_wrong_variable_is_a_problem(
+    problems: Problems, monkeypatch: pytest.MonkeyPatch, name: str, path: str, text: str
+) -> None:
+    """A misspelt variable is not ignored."""
+    monkeypatch.setenv(name, "x")
+    assert problems("") == {path: text}
+
+
+@pytest.mark.parametrize("name", ["SHF_PROMETHEUS", "SHF_SERVICES", "SHF_PLANS", "SHF_AUTH"])
+def test_a_variable_for_a_whole_section_that_is_no_json_is_a_problem(
+    load: Load, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Sections can be given as JSON; what is none is reported with its name, without a traceback."""
+    monkeypatch.setenv(name, "{not json")
+    with pytest.raises(ConfigurationError, match=name.removeprefix("SHF_").lower()):
+        load("")
+
+
+def test_beyond_loopback_a_token_is_needed(problems: Problems) -> None:
+    """An open webhook that restarts services is refused."""
+    found = problems({"listen": "0.0.0.0:9931"})
+    assert found == {
+        "auth.token_file": "`listen` on 0.0.0.0 is reachable from outside: give a file with a token"
+    }
+
+
+def test_with_a_token_it_may_listen_anywhere_and_the_token_is_read_anew(load: Load, tmp_path: Path) -> None:
+    """The file is read at every call, without its newline."""
+    token = tmp_path / "token"
+    token.write_text("one\n")
+    settings = load({"listen": "0.0.0.0:9931", "auth": {"token_file": str(token)}})
+    assert settings.auth_token() == "one"
+    token.write_text("two\n")
+    assert settings.auth_token() == "two"
+
+
+def test_a_token_file_must_exist_and_hold_a_token(problems: Problems, tmp_path: Path) -> None:
+    """A missing, an empty and an unreadable file are told apart."""
+    missing, empty, binary = (tmp_path / name for name in ("missing", "empty", "binary"))
+    empty.write_text(" \n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path, text in ((missing, "cannot be read"), (empty, "is empty"), (binary, "cannot be read")):
+        found = problems({"auth": {"token_file": str(path)}})
+        assert set(found) == {"auth.token_file"}
+        assert text in found["auth.token_file"]
+
+
+def test_a_token_is_never_printed(problems: Problems, tmp_path: Path, load: Load) -> None:
+    """Neither a problem nor the settings themselves show what the file holds."""
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    content = {"auth": {"token_file": str(token)}}
+    assert "s3cret" not in repr(load(content))
+    assert "s3cret" not in str(problems({**content, "mode": "x"}))
+
+
+def test_yaml_that_cannot_be_parsed_is_told_with_its_line(problems: Problems) -> None:
+    """The line of the mistake is in the text."""
+    assert "line 3" in problems("listen: 127.0.0.1:1\nservices:\n  cart: {tier: [}\n")[""]
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "5", "1: x", "null: x", "[]"])
+def test_anything_but_a_mapping_of_names_is_refused(problems: Problems, text: str) -> None:
+    """A list instead of names and values is told as such."""
+    assert problems(text) == {"": "the file must hold names and values, as `listen: ...`"}
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"store: 2024-99-99\n", b"mode: \x00\n"])
+def test_a_file_that_yaml_cannot_read_is_a_problem(tmp_path: Path, content: bytes) -> None:
+    """Bytes that are no text and dates that do not exist make no traceback."""
+    path = tmp_path / "shf.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="not valid YAML"):
+        load_settings(path)
+
+
+def test_a_key_that_is_given_twice_is_refused(problems: Problems) -> None:
+    """The second of two `guardrails` would silently replace the first."""
+    (text,) = problems("guardrails: {max_actions: 1}\nguardrails: {cooldown: 5m}\n").values()
+    assert "guardrails" in text
+
+
+def test_a_key_of_the_settings_library_is_an_unknown_setting(problems: Problems) -> None:
+    """`_env_file` in the file does not reach pydantic-settings."""
+    assert set(problems({"_env_file": "x", "_cli_parse_args": True})) == {"_env_file", "_cli_parse_args"}
+
+
+@pytest.mark.parametrize(
+    ("listen", "parts"),
+    [("127.0.0.1:1", ("127.0.0.1", 1)), ("[::1]:65535", ("::1", 65535)), ("localhost:80", ("localhost", 80))],
+)
+def test_listen_is_a_host_and_a_port(listen: str, parts: tuple[str, int]) -> None:
+    """IPv6 stands in brackets."""
+    assert split_listen(listen) == parts
+
+
+@pytest.mark.parametrize(
+    "listen", ["", "9931", ":9931", "host:", "host:0", "host:65536", "host:-1", "host:٣"]
+)
+def test_listen_without_host_or_port_is_refused(listen: str) -> None:
+    """The text shows what to write."""
+    with pytest.raises(ValueError, match="for example 127"):
+        split_listen(listen)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),  # noqa: S104 - that is the point
+        ("::", False),
+        ("10.0.0.1", False),
+        ("example.org", False),
+        ("127.0.0.1.example.org", False),
+        ("", False),
+    ],
+)
+def test_only_addresses_of_this_machine_are_loopback(host: str, loopback: bool) -> None:
+    """A name that merely looks like one is not."""
+    assert is_loopback(host) is loopback
+
+
+def test_the_file_is_the_one_given_else_the_variable_else_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--config wins over SHF_CONFIG, which wins over shf.yaml in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    given, variable, here = (tmp_path / name for name in ("given.yaml", "variable.yaml", "shf.yaml"))
+    with pytest.raises(UsageError, match="--config or SHF_CONFIG"):
+        config_path(None)
+    for path in (given, variable, here):
+        path.touch()
+    assert config_path(None) == Path("shf.yaml")
+    monkeypatch.setenv("SHF_CONFIG", str(variable))
+    assert config_path(None) == variable
+    assert config_path(given) == given
+
+
+def test_plans_keep_their_defaults_for_classes_that_are_not_named(load: Load) -> None:
+    """Naming one class does not erase the others."""
+    settings = load({"plans": {"degradation": []}})
+    assert settings.plans["degradation"] == ()
+    assert settings.plans["service_failure"] == ("restart",)

@@ -1,0 +1,47 @@
+"""GET /api/v1/targets: the registered services as Prometheus HTTP service discovery.
+
+One list of services, kept in the fabric's configuration, instead of a second one in Prometheus that forgets
+the newest. Scrapes and probes need different jobs in Prometheus, so there is a list for each: `?check=scrape`
+(the metrics endpoints) and `?check=probe` (the health endpoints, for the blackbox exporter).
+Format: https://prometheus.io/docs/prometheus/latest/http_sd/
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from flask import Blueprint, Response, current_app, jsonify, request
+
+from self_healing_fabric.api.problems import problem
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.settings import ServiceSettings
+
+blueprint = Blueprint("discovery", __name__)
+
+
+@blueprint.get("/api/v1/targets")
+def targets() -> Response:
+    """The target groups, one for each service that has the endpoint."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    check = request.args.get("check", "scrape")
+    if check not in ("scrape", "probe"):
+        return problem(400, "check must be scrape or probe")
+    group = _scrape if check == "scrape" else _probe
+    groups = (group(name, service) for name, service in fabric.settings.services.items())
+    return jsonify([each for each in groups if each is not None])
+
+
+def _scrape(name: str, service: ServiceSettings) -> dict[str, Any] | None:
+    if service.metrics is None:
+        return None
+    parts = urlsplit(service.metrics)
+    labels = {"service": name, "__scheme__": parts.scheme, "__metrics_path__": parts.path or "/metrics"}
+    labels |= {f"__param_{key}": value for key, value in parse_qsl(parts.query)}
+    return {"targets": [parts.netloc], "labels": labels}
+
+
+def _probe(name: str, service: ServiceSettings) -> dict[str, Any] | None:
+    if service.health is None:
+        return None
+    return {"targets": [service.health], "labels": {"service": name}}

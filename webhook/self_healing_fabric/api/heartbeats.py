@@ -1,0 +1,27 @@
+"""POST /api/v1/heartbeats/SERVICE: a job that cannot be scraped says that it is alive.
+
+The time is stored before the answer, so a restart of the fabric neither loses a heartbeat nor makes a silent
+job look fresh. Only services that are configured for it may push: a typo in a cron job must not look like a
+heartbeat.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, current_app
+
+from self_healing_fabric.api.problems import problem
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.store import statements
+
+blueprint = Blueprint("heartbeats", __name__)
+
+
+@blueprint.post("/api/v1/heartbeats/<service>")
+def beat(service: str) -> Response:
+    """Store a heartbeat of the service; the body is ignored."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    now = fabric.context.clock()
+    if not fabric.store.write(lambda connection: statements.beat(connection, service, now)):
+        detail = f"{service!r} is no service that pushes heartbeats: set `pushes_heartbeats: true` for it"
+        return problem(404, detail)
+    return Response(status=204)
