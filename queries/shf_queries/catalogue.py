@@ -1,9 +1,8 @@
 """All PromQL that the fabric asks, by name, and the signals that the shipped rules record.
 
 A query lives here or nowhere: names of series drift, and labels of alerts are written by strangers. Every
-    value that enters a query goes through `quote`, so a service called `x"} or vector(0) #` asks for a
-    service of that name and nothing else. The same texts appear in the evidence, so a person can paste them
-    into Prometheus.
+value that enters a query goes through `quote`, so a service called `x"} or vector(0) #` asks for a service of
+that name and nothing else. The same texts appear in the evidence, so a person can paste them into Prometheus.
 """
 
 from __future__ import annotations
@@ -60,21 +59,21 @@ HEARTBEAT = Signal(
     windowed=False,
 )
 ERROR_RATIO = Signal(
-    "error_ratio", "service:shf_errors:ratio", "service:shf_errors:ratio_short", "failed requests"
+    "error_ratio", "service:shf_errors:ratio", "service:shf_errors:ratio_short", "share of requests failing"
 )
 LATENCY_P95 = Signal(
     "latency_p95",
     "service:shf_latency:p95_seconds",
     "service:shf_latency:p95_seconds_short",
-    "seconds",
+    "P95 in seconds",
     baseline_series="service:shf_latency:p95_seconds_baseline",
 )
-CPU = Signal("cpu", "service:shf_cpu:utilisation", "service:shf_cpu:utilisation_short", "of its CPU")
+CPU = Signal("cpu", "service:shf_cpu:utilisation", "service:shf_cpu:utilisation_short", "share of its CPU")
 MEMORY = Signal(
     "memory",
     "service:shf_memory:utilisation",
     "service:shf_memory:utilisation",
-    "of its memory",
+    "share of its memory",
     windowed=False,
 )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,20 +57,6 @@ class PrometheusClient:
     def raw(self, selector: str, *, seconds: float, at: float | None = None) -> tuple[Series, ...]:
         """Return the samples of the last `seconds` as stored, with their own times: no look-back."""
         return self._query(f"{selector}[{max(1, round(seconds * 1000))}ms]", at, matrix)
-
-    def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
-        """Evaluate `promql` every `step` seconds from `start` to `end` (seconds since 1970)."""
-        return self._ask(
-            lambda: matrix(
-                self._connection.custom_query_range(
-                    promql,
-                    start_time=datetime.fromtimestamp(start, UTC),
-                    end_time=datetime.fromtimestamp(end, UTC),
-                    step=f"{max(1, round(step * 1000))}ms",
-                    timeout=self._timeout,
-                )
-            )
-        )
 
     def alerts(self) -> Sequence[Mapping[str, Any]]:
         """Return the pending and firing alerts as `GET /api/v1/alerts` lists them."""

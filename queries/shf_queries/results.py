@@ -1,9 +1,9 @@
 """Answers of Prometheus as values: labels and NumPy arrays with the time of every sample.
 
 The time of a sample matters as much as its value: an instant query answers with samples up to five minutes
-    old as if they were of now, and a healer that believes them proves its own success with the data of the
-    failure. So a `Series` always carries the times at which Prometheus really stored the samples when it was
-    asked for raw ones.
+old as if they were of now, and a healer that believes them proves its own success with the data of the
+failure. So a `Series` always carries the times at which Prometheus really stored the samples when it was
+asked for raw ones.
 """
 
 from __future__ import annotations

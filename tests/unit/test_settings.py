@@ -244,6 +244,14 @@ def test_a_wrong_variable_is_a_problem(
     assert problems("") == {path: text}
 
 
+def test_variables_of_kubernetes_are_no_settings(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a cluster with a Service called `shf`, every pod has these; they must not end the start."""
+    for name in ("SHF_SERVICE_HOST", "SHF_SERVICE_PORT", "SHF_SERVICE_PORT_HTTP", "SHF_PORT"):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:9931")
+    monkeypatch.setenv("SHF_PORT_9931_TCP_ADDR", "10.0.0.1")
+    assert load({}).mode is Mode.AUTOMATIC
+
+
 @pytest.mark.parametrize("name", ["SHF_PROMETHEUS", "SHF_SERVICES", "SHF_PLANS", "SHF_AUTH"])
 def test_a_variable_for_a_whole_section_that_is_no_json_is_a_problem(
     load: Load, monkeypatch: pytest.MonkeyPatch, name: str

@@ -1,8 +1,8 @@
 """`shf check`: does what the configuration names exist, and does it answer?
 
 Every server, health endpoint and recovery target is asked, and nothing is changed: a restart URL is the one
-    thing that cannot be tried. The findings are values, so that the command can print them and a test can
-    read them.
+thing that cannot be tried. The findings are values, so that the command can print them and a test can read
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Incidents in the terminal: the list, and one incident's story in the order in which it happened.
 
 All text comes from labels and errors of others, so it is escaped before rich sees it: a label must not paint
-    the terminal or hide a line.
+the terminal or hide a line.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """All configuration: one YAML file, any value overridable by environment, secrets in files of their own.
 
 A healer with half a configuration is worse than none, so the whole file is validated before anything starts,
-    and every mistake is reported at once with its path: a person who fixes one typo must not be sent round
-    again for the next. Keys that nobody knows are errors too, because a misspelt guardrail that is silently
-    ignored is a guardrail that is off.
+and every mistake is reported at once with its path: a person who fixes one typo must not be sent round again
+for the next. Keys that nobody knows are errors too, because a misspelt guardrail that is silently ignored is
+a guardrail that is off.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -159,6 +160,7 @@ class Thresholds(Section):
     heartbeat: Duration = Field(30.0, gt=0, description="silent for longer is a failure")
     error_ratio: float = Field(0.05, gt=0, lt=1, description="failed share of the requests")
     latency_factor: float = Field(2.0, gt=1, description="P95 in multiples of its baseline")
+    latency_min_rise: Duration = Field(0.05, ge=0, description="and at least this much above it")
     cpu: float = Field(0.90, gt=0, lt=1, description="share of the CPU")
     memory: float = Field(0.95, gt=0, lt=1, description="share of the memory limit")
 
@@ -425,9 +427,15 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return next((section for section in inner if section is not None), None)
 
 
+# What Kubernetes sets in every pod for a Service that is called `shf`.
+_OF_KUBERNETES = re.compile(r"SHF_(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_\d+_.*)")
+
+
 def _unknown_variables() -> Iterator[Problem]:
     """A misspelt SHF_ variable would be ignored by pydantic-settings: report it."""
     for name in os.environ:
+        if _OF_KUBERNETES.fullmatch(name):
+            continue
         if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_VARIABLE:
             field = name.removeprefix(ENVIRONMENT_PREFIX).split("__")[0].lower()
             if field not in Settings.model_fields:

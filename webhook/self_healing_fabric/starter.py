@@ -1,7 +1,7 @@
 """The configuration that `shf init` writes: small, commented, and valid as it stands.
 
 A first file that does nothing surprising: it starts in `dry_run`, so that a new user sees what would be done
-    before anything is done.
+before anything is done.
 """
 
 STARTER = """\

@@ -1,8 +1,8 @@
 """The names of all metrics and the set-up of the log, in one place: dashboards and people rely on them.
 
 A counter that is born at its first event loses that event: `increase()` starts from the first sample it sees.
-    So every series of a configured service exists at 0 from start. States are not counted here but read from
-    the store when Prometheus scrapes (`integration.status`), so a restart cannot make the gauges lie.
+So every series of a configured service exists at 0 from start. States are not counted here but read from the
+store when Prometheus scrapes (`integration.status`), so a restart cannot make the gauges lie.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_a_fact_can_be_checked_by_anyone() -> None:
     fact = observe(Answers([("errors:ratio", "cart", 0.5)])).breach(ERROR_RATIO)
     assert fact is not None
     assert fact.as_dict() == {
-        "statement": "cart: error_ratio is 0.5 failed requests, outside its limit (0.05).",
+        "statement": "cart: error_ratio is 0.5 (share of requests failing), outside its limit: 0.05.",
         "query": 'service:shf_errors:ratio{service="cart"}',
         "value": 0.5,
         "at": 1000.0,

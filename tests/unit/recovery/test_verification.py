@@ -235,6 +235,23 @@ def test_a_target_that_never_told_its_start_is_judged_by_its_samples() -> None:
     assert look(stored, now=1100.0, started_before=None).verdict is Verdict.HEALED
 
 
+def test_a_target_that_stopped_telling_its_start_is_no_evidence() -> None:
+    """It told when it was started before the action and tells nothing now: silence is no new start."""
+    stored = Stored(up=every_5_s(SINCE + 10, DEADLINE, 1.0))
+    assert look(stored, now=SINCE + 100, started_before=500.0).verdict is None
+    assert look(stored, now=DEADLINE, started_before=500.0).verdict is Verdict.NO_EVIDENCE
+
+
+def test_a_few_milliseconds_are_no_latency_failure() -> None:
+    """Twice a baseline of 4 ms is still fast: the limit is at least 50 ms above it, as the alert's is."""
+    stored = Stored(
+        up=every_5_s(SINCE + 10, DEADLINE, 1.0),
+        p95=every_5_s(SINCE + 25, DEADLINE, 0.02),
+        baseline=every_5_s(SINCE - 100, DEADLINE, 0.004),
+    )
+    assert look(stored, "latency_p95", now=SINCE + 100).verdict is Verdict.HEALED
+
+
 def test_without_a_deadline_it_is_only_healed_or_nothing() -> None:
     """An escalated incident is watched without end."""
     for value, verdict in ((1.0, Verdict.HEALED), (0.0, None)):

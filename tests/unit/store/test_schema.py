@@ -26,6 +26,8 @@ CHANGES = [
     "UPDATE timeline SET message = 'it did not'",
     "DELETE FROM timeline",
     "DELETE FROM timeline WHERE id = 1",
+    # REPLACE deletes the old row without asking the DELETE trigger.
+    "REPLACE INTO timeline SELECT id, incident_id, at, kind, 'it did not', data FROM timeline",
 ]
 
 

@@ -7,31 +7,19 @@ be stored now gets 503, which is repeated.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from self_healing_fabric.api.problems import problem
-from self_healing_fabric.incidents.ingestion import identity_time, store_alerts
+from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.integration.lifecycle import Fabric
 
 blueprint = Blueprint("alerts", __name__)
 
 Fingerprint = Annotated[str, Field(min_length=1, max_length=64)]
-
-
-def _exists_in_utc(moment: datetime) -> datetime:
-    """Refuse what overflows in UTC, such as year 1 in an eastern zone: a 503 would be sent again for ever."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("the time does not exist in UTC") from error
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_exists_in_utc)]
 
 
 class WebhookAlert(BaseModel):

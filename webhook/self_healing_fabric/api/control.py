@@ -1,7 +1,7 @@
 """What people decide: the mode, and acknowledge, approve, reject, escalate or close an incident.
 
 Decisions are idempotent: asking twice is the same as asking once, so a double click or a retry harms nothing.
-    Each is written into the timeline with who decided.
+Each is written into the timeline with who decided.
 """
 
 from __future__ import annotations

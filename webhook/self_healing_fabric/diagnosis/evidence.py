@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from self_healing_fabric.incidents.evidence import Evidence, Limit, is_outside, limit_of
+from self_healing_fabric.incidents.evidence import Evidence, Limit, compared, is_outside, limit_of
 from self_healing_fabric.settings import Thresholds
 from shf_queries import PrometheusClient, Sample, catalogue
 from shf_queries.catalogue import CPU, MEMORY, SIGNALS, Signal
@@ -64,8 +64,7 @@ class Observations:
         value, limit = self.signal(series, service), self.limit(signal, service)
         if value is None or limit is None or is_outside(signal, value, limit.value) is not outside:
             return None
-        side = "outside" if outside else "inside"
-        statement = f"{service}: {signal.name} is {value:.3g} {signal.unit}, {side} its limit ({limit.text})."
+        statement = f"{service}: {compared(signal, value, limit)}."
         return Evidence(statement, catalogue.series_of(series, service), value, self.at)
 
 
@@ -87,7 +86,7 @@ def collect(
         worst_resource_query(CPU, service),
         worst_resource_query(MEMORY, service),
     ):
-        answer = [sample.value for sample in client.instant(query, at=at) if not math.isnan(sample.value)]
+        answer = [sample.value for sample in client.instant(query, at=at) if math.isfinite(sample.value)]
         if answer:
             values[query] = max(answer)
     return Observations(service=service, depends_on=depends_on, values=values, at=at, thresholds=thresholds)
@@ -106,7 +105,7 @@ def _signals(samples: Sequence[Sample]) -> dict[str, float]:
     values: dict[str, float] = {}
     for sample in samples:
         name, service = sample.labels.get("__name__", ""), sample.labels.get("service", "")
-        if math.isnan(sample.value):
+        if not math.isfinite(sample.value):
             continue
         query = catalogue.series_of(name, service)
         pick = min if name in _LOWER_IS_WORSE else max

@@ -44,10 +44,12 @@ class Impact:
 def assess(seen: Observations, *, severity: str, tier: str, dependants: Sequence[str]) -> Impact:
     """Assess the impact.
 
-    users_affected = 1 when the service does not answer, else max(error ratio, 0.05 if P95 is outside its
-    limit). urgency = now   if the severity is critical and (users_affected >= 0.5 or the tier is critical),
-              later if the severity is none or info, or the tier is low and users_affected < 0.05,
-              soon  otherwise. Unknown users_affected counts as 1: not knowing is no reason to be slow.
+    users_affected is 1 when the service does not answer, else max(error ratio, 0.05 if P95 is outside its
+    limit).
+
+    urgency is `now` if the severity is critical and (users_affected >= 0.5 or the tier is critical); `later`
+    if the severity is none or info, or the tier is low and users_affected < 0.05; else `soon`. Unknown
+    users_affected counts as 1: not knowing is no reason to be slow.
     """
     affected, evidence = _users_affected(seen)
     share = 1.0 if affected is None else affected

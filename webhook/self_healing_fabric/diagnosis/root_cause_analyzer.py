@@ -182,7 +182,7 @@ def _worst(seen: Observations, signal: Signal) -> Evidence | None:
     if value is None:
         return None
     return Evidence(
-        f"{seen.service}: {signal.name} was at most {value:.0%} {signal.unit}.", query, value, seen.at
+        f"{seen.service}: {signal.name} was at most {value:.0%} ({signal.unit}).", query, value, seen.at
     )
 
 

@@ -1,7 +1,7 @@
 """How often one target may be disturbed: one action at a time, a cooldown, and at most so many in a window.
 
 Counted are announced actions, not successful ones: an attempt that failed has disturbed the target too. An
-    action whose time lies in the future (the clock was set back) still counts.
+action whose time lies in the future (the clock was set back) still counts.
 """
 
 from __future__ import annotations

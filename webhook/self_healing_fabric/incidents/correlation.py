@@ -110,5 +110,5 @@ def _alert_entry(alert: Alert, message: str) -> Entry:
 
 
 def new_id(now: float) -> str:
-    """An id that sorts by time and can be read out on the telephone: 20261122-130512-a3f1."""
-    return f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    """An id that sorts by time and can be read out on the telephone: 20261122-130512-a3f1c2d4."""
+    return f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"

@@ -1,7 +1,7 @@
 """One fact, and the limit that it is held against.
 
 Diagnosis and verification must agree on what is inside a limit, to the last digit: a healer that restarts at
-    5.0 % and calls 5.0 % healed would go round in circles. So both use the functions of this page.
+5.0 % and calls 5.0 % healed would go round in circles. So both use the functions of this page.
 """
 
 from __future__ import annotations
@@ -38,14 +38,22 @@ class Limit:
     text: str
 
 
+def compared(signal: Signal, value: float, limit: Limit) -> str:
+    """The sentence that says on which side of its limit a signal is, without its full stop."""
+    side = "outside" if is_outside(signal, value, limit.value) else "inside"
+    return f"{signal.name} is {value:.3g} ({signal.unit}), {side} its limit: {limit.text}"
+
+
 def limit_of(signal: Signal, thresholds: Thresholds, baseline: float | None) -> Limit | None:
     """The limit of a signal; None when it needs a baseline and there is none."""
     if signal is HEARTBEAT:
-        return Limit(1.0, "all targets answer")
+        return Limit(1.0, "all answer")
     if signal is LATENCY_P95:
         if baseline is None:
             return None
-        factor = thresholds.latency_factor
+        factor, rise = thresholds.latency_factor, thresholds.latency_min_rise
+        if baseline * factor < baseline + rise:
+            return Limit(baseline + rise, f"{rise:g} s above the baseline of {baseline:.3g} s")
         return Limit(baseline * factor, f"{factor:g} x the baseline of {baseline:.3g} s")
     fixed = {"error_ratio": thresholds.error_ratio, "cpu": thresholds.cpu, "memory": thresholds.memory}[
         signal.name

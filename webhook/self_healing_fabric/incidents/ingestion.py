@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Annotated
 
+from pydantic import AfterValidator, AwareDatetime
 from sqlalchemy import Connection
 
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.store import statements
+
+
+def _exists_in_utc(moment: datetime) -> datetime:
+    """Refuse what overflows in UTC, such as year 1 in an eastern zone: a 503 would be sent again for ever."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time does not exist in UTC") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_exists_in_utc)]
 
 
 def store_alerts(connection: Connection, alerts: Iterable[Alert], now: float) -> None:

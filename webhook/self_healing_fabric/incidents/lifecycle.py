@@ -8,13 +8,14 @@
        v                    v      v                 v          v   (not healed: recovering, next strategy)
     escalated <---------------------------------------------------------------- any of them
 
-detected            an alert opened it; nothing has been looked at yet diagnosing          asking Prometheus
-what fails and why; waits here when Prometheus cannot be asked awaiting_approval   a plan exists, a person
-must allow it recovering          asks once more whether it still fails, asks the guardrails, acts verifying
-watches fresh samples until they prove healing, or the deadline proves that there is no proof escalated
-people have been called, level by level; the fabric only watches whether it heals resolved            fresh
-samples were inside limits for the whole stability window; a returning alert re-opens it closed
-calm for the relapse window and all alerts ended; never changes again
+detected            an alert opened it; nothing has been looked at yet
+diagnosing          asking Prometheus what fails and why; waits here while it cannot be asked
+awaiting_approval   a plan exists, a person must allow it
+recovering          asks once more whether it still fails, asks the guardrails, acts
+verifying           watches fresh samples until they prove healing, or the deadline passes without proof
+escalated           people are called, level by level; the fabric only watches whether it heals
+resolved            inside all limits for the whole stability window; a returning alert re-opens it
+closed              calm for the relapse window and all alerts ended; never changes again
 
 A worker claims an incident that is due, does the one step of its state, and commits a `Transition`: the next
 state, when it is due again, the changed fields and what to write into the timeline, all in one transaction.

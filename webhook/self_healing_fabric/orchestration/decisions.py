@@ -51,8 +51,11 @@ def decide(
         return incident, transition
 
     incident, transition = context.store.write(write)
-    if transition is not None:
-        send_calls(incident, context, transition)
+    if transition is None:
+        return
+    if transition.changes.get("outcome") == Outcome.CLOSED_BY_PERSON.value:
+        context.metrics.resolved.labels(_label(incident), Outcome.CLOSED_BY_PERSON.value).inc()
+    send_calls(incident, context, transition)
 
 
 def _refuse_during_action(connection: Connection, incident: Incident) -> None:
@@ -137,7 +140,6 @@ def _close(incident: Incident, context: Context, by: str) -> Transition | None:
     changes: dict[str, Any] = {"closed_at": now, "level_due_at": None}
     if incident.state is not State.RESOLVED:
         changes |= {"outcome": Outcome.CLOSED_BY_PERSON.value, "resolved_at": now}
-        context.metrics.resolved.labels(_label(incident), Outcome.CLOSED_BY_PERSON.value).inc()
     return Transition(State.CLOSED, None, (Entry(Kind.NOTE, f"{by} closed the incident."),), changes)
 
 

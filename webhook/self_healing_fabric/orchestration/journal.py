@@ -62,7 +62,7 @@ def commit(
 
 
 def _columns(incident: Incident, transition: Transition, now: float) -> dict[str, Any]:
-    waiting = transition.waiting_for
+    waiting = transition.waiting_for[: timeline.MAX_MESSAGE] if transition.waiting_for else None
     return {
         "state": transition.state.value,
         "updated_at": now,

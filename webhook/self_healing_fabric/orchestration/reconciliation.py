@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import structlog
-from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
-from self_healing_fabric.incidents.ingestion import identity_time, store_alerts
+from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.settings import AlertmanagerSettings
@@ -42,7 +42,7 @@ class _ListedAlert(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     fingerprint: str
-    startsAt: AwareDatetime  # noqa: N815 - Alertmanager's name
+    startsAt: Moment  # noqa: N815 - Alertmanager's name
     labels: dict[str, str]
     annotations: dict[str, str] = {}
     receivers: list[_Receiver] = []

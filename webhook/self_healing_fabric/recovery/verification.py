@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from self_healing_fabric.incidents.evidence import Evidence, Limit, is_outside, limit_of
+from self_healing_fabric.incidents.evidence import Evidence, Limit, compared, is_outside, limit_of
 from self_healing_fabric.settings import Settings
 from shf_queries import PrometheusClient, Series, catalogue
 from shf_queries.catalogue import HEARTBEAT, SIGNALS, Signal
@@ -79,6 +79,9 @@ class Run:
     ever_bad: bool = False
 
 
+Restarted = tuple[bool, Evidence | None]  # whether the target runs a new process, and what shows it
+
+
 class Verifier:
     """Asks Prometheus about the signals of one service."""
 
@@ -120,7 +123,7 @@ class Verifier:
         stability = self._settings.verification.stability
         shortest = min(run.good_for for run in runs)
         restarted = self._restarted(service, started_before, now)
-        if restarted is not None:
+        if restarted is not None and restarted[1] is not None:
             evidence.append(restarted[1])
         if shortest >= stability and (restarted is None or restarted[0]):
             statement = f"Healed: inside all limits for {shortest:.0f} s, on samples newer than the action."
@@ -128,7 +131,7 @@ class Verifier:
         if deadline is None or now < deadline:
             statement = f"Inside all limits for {shortest:.0f} of {stability:.0f} s."
             return Look(None, statement, tuple(evidence))
-        verdict, why = _at_deadline(runs, restarted is not None and not restarted[0])
+        verdict, why = _at_deadline(runs, restarted)
         return Look(verdict, why, tuple(evidence))
 
     def start_time(self, service: str, now: float) -> float | None:
@@ -142,13 +145,13 @@ class Verifier:
         scrapes = SHORT_WINDOW_SCRAPES if signal.windowed else 1
         return scrapes * prometheus.scrape_interval + prometheus.evaluation_interval
 
-    def _restarted(self, service: str, before: float | None, now: float) -> tuple[bool, Evidence] | None:
+    def _restarted(self, service: str, before: float | None, now: float) -> Restarted | None:
         if before is None:
             return None
         current = self.start_time(service, now)
-        statement = f"{service} was started {'anew' if current != before else 'before the action'}."
         if current is None:
-            return None
+            return False, None  # it told its start before: silence is no proof of a new one
+        statement = f"{service} was started {'anew' if current > before else 'before the action'}."
         return current > before, Evidence(statement, catalogue.start_time_of(service), current, now)
 
     def _run(self, service: str, signal: Signal, fresh_from: float, now: float) -> Run:
@@ -168,19 +171,19 @@ class Verifier:
         if limit is None:
             return Run(signal, None)
         good = np.array([not is_outside(signal, value, limit.value) for value in series.values], dtype=bool)
-        good &= ~np.isnan(series.values)
+        good &= np.isfinite(series.values)
         last, value = float(series.times[-1]), float(series.values[-1])
         current = now - last <= self._max_gap
         breaks = np.flatnonzero(~good[:-1] | (np.diff(series.times) > self._max_gap))
         start = int(breaks[-1]) + 1 if breaks.size else 0
-        side = "inside" if good[-1] else "outside"
-        statement = f"{signal.name} is {value:.3g} {signal.unit}, {side} its limit ({limit.text})."
+        # JSON knows neither NaN nor infinity, and neither is a measurement.
+        evidence = Evidence(f"{compared(signal, value, limit)}.", query, value, last)
         return Run(
             signal,
-            Evidence(statement, query, value, last),
+            evidence if math.isfinite(value) else None,
             good_for=last - float(series.times[start]) if good[-1] and current else 0.0,
             good_now=bool(good[-1] and current),
-            bad_now=bool(not good[-1] and current and not np.isnan(value)),
+            bad_now=bool(not good[-1] and current and math.isfinite(value)),
             ever_good=bool(good.any()),
             ever_bad=bool((~good).any()),
         )
@@ -203,7 +206,7 @@ def _identity(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset((name, value) for name, value in labels.items() if name != "__name__")
 
 
-def _at_deadline(runs: list[Run], not_restarted: bool) -> tuple[Verdict, str]:
+def _at_deadline(runs: list[Run], restarted: Restarted | None) -> tuple[Verdict, str]:
     bad = [run for run in runs if run.bad_now]
     if bad:
         names = ", ".join(run.signal.name for run in bad)
@@ -213,7 +216,9 @@ def _at_deadline(runs: list[Run], not_restarted: bool) -> tuple[Verdict, str]:
     silent = [run.signal.name for run in runs if run.evidence is None or not run.good_for]
     if silent:
         return Verdict.NO_EVIDENCE, f"No evidence: no fresh, unbroken samples of {', '.join(silent)}."
-    if not_restarted:
+    if restarted == (False, None):
+        return Verdict.NO_EVIDENCE, "No evidence: the target no longer tells when it was started."
+    if restarted is not None and not restarted[0]:
         return Verdict.NOT_HEALED, "Not healed: the target still runs the process from before the action."
     if any(run.ever_bad for run in runs):
         return Verdict.RELAPSED, "Relapsed: inside and outside the limits in turns until the deadline."

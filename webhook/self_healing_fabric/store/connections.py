@@ -21,7 +21,7 @@ from self_healing_fabric.errors import StoreInUse, StoreUnavailable
 from self_healing_fabric.store.schema import metadata
 
 BUSY_TIMEOUT = 5.0  # seconds to wait for another writer, such as a person's sqlite3 shell
-READERS = 16  # pooled connections
+READERS = 40  # pooled connections: the HTTP threads, the workers, the loop, the writer
 
 
 def open_engine(url: str) -> Engine:
@@ -29,7 +29,7 @@ def open_engine(url: str) -> Engine:
     path = Path(make_url(url).database or "")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, poolclass=QueuePool, pool_size=READERS, max_overflow=4)
+        engine = create_engine(url, poolclass=QueuePool, pool_size=READERS, max_overflow=0)
         event.listen(engine, "connect", _configure)
         event.listen(engine, "begin", _begin_immediately)
         metadata.create_all(engine)

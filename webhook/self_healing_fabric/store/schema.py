@@ -141,12 +141,15 @@ controls = Table(
     Column("changed_by", Text, nullable=False),
 )
 
-for _verb in ("UPDATE", "DELETE"):
+# REPLACE deletes without asking the DELETE trigger, so an id that exists may not be inserted either.
+_FORBIDDEN = {"UPDATE": "", "DELETE": "", "INSERT": "WHEN EXISTS (SELECT 1 FROM timeline WHERE id = NEW.id) "}
+
+for _verb, _condition in _FORBIDDEN.items():
     event.listen(
         timeline,
         "after_create",
         DDL(  # type: ignore[no-untyped-call] # SQLAlchemy ships this one call without types
             f"CREATE TRIGGER timeline_refuses_{_verb.lower()} BEFORE {_verb} ON timeline "
-            "BEGIN SELECT RAISE(ABORT, 'the timeline is append-only'); END"
+            f"{_condition}BEGIN SELECT RAISE(ABORT, 'the timeline is append-only'); END"
         ).execute_if(dialect="sqlite"),
     )

@@ -1,7 +1,7 @@
 """Detected and diagnosing: is it ours, what fails, why, and what may be tried.
 
 An alert that names no configured service ends here: people are told once, and nothing acts on a stranger's
-    label.
+label.
 """
 
 from __future__ import annotations

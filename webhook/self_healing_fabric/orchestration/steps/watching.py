@@ -1,7 +1,7 @@
 """Escalated and resolved: nothing is done any more, but the fabric keeps looking.
 
 People heal too, and services recover by themselves: both are proved by the same fresh samples. A resolved
-    incident whose alert outlives the relapse window starts over, for then the proof was wrong.
+incident whose alert outlives the relapse window starts over, for then the proof was wrong.
 """
 
 from __future__ import annotations
