@@ -101,6 +101,16 @@ def usual_request_rate_of(service: str) -> str:
     return f"quantile_over_time(0.5, {series_of(REQUEST_RATE, service)}[30m] offset 10m)"
 
 
+def scrapes_of(services: Iterable[str]) -> str:
+    """One sample for each scrape of the services' targets."""
+    return f"up{{service=~{one_of(services)}}}"
+
+
+def watchdog() -> str:
+    """Answers when the shipped rules are loaded and evaluated."""
+    return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
+
+
 def silent_services() -> str:
     """How many services have not answered for a whole heartbeat window."""
     return f"count({HEARTBEAT.series} == 0) or vector(0)"

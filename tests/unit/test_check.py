@@ -19,8 +19,14 @@ def _no_promtool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
 
 
-def prometheus(server: HTTPServer, *, rules: bool = True, services: tuple[str, ...] = ("cart",)) -> None:
-    """Make the server answer the check's two queries as Prometheus does."""
+def prometheus(
+    server: HTTPServer,
+    *,
+    rules: bool = True,
+    services: tuple[str, ...] = ("cart",),
+    scrape_interval: int = 5,
+) -> None:
+    """Make the server answer the check's three queries as Prometheus does."""
 
     def vector(*labels: dict[str, str]) -> dict[str, Any]:
         result = [{"metric": each, "value": [1, "1"]} for each in labels]
@@ -34,6 +40,13 @@ def prometheus(server: HTTPServer, *, rules: bool = True, services: tuple[str, .
     server.expect_request("/api/v1/query", query_string={"query": heartbeat}).respond_with_json(
         vector(*({"service": service} for service in services))
     )
+
+    times = range(0, 300, scrape_interval)
+    scrapes = [{"metric": {"service": "cart"}, "values": [[time, "1"] for time in times]}]
+    for query in ('up{service=~"cart"}[300000ms]', 'up{service=~"cart|db"}[300000ms]'):
+        server.expect_request("/api/v1/query", query_string={"query": query}).respond_with_json(
+            {"status": "success", "data": {"resultType": "matrix", "result": scrapes}}
+        )
 
 
 def settings(server: HTTPServer | None = None, **more: Any) -> Settings:
@@ -88,8 +101,19 @@ def test_rules_that_are_not_loaded_are_a_failure_with_the_remedy(httpserver: HTT
 def test_a_configured_service_without_heartbeat_is_named(httpserver: HTTPServer) -> None:
     """A target without the label `service` would never be detected."""
     prometheus(httpserver, services=("cart",))
-    finding = found(settings(httpserver, services={"cart": {}, "db": {}}), "prometheus")[-1]
+    finding = found(settings(httpserver, services={"cart": {}, "db": {}}), "prometheus")[2]
     assert (finding.ok, finding.message.split(".")[0]) == (False, "no heartbeat of: db")
+
+
+@pytest.mark.parametrize(("real", "ok"), [(1, True), (5, True), (15, False)])
+def test_a_slower_scrape_than_the_rules_were_made_for_is_a_failure(
+    httpserver: HTTPServer, real: int, ok: bool
+) -> None:
+    """The rules would load, look right, and stay silent."""
+    prometheus(httpserver, scrape_interval=real)
+    finding = found(settings(httpserver), "prometheus")[-1]
+    assert finding.ok is ok
+    assert f"every {real} s" in finding.message
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,24 @@ them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
+import numpy as np
 
 from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.rules import check_rules
 from self_healing_fabric.settings import ServiceSettings, Settings
-from shf_queries import PrometheusClient, QueryError, catalogue
+from shf_queries import PrometheusClient, QueryError, Series, catalogue
 
 ASKING_AT_ONCE = 16
 PROBE_TIMEOUT = 5.0  # seconds for a health endpoint
+SCRAPES_WINDOW = 300.0  # seconds of scrapes that are looked at
+SLOWER = 1.5  # times the configured interval: from here on the rules' windows hold too few samples
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ def _rules() -> Iterator[Finding]:
 def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Finding]:
     subject = f"prometheus {settings.prometheus.url}"
     try:
-        loaded = client.instant('count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})')
+        loaded = client.instant(catalogue.watchdog())
         recorded = {sample.labels.get("service") for sample in client.instant(catalogue.HEARTBEAT.series)}
+        scrapes = client.raw(catalogue.scrapes_of(settings.services), seconds=SCRAPES_WINDOW)
     except QueryError as error:
         yield Finding(subject, False, str(error))
         return
@@ -84,6 +88,21 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
     if missing:
         names = ", ".join(missing)
         yield Finding(subject, False, f"no heartbeat of: {names}. Give their targets the label `service`.")
+    yield from _scrape_interval(subject, scrapes, settings.prometheus.scrape_interval)
+
+
+def _scrape_interval(subject: str, scrapes: Sequence[Series], configured: float) -> Iterator[Finding]:
+    """Rules made for 5 s load on a Prometheus that scrapes every 15 s, look right, and never fire."""
+    medians = [float(np.median(np.diff(each.times))) for each in scrapes if each.times.size > 1]
+    slowest = max(medians, default=None)
+    if slowest is None:
+        return
+    if slowest <= SLOWER * configured:
+        yield Finding(subject, True, f"scrapes the services every {slowest:.3g} s")
+        return
+    remedy = "set that to what it is and write the rules anew with `shf rules`"
+    message = f"scrapes every {slowest:.3g} s, but prometheus.scrape_interval says {configured:g} s: {remedy}"
+    yield Finding(subject, False, message)
 
 
 def _alertmanager(settings: Settings) -> Iterator[Finding]:
