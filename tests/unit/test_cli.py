@@ -12,7 +12,8 @@ from pytest_httpserver import HTTPServer
 
 from self_healing_fabric import __version__
 from self_healing_fabric.cli import main
-from self_healing_fabric.settings import Mode, load_settings
+from self_healing_fabric.configuration import load_settings
+from self_healing_fabric.settings import Mode
 
 CLOSED = "http://127.0.0.1:9"
 COMMANDS = ["serve", "check", "demo", "incidents", "approve", "mode", "rules", "init"]

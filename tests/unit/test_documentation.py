@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from self_healing_fabric.cli import main
-from self_healing_fabric.settings import load_settings
+from self_healing_fabric.configuration import load_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("alert_rules/runbooks/*.md")]

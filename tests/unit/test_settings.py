@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from self_healing_fabric.configuration import config_path, load_settings
 from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
-from self_healing_fabric.settings import Mode, Settings, config_path, is_loopback, load_settings, split_listen
+from self_healing_fabric.settings import Mode, Settings, is_loopback, split_listen
 
 Load = Callable[[Any], Settings]
 
@@ -250,6 +251,17 @@ def test_variables_of_kubernetes_are_no_settings(load: Load, monkeypatch: pytest
         monkeypatch.setenv(name, "tcp://10.0.0.1:9931")
     monkeypatch.setenv("SHF_PORT_9931_TCP_ADDR", "10.0.0.1")
     assert load({}).mode is Mode.AUTOMATIC
+
+
+def test_a_token_of_the_environment_counts_beside_other_mistakes(
+    problems: Problems, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A container that takes its token from the environment is not told that it has none."""
+    token = tmp_path / "token"
+    token.write_text("secret")
+    monkeypatch.setenv("SHF_LISTEN", "0.0.0.0:9931")
+    monkeypatch.setenv("SHF_AUTH__TOKEN_FILE", str(token))
+    assert set(problems({"moed": "paused"})) == {"moed"}
 
 
 @pytest.mark.parametrize("name", ["SHF_PROMETHEUS", "SHF_SERVICES", "SHF_PLANS", "SHF_AUTH"])

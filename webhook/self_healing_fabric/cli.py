@@ -68,8 +68,8 @@ def serve(config: Path | None, log_format: str) -> None:
     # PID 1 of a container ignores SIGTERM until it has a handler, and the imports take a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from self_healing_fabric.app import serve as run
+    from self_healing_fabric.configuration import config_path, load_settings
     from self_healing_fabric.integration.lifecycle import Fabric
-    from self_healing_fabric.settings import config_path, load_settings
     from self_healing_fabric.telemetry import configure_logging
 
     settings = load_settings(config_path(config))
@@ -87,7 +87,7 @@ def serve(config: Path | None, log_format: str) -> None:
 def check(config: Path | None, as_json: bool) -> None:
     """Validate the configuration and the rules, and ask every server that they name."""
     from self_healing_fabric.check import run_checks
-    from self_healing_fabric.settings import config_path, load_settings
+    from self_healing_fabric.configuration import config_path, load_settings
 
     path = config_path(config)
     settings = load_settings(path)
@@ -243,9 +243,9 @@ def init(path: Path) -> None:
 def _rule_parameters(changes: tuple[str, ...], config: Path | None) -> Any:
     from pydantic import ValidationError
 
+    from self_healing_fabric.configuration import config_path, load_settings
     from self_healing_fabric.errors import Problem
     from self_healing_fabric.rules import RuleParameters
-    from self_healing_fabric.settings import config_path, load_settings
 
     values: dict[str, Any] = {}
     try:
@@ -277,7 +277,7 @@ def _rule_parameters(changes: tuple[str, ...], config: Path | None) -> Any:
 
 def _api(*, config: Path | None, url: str | None, token_file: Path | None) -> Any:
     from self_healing_fabric.client import FabricClient
-    from self_healing_fabric.settings import config_path, load_settings
+    from self_healing_fabric.configuration import config_path, load_settings
 
     if url is None:
         settings = load_settings(config_path(config))

@@ -8,31 +8,23 @@ a guardrail that is off.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
-from self_healing_fabric.durations import Duration, parse_duration
-from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
+from self_healing_fabric.durations import Duration
 
-DEFAULT_FILE = Path("shf.yaml")
 ENVIRONMENT_PREFIX = "SHF_"
-CONFIG_VARIABLE = "SHF_CONFIG"
 MAX_EFFECT_TIMEOUT = 60.0  # seconds; an effect must end well before the orchestrator's lease of 120 s
 
 ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")]
@@ -334,173 +326,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def config_path(given: Path | None) -> Path:
-    """Find the configuration file: the one given, else `SHF_CONFIG`, else `shf.yaml` here."""
-    path = given or Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such configuration file. Name one with --config or {CONFIG_VARIABLE}.")
-    return path
-
-
-def load_settings(path: Path) -> Settings:
-    """Read and validate the configuration file.
-
-    Raises:
-        ConfigurationError: with every problem found, each under its path.
-    """
-    raw = _read_yaml(path)
-    # pydantic-settings takes such names as its own options, `_env_file` for example.
-    problems = [Problem(key, "unknown setting") for key in raw if key.startswith("_")]
-    problems += _unknown_variables()
-    settings: Settings | None = None
-    try:
-        settings = Settings(**{key: value for key, value in raw.items() if not key.startswith("_")})
-    except SettingsError as error:
-        problems.append(Problem("environment", f"{error}: give JSON"))
-    except ValidationError as error:
-        problems += [_problem(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors()]
-    problems += _cross_references(settings.model_dump() if settings else raw)
-    if settings is None or problems:
-        raise ConfigurationError(str(path), sorted(set(problems), key=lambda problem: problem.path))
-    return settings
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice: YAML would silently drop the first `guardrails`."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"`{key.value}` is given twice", key.start_mark
-                )
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
-        raise ConfigurationError(str(path), [Problem("", f"not valid YAML: {error}")]) from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ConfigurationError(
-            str(path), [Problem("", "the file must hold names and values, as `listen: ...`")]
-        )
-    return raw
-
-
-def _problem(location: tuple[str | int, ...], message: str, kind: str) -> Problem:
-    path = ".".join(str(part) for part in location)
-    if kind == "extra_forbidden":
-        return Problem(path, f"unknown setting{_suggestion(location)}")
-    return Problem(path, message.removeprefix("Value error, "))
-
-
-def _suggestion(location: tuple[str | int, ...]) -> str:
-    """Name the nearest known setting: most unknown keys are typos."""
-    section: type[BaseModel] | None = Settings
-    for part in location[:-1]:
-        field = section.model_fields.get(str(part)) if section else None
-        if field is not None:  # else the part is a name under `services`, which holds the same model for all
-            section = _section_of(field.annotation)
-    if section is None:
-        return ""
-    nearest = difflib.get_close_matches(str(location[-1]), list(section.model_fields), n=1)
-    return (
-        f"; did you mean `{nearest[0]}`?" if nearest else f"; known here: {', '.join(section.model_fields)}"
-    )
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The model inside an annotation: `Section`, `Section | None`, or the values of a mapping."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner = [_section_of(part) for part in get_args(annotation)]
-    return next((section for section in inner if section is not None), None)
-
-
-# What Kubernetes sets in every pod for a Service that is called `shf`.
-_OF_KUBERNETES = re.compile(r"SHF_(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_\d+_.*)")
-
-
-def _unknown_variables() -> Iterator[Problem]:
-    """A misspelt SHF_ variable would be ignored by pydantic-settings: report it."""
-    for name in os.environ:
-        if _OF_KUBERNETES.fullmatch(name):
-            continue
-        if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_VARIABLE:
-            field = name.removeprefix(ENVIRONMENT_PREFIX).split("__")[0].lower()
-            if field not in Settings.model_fields:
-                yield Problem(f"environment {name}", f"no setting is called `{field}`{_suggestion((field,))}")
-
-
-def _cross_references(raw: Mapping[str, Any]) -> Iterator[Problem]:
-    """What one field says about another. Works on raw values, so that it reports beside other mistakes."""
-    services = raw.get("services")
-    services = services if isinstance(services, Mapping) else {}
-    for name, service in services.items():
-        if not isinstance(service, Mapping):
-            continue
-        dependencies = service.get("depends_on")
-        for index, dependency in enumerate(dependencies if isinstance(dependencies, list | tuple) else ()):
-            if not isinstance(dependency, str):
-                continue  # its type is reported already
-            if dependency == name:
-                yield Problem(f"services.{name}.depends_on.{index}", "a service cannot depend on itself")
-            elif dependency not in services:
-                hint = difflib.get_close_matches(dependency, map(str, services), n=1)
-                more = f"; did you mean `{hint[0]}`?" if hint else "; add it under `services`"
-                yield Problem(
-                    f"services.{name}.depends_on.{index}", f"no service is called `{dependency}`{more}"
-                )
-        recovery = service.get("recovery")
-        if isinstance(recovery, Mapping) and recovery.get("http") and recovery.get("docker"):
-            yield Problem(f"services.{name}.recovery", "give one platform, not both http and docker")
-    yield from _listen_problems(raw)
-    yield from _verification_problems(raw)
-
-
-def _listen_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
-    try:
-        host, _ = split_listen(str(raw.get("listen", Settings.model_fields["listen"].default)))
-    except ValueError:
-        return
-    auth = raw.get("auth")
-    token_file = auth.get("token_file") if isinstance(auth, Mapping) else None
-    if token_file:
-        yield from _token_file_problems(Path(str(token_file)))
-    elif not is_loopback(host):
-        yield Problem(
-            "auth.token_file", f"`listen` on {host} is reachable from outside: give a file with a token"
-        )
-
-
-def _token_file_problems(path: Path) -> Iterator[Problem]:
-    try:
-        if not path.read_text(encoding="utf-8").strip():
-            yield Problem("auth.token_file", f"{path} is empty: write a token into it")
-    except (OSError, ValueError) as error:
-        yield Problem("auth.token_file", f"{path} cannot be read: {error}")
-
-
-def _verification_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
-    verification = raw.get("verification")
-    if not isinstance(verification, Mapping):
-        return
-    fields = VerificationSettings.model_fields
-    try:
-        stability, deadline = (
-            parse_duration(verification.get(name, fields[name].default)) for name in ("stability", "deadline")
-        )
-    except ValueError:
-        return  # reported already
-    if deadline < 2 * stability:
-        yield Problem("verification.deadline", f"must be at least twice `stability` ({stability:g} s)")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.deployment import deployment_files
-from self_healing_fabric.settings import load_settings
 from shf_demo import configuration
 from shf_demo.fleet import FLEET
 from shf_demo.timings import SHIPPED, SHORTENED, Timings
