@@ -109,6 +109,7 @@ def fabric(
             service.name: {
                 "kind": service.kind,
                 "health": health_urls[service.name],
+                "metrics": health_urls[service.name].removesuffix(service.health_path) + "/metrics",
                 "depends_on": list(service.depends_on),
                 "recovery": {"http": _recovery(f"{urls['supervisor']}/services/{service.name}")},
             }
