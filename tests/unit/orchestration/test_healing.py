@@ -9,6 +9,7 @@ import pytest
 
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration import journal
 from self_healing_fabric.settings import Mode
 from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT
 
@@ -398,3 +399,64 @@ def test_service_is_held_against_its_own_limits(make_world: Callable[..., Any]) 
     world.run(seconds=20)
     assert world.incident().outcome == "recovered"
     assert world.target.restarts == []
+
+
+def test_blip_that_is_over_is_not_restarted(world: Any) -> None:
+    """The detection's window still shows the failure, the newest samples do not: only watched."""
+    world.set(HEARTBEAT.series, 0.0)
+    world.receive(world.alert())
+    world.run(seconds=3)
+    world.set(HEARTBEAT.series, 1.0)
+    world.run(seconds=20)
+    assert world.incident().failure_class == "service_failure"
+    assert world.incident().outcome == "recovered"
+    assert world.target.restarts == []
+
+
+def test_pause_between_intent_and_effect_stops_the_effect(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paused after the guardrails allowed it: nothing happens; it is done at once when the pause is over."""
+    change, announce = mode.change, journal.announce
+
+    def announce_and_pause(*arguments: Any, **options: Any) -> Any:
+        refusal = announce(*arguments, **options)
+        world.context.store.write(lambda connection: change(connection, Mode.PAUSED, by="me", now=1.0))
+        return refusal
+
+    world.silent()
+    world.receive(world.alert())
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "announce", announce_and_pause)
+        world.run()
+    assert world.target.restarts == []
+    assert [row.status for row in world.actions()] == ["failed"]
+    world.context.store.write(lambda connection: change(connection, Mode.AUTOMATIC, by="me", now=2.0))
+    world.run(seconds=3)
+    assert len(world.target.restarts) == 1  # what never began counts for no cooldown
+
+
+def test_without_evidence_the_plan_does_not_go_on(make_world: Callable[..., Any]) -> None:
+    """No evidence after the first strategy: the next one is not tried, for it may have healed."""
+    world = make_world(plans={"service_failure": ["restart", "retry"]})
+    world.silent()
+    world.receive(world.alert())
+
+    def vanish() -> None:
+        world.set(HEARTBEAT.fresh_series, None)
+
+    world.target.on_restart = vanish
+    world.run(seconds=70)
+    assert [row.verdict for row in world.actions()] == ["no_evidence"]
+    assert world.target.probes == 0
+    assert world.incident().state is State.ESCALATED
+
+
+def test_not_healed_goes_on_with_the_next_strategy(make_world: Callable[..., Any]) -> None:
+    """Known to fail still: one level up, and the plan's next strategy."""
+    world = make_world(plans={"service_failure": ["restart", "retry"]})
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=64)
+    assert world.incident().level == 1
+    assert [row.strategy for row in world.actions()] == ["restart", "retry"]
