@@ -99,6 +99,7 @@ def fabric(
             "evaluation_interval": interval,
         },
         "alertmanager": {"url": urls["alertmanager"]},
+        "thresholds": {"heartbeat": format_duration(timings.rules.heartbeat)},
         "verification": {
             "stability": format_duration(timings.stability),
             "deadline": format_duration(timings.verification_deadline),

@@ -332,3 +332,43 @@ def test_a_token_that_cannot_be_sent_ends_with_1(shf: Shf, tmp_path: Path, conte
     result = shf("mode", "--url", CLOSED, "--token-file", "token")
     assert result.exit_code == 1
     assert result.stderr.startswith("shf: ")
+
+
+def test_rules_as_a_manifest_for_the_operator() -> None:
+    """One PrometheusRule on standard output, with the labels that the operator selects by."""
+    arguments = [
+        "rules",
+        "--format",
+        "prometheusrule",
+        "--label",
+        "release=prom",
+        "--namespace",
+        "monitoring",
+    ]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    manifest = yaml.safe_load(result.stdout)
+    assert manifest["kind"] == "PrometheusRule"
+    assert manifest["metadata"]["labels"] == {"release": "prom"}
+    assert manifest["metadata"]["namespace"] == "monitoring"
+    alerts = {rule.get("alert") for group in manifest["spec"]["groups"] for rule in group["rules"]}
+    assert {"ShfHeartbeatMissed", "ShfWatchdog"} <= alerts
+
+
+@pytest.mark.parametrize("wrong", [["--label", "release"], ["--name", "Not A Name"]])
+def test_a_wrong_manifest_is_a_usage_error(wrong: list[str]) -> None:
+    """What Kubernetes would refuse is refused here, with what to write."""
+    result = CliRunner().invoke(main, ["rules", "--format", "prometheusrule", *wrong])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_a_threshold_beside_the_configuration_is_pointed_out(tmp_path: Path) -> None:
+    """The fabric's exported limits win over the rendered ones: `--set` alone would have no effect."""
+    config = tmp_path / "shf.yaml"
+    config.write_text("thresholds: {heartbeat: 45s}")
+    arguments = ["rules", "--config", str(config), "--out", str(tmp_path / "rules")]
+    assert "note:" not in CliRunner().invoke(main, arguments).output
+    told = CliRunner().invoke(main, [*arguments, "--set", "heartbeat=40s"])
+    assert told.exit_code == 0
+    assert "thresholds.heartbeat = 45.0" in told.output

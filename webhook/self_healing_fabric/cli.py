@@ -198,13 +198,35 @@ def mode(new_mode: str | None, by: str, **where: Any) -> None:
     "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another value, for example heartbeat=45s."
 )
 @click.option("--list", "list_only", is_flag=True, help="List the parameters and their defaults.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["files", "prometheusrule"]),
+    default="files",
+    show_default=True,
+    help="Rule files, or one manifest for the Prometheus operator on standard output.",
+)
+@click.option("--name", default="self-healing-fabric", show_default=True, help="Name of the manifest.")
+@click.option("--namespace", help="Namespace of the manifest (default: that of `kubectl apply`).")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label that the operator selects by."
+)
 @config_option
 @_errors_as_sentences
-def rules(out: Path, changes: tuple[str, ...], list_only: bool, config: Path | None) -> None:
+def rules(
+    out: Path,
+    changes: tuple[str, ...],
+    list_only: bool,
+    form: str,
+    name: str,
+    namespace: str | None,
+    labels: tuple[str, ...],
+    config: Path | None,
+) -> None:
     """Write the alert rules, with the thresholds and intervals of the configuration if there is one."""
     import shutil
 
-    from self_healing_fabric.rules import check_rules, write_rules
+    from self_healing_fabric.rules import check_rules, prometheus_rule_manifest, write_rules
 
     parameters = _rule_parameters(changes, config)
     if list_only:
@@ -212,6 +234,13 @@ def rules(out: Path, changes: tuple[str, ...], list_only: bool, config: Path | N
         for name, field in type(parameters).model_fields.items():
             table.add_row(name, escape(str(getattr(parameters, name))), escape(field.description or ""))
         Console(highlight=False).print(table)
+        return
+    if form == "prometheusrule":
+        try:
+            manifest = prometheus_rule_manifest(parameters, name, namespace, _pairs("--label", labels))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        click.echo(manifest, nl=False)
         return
     try:
         paths = write_rules(parameters, out)
@@ -248,6 +277,8 @@ def _rule_parameters(changes: tuple[str, ...], config: Path | None) -> Any:
     from self_healing_fabric.rules import RuleParameters
 
     values: dict[str, Any] = {}
+    thresholds: dict[str, Any] = {}
+    path = None
     try:
         path = config_path(config)
     except UsageError:
@@ -255,16 +286,17 @@ def _rule_parameters(changes: tuple[str, ...], config: Path | None) -> Any:
             raise
     else:
         settings = load_settings(path)
+        thresholds = settings.thresholds.model_dump()
         values = {
-            **settings.thresholds.model_dump(),
+            **thresholds,
             "scrape_interval": settings.prometheus.scrape_interval,
             "evaluation_interval": settings.prometheus.evaluation_interval,
         }
-    for change in changes:
-        name, separator, value = change.partition("=")
-        if not separator:
-            raise UsageError(f"--set {change}: write NAME=VALUE")
-        values[name] = value
+    values |= _pairs("--set", changes)
+    for name, configured in thresholds.items():
+        if str(values[name]) != str(configured):
+            note = f"note: {path} says thresholds.{name} = {configured}, and the rules obey the fabric"
+            click.echo(note, err=True)
     try:
         return RuleParameters(**values)
     except ValidationError as error:
@@ -273,6 +305,14 @@ def _rule_parameters(changes: tuple[str, ...], config: Path | None) -> Any:
             for detail in error.errors()
         ]
         raise ConfigurationError("rule parameters", problems) from error
+
+
+def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    """Split `NAME=VALUE` options."""
+    for each in given:
+        if "=" not in each:
+            raise UsageError(f"{option} {each}: write NAME=VALUE")
+    return dict(each.split("=", 1) for each in given)
 
 
 def _api(*, config: Path | None, url: str | None, token_file: Path | None) -> Any:

@@ -6,13 +6,20 @@ edit numbers by hand and get rules that load, look right and never fire: a 15 s 
 has no rate at all. Here the rules are templates, every window is checked against the scrape interval, and
 what cannot work is refused.
 
+What the services export is brought into signals by adapters, one template for each convention in
+`templates/adapters`; a rendering holds those that were asked for. They become parts of the groups that read
+them: groups run concurrently, so an adapter in a group of its own would delay every alert by up to one
+evaluation.
+
 The templates use `<< >>` and `<% %>`, since `{{ }}` belongs to Prometheus's own annotations.
 """
 
 import math
+import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -26,6 +33,13 @@ SAMPLES_OF_A_RATE = 4  # one lost scrape of four still leaves a rate; of two it 
 SAMPLES_OF_A_HEARTBEAT = 2  # one failed scrape happens on every loaded machine
 BASELINE_POINTS = 360  # of a full baseline window: enough for a median, cheap for hundreds of services
 PROMTOOL_TIMEOUT = 60.0  # seconds
+_KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+ADAPTERS = (  # the order in which their rules are written: probes are known before scrapes are counted
+    *("blackbox", "scrape", "pushed"),
+    *("prometheus_client", "opentelemetry", "istio"),
+    *("process", "kubernetes", "node"),
+)
+_URL = r"""^https?://[^\s"'\\{}<>?#]+[^\s"'\\{}<>?#/]$"""
 RUNBOOKS = "https://github.com/self-healing-fabric/self-healing-fabric/blob/main/alert_rules/runbooks"
 
 
@@ -43,6 +57,10 @@ class RuleParameters(BaseModel):
         None, gt=0, description="of the rules; None: Prometheus's own"
     )
 
+    adapters: tuple[str, ...] = Field(
+        ADAPTERS, min_length=1, description="conventions that the services measure by, separated by commas"
+    )
+
     heartbeat: Duration = Field(30.0, description="a service silent for longer than this is reported")
     error_window: Duration = Field(60.0, description="the error ratio is that of this long")
     latency_window: Duration = Field(120.0, description="the P95 is that of this long")
@@ -55,6 +73,12 @@ class RuleParameters(BaseModel):
 
     latency_for: Duration = Field(30.0, description="how long the P95 must stay high")
     resource_for: Duration = Field(120.0, description="how long CPU or memory must stay high")
+    state_for: Duration = Field(60.0, description="how long drift or disagreement of replicas must last")
+    restarts: int = Field(3, ge=1, description="more restarts of an instance are a loop")
+    restart_window: Duration = Field(600.0, description="the restarts are those of this long")
+    slow_interval: Duration = Field(
+        60.0, gt=0, le=120, description="between evaluations of restarts, budgets and remembered thresholds"
+    )
     keep_firing: Duration = Field(
         45.0,
         gt=0,
@@ -86,7 +110,22 @@ class RuleParameters(BaseModel):
     cpu: float = Field(0.90, gt=0, lt=1, description="share of the CPU that a process can use")
     memory: float = Field(0.95, gt=0, lt=1, description="share of the memory limit")
 
-    runbook_base_url: str = Field(RUNBOOKS, pattern=r"""^https?://[^\s"'\\{}<>]+[^\s"'\\{}<>/]$""")
+    runbook_base_url: str = Field(RUNBOOKS, pattern=_URL, description="folder of the runbooks' pages")
+    dashboard_base_url: str | None = Field(
+        None, pattern=_URL, description="dashboard with a variable `service`; None: alerts have no such link"
+    )
+
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _known_adapters(cls, value: object) -> object:
+        """Sorted as ADAPTERS; a text holds names separated by commas."""
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return names
+        unknown = sorted({str(name) for name in names} - set(ADAPTERS))
+        if unknown:
+            raise ValueError(f"no adapter {', '.join(unknown)}: there are {', '.join(ADAPTERS)}")
+        return tuple(name for name in ADAPTERS if name in names)
 
     @field_validator("short_window", "baseline_interval", "baseline_min_points", mode="before")
     @classmethod
@@ -111,6 +150,7 @@ class RuleParameters(BaseModel):
             *self._too_short("latency_window", SAMPLES_OF_A_RATE, "scrape_interval"),
             *self._too_short("short_window", SAMPLES_OF_A_RATE, "scrape_interval"),
             *self._too_short("resource_window", SAMPLES_OF_A_RATE, "scrape_interval"),
+            *self._too_short("restart_window", self.restarts + 1, "scrape_interval"),
             *self._too_short("baseline_offset", 2, "baseline_interval"),
             *self._too_short("baseline_window", self.baseline_min_points, "baseline_interval"),
         ]
@@ -166,7 +206,6 @@ def _environment(templates: Path) -> Environment:
     )
     environment.filters["duration"] = format_duration
     environment.filters["number"] = _format_number
-    environment.filters["percent"] = lambda share: f"{_format_number(share * 100)} %"
     return environment
 
 
@@ -183,6 +222,40 @@ def write_rules(parameters: RuleParameters, out: Path) -> list[Path]:
         path.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
+
+
+def prometheus_rule_manifest(
+    parameters: RuleParameters, name: str, namespace: str | None, labels: Mapping[str, str]
+) -> str:
+    """All groups as one PrometheusRule for the Prometheus operator.
+
+    ``labels`` must be those of the Prometheus object's `ruleSelector` (often `release: NAME`): the operator
+    ignores a rule without them, and says nothing. Without ``namespace`` it is that of `kubectl apply`.
+    """
+    if not _KUBERNETES_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for a Kubernetes object: lower case letters, digits, - and .")
+    metadata: dict[str, Any] = {"name": name, "labels": dict(labels)}
+    if namespace is not None:
+        metadata["namespace"] = namespace
+    groups = [group for text in render_rules(parameters).values() for group in yaml.safe_load(text)["groups"]]
+    manifest = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": metadata,
+        "spec": {"groups": groups},
+    }
+    return yaml.dump(manifest, Dumper=_BlockDumper, sort_keys=False, width=2**16, allow_unicode=True)
+
+
+class _BlockDumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, so that the PromQL stays readable."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_BlockDumper.add_representer(str, _represent_text)
 
 
 def check_rules(paths: list[Path], promtool: str | None) -> list[str]:

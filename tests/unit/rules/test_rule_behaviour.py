@@ -1,9 +1,9 @@
 """The rules and the route, run by the servers' own checkers: alert_rules/tests holds the scenarios."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -34,19 +34,40 @@ def test_the_rules_behave(path: Path, promtool: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def assertions() -> Iterator[tuple[str, bool]]:
-    """Each (alert, whether the scenario expects it to fire) that promtool checks."""
+def checks() -> Iterator[dict[str, Any]]:
+    """What promtool compares of alerts, in all scenarios."""
     for path in scenario_files():
         for scenario in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
-            for check in scenario.get("alert_rule_test", []):
-                yield check["alertname"], bool(check.get("exp_alerts"))
+            yield from scenario.get("alert_rule_test", [])
 
 
 @pytest.mark.parametrize("name", SIGNAL_OF_ALERT)
 def test_every_alert_is_seen_to_fire_and_not_to_fire(name: str) -> None:
     """A rule that never fires passes every test of silence, one that always fires every test of alarm."""
     expected = {True} if name == "ShfWatchdog" else {True, False}
-    assert {fires for alert, fires in assertions() if alert == name} == expected
+    assert {bool(check.get("exp_alerts")) for check in checks() if check["alertname"] == name} == expected
+
+
+@pytest.mark.parametrize("name", SIGNAL_OF_ALERT)
+def test_every_annotation_is_rendered_in_a_scenario(name: str, shipped: dict[str, str]) -> None:
+    """A template that fails writes its error where the number should be; promtool compares the text."""
+    fired = [
+        alert for check in checks() if check["alertname"] == name for alert in check.get("exp_alerts", [])
+    ]
+    for alert in fired:
+        assert set(alert["exp_annotations"]) == set(alerts(shipped)[name]["annotations"])
+    assert fired
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_rule_file_has_scenarios(name: str) -> None:
+    """A file that no scenario loads would only be parsed."""
+    loaded = {
+        rule_file
+        for path in scenario_files()
+        for rule_file in yaml.safe_load(path.read_text(encoding="utf-8"))["rule_files"]
+    }
+    assert f"../{name}" in loaded
 
 
 def test_the_shipped_prometheus_configuration_is_valid(promtool: str) -> None:
@@ -68,7 +89,7 @@ def test_the_shipped_alertmanager_configuration_is_valid(amtool: str) -> None:
 def test_the_fabric_gets_the_signals_and_people_get_all_else(
     name: str, shipped: dict[str, str], amtool: str
 ) -> None:
-    """Asked of Alertmanager itself: neither doubt about the monitoring nor what no restart cures is to be healed."""
+    """Asked of Alertmanager itself: what no restart cures, or is said of the monitoring, is for people."""
     labels = [f"{key}={value}" for key, value in alerts(shipped)[name]["labels"].items()]
     command = [
         amtool,

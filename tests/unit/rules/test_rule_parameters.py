@@ -76,7 +76,8 @@ def test_windows_reach_the_signals() -> None:
     ):
         assert window in text
     assert "count_over_time(up[10s]) >= 9" in text
-    # Burn rates are those of every book, 30m and 6h; what is counted of webhooks and rules is no parameter either.
+    # Burn rates are those of every book, 30m and 6h; what is counted of webhooks and rules is no parameter
+    # either.
     text = "\n".join(
         text for name, text in rendered.items() if name not in ("slo.rules.yml", "meta.rules.yml")
     )
@@ -90,6 +91,7 @@ def test_groups_have_an_interval_only_when_asked(shipped: dict[str, str]) -> Non
     groups = [group for text in asked.values() for group in yaml.safe_load(text)["groups"]]
     assert {group["name"]: group["interval"] for group in groups} == {
         **dict.fromkeys(("shf-heartbeat", "shf-meta", "shf-healer", "shf-requests"), "2s"),
+        **dict.fromkeys(("shf-latency", "shf-latency-short"), "2s"),
         **dict.fromkeys(("shf-resources", "shf-state", "shf-thresholds"), "2s"),
         **dict.fromkeys(("shf-latency-baseline", "shf-slo"), "1m"),
         **dict.fromkeys(("shf-restarts", "shf-thresholds-memory"), "1m"),
@@ -173,7 +175,7 @@ def test_exactly_enough_is_enough() -> None:
 
 
 def test_only_the_chosen_adapters_are_rendered() -> None:
-    """In the order of the rules, however they were named; signals and alerts are the same for every choice."""
+    """In the order of the rules, however they were named; the alerts are the same for every choice."""
     parameters = RuleParameters(adapters="node, scrape,istio")
     assert parameters.adapters == ("scrape", "istio", "node")
     rendered, everything = render_rules(parameters), render_rules(RuleParameters())
