@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RULES = $(wildcard alert_rules/*.rules.yml)
 RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
 
-.PHONY: help setup venv demo test lint clean
+.PHONY: help setup venv demo test lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,9 @@ lint: setup venv ## check style, types, layers and rules
 	$(VENV)/bin/lint-imports
 	promtool check rules $(RULES)
 	promtool test rules $(RULE_TESTS)
+
+bench: setup venv ## measure what the rules cost on a real Prometheus, for 250 and 1,000 services of 5 instances; 7 minutes
+	$(VENV)/bin/python bench/rules.py --services 250 --services 1000
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -194,25 +194,22 @@ def measure(services: int) -> str:
     durations: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, prometheus(services, Path(folder)) as client:
         time.sleep(WARM_UP)
-        before = metrics(client)
-        end = time.monotonic() + MEASURED
-        while time.monotonic() < end:
+        before, started = metrics(client), time.monotonic()
+        while time.monotonic() < started + MEASURED:
             for name, value in metrics(client).items():
                 if found := re.match(r'prometheus_rule_group_last_duration_seconds\{.*;([\w-]+)"}', name):
                     durations[found[1]].append(value)
             time.sleep(5)
-        after = metrics(client)
-    return report(services, durations, before, after)
+        after, elapsed = metrics(client), time.monotonic() - started
+    cores = (after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]) / elapsed
+    return report(services, durations, after, cores)
 
 
 def total(values: dict[str, float], name: str) -> float:
     return sum(value for key, value in values.items() if key.split("{")[0] == name)
 
 
-def report(
-    services: int, durations: dict[str, list[float]], before: dict[str, float], after: dict[str, float]
-) -> str:
-    cpu = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
+def report(services: int, durations: dict[str, list[float]], after: dict[str, float], cores: float) -> str:
     rows = [
         f"| {group} | {statistics.median(values):.3f} | {max(values):.3f} |"
         for group, values in sorted(durations.items(), key=lambda item: -statistics.median(item[1]))
@@ -221,7 +218,7 @@ def report(
         f"{services} services x {INSTANCES} instances: "
         f"{total(after, 'prometheus_tsdb_head_series'):,.0f} series, "
         f"{total(after, 'process_resident_memory_bytes') / 2**20:,.0f} MiB resident, "
-        f"{cpu / MEASURED:.2f} cores for scrapes and rules together, "
+        f"{cores:.2f} cores for scrapes and rules together, "
         f"{total(after, 'prometheus_rule_evaluation_failures_total'):.0f} failed evaluations, "
         f"{total(after, 'prometheus_rule_group_iterations_missed_total'):.0f} missed rounds"
     )

@@ -26,6 +26,8 @@ class Traffic:
 
     def __init__(self, ports: Iterable[int]) -> None:
         self._stop = threading.Event()
+        # Not the module's own generator: tests that replay its sequence run in this process too.
+        self._jitter = random.Random()
         self._users = [
             threading.Thread(target=self._use, args=(port,), name=f"user-{port}", daemon=True)
             for port in ports
@@ -47,7 +49,7 @@ class Traffic:
     def _use(self, port: int) -> None:
         connection = HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
         pause = _USERS / REQUESTS_PER_SECOND
-        while not self._stop.wait(random.uniform(0.5, 1.5) * pause):
+        while not self._stop.wait(self._jitter.uniform(0.5, 1.5) * pause):
             try:
                 connection.request("GET", "/work")
                 connection.getresponse().read()

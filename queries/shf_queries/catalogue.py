@@ -111,11 +111,14 @@ def watchdog() -> str:
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
 
+ABSENT = "service:shf_heartbeat:absent"  # 1 for a service that is expected and that nothing checks
+
+
 def silent_services() -> str:
-    """How many services have not answered for a whole heartbeat window."""
-    return f"count({HEARTBEAT.series} == 0) or vector(0)"
+    """How many services have not answered for a whole heartbeat window, or are not even looked at."""
+    return f"(count({HEARTBEAT.series} == 0) or vector(0)) + (count({ABSENT} == 1) or vector(0))"
 
 
 def known_services() -> str:
-    """How many services send heartbeats at all."""
-    return f"count({HEARTBEAT.series})"
+    """How many services send heartbeats or should."""
+    return f"(count({HEARTBEAT.series}) or vector(0)) + (count({ABSENT} == 1) or vector(0))"

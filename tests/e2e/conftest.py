@@ -53,7 +53,7 @@ class Fabric:
         return self.story(self.incidents(service)[0]["id"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The servers, up, with every service answering."""
     try:

@@ -11,6 +11,7 @@ from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.settings import Mode
+from shf_queries import catalogue
 from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT
 
 
@@ -197,8 +198,8 @@ def test_failing_dependency_is_not_healed_by_restarting_its_caller(make_world: C
 def test_mass_failure_heals_nothing_one_by_one(world: Any) -> None:
     """More than half of at least five services silent at once is critical: people, not restarts."""
     world.silent()
-    world.prometheus.set("count(service:shf_heartbeat:answered == 0) or vector(0)", 4.0)
-    world.prometheus.set("count(service:shf_heartbeat:answered)", 6.0)
+    world.prometheus.set(catalogue.silent_services(), 4.0)
+    world.prometheus.set(catalogue.known_services(), 6.0)
     world.receive(world.alert())
     world.run(seconds=5)
     assert world.incident().failure_class == "critical"
