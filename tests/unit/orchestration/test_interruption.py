@@ -31,11 +31,8 @@ def die(world: Any) -> None:
     world.crash()
 
 
-def test_killed_after_the_effect_does_not_repeat_it(
-    killed_world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed between the effect and its record: the target says it was restarted, so it is only verified."""
-    world = killed_world
+def die_after_the_effect(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Die between the restart and its record."""
     strategy = type(world.context.strategies["restart"])
     perform = strategy.perform
 
@@ -46,6 +43,14 @@ def test_killed_after_the_effect_does_not_repeat_it(
     with monkeypatch.context() as patch:
         patch.setattr(strategy, "perform", perform_and_die)
         die(world)
+
+
+def test_killed_after_the_effect_does_not_repeat_it(
+    killed_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the effect and its record: the target says it was restarted, so it is only verified."""
+    world = killed_world
+    die_after_the_effect(world, monkeypatch)
     assert len(world.target.restarts) == 1
     world.run(seconds=60)
     assert len(world.target.restarts) == 1
@@ -97,16 +102,7 @@ def test_killed_and_the_target_cannot_tell(make_world: Callable[..., Any], monke
     world.open()
     world.silent()
     world.receive(world.alert())
-    strategy = type(world.context.strategies["restart"])
-    perform = strategy.perform
-
-    def perform_and_die(*arguments: Any, **options: Any) -> None:
-        perform(*arguments, **options)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(strategy, "perform", perform_and_die)
-        die(world)
+    die_after_the_effect(world, monkeypatch)
     world.run(seconds=60)
     assert len(world.target.restarts) == 1
     assert [row.status for row in world.actions()] == ["indeterminate"]
