@@ -226,9 +226,12 @@ def rules(
     """Write the alert rules, with the thresholds and intervals of the configuration if there is one."""
     import shutil
 
+    from self_healing_fabric.rule_overrides import name_value_pairs, rule_parameters
     from self_healing_fabric.rules import check_rules, prometheus_rule_manifest, write_rules
 
-    parameters = _rule_parameters(changes, config)
+    parameters, notes = rule_parameters(changes, config)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
     if list_only:
         table = Table("parameter", "value", "meaning", box=None)
         for name, field in type(parameters).model_fields.items():
@@ -237,7 +240,9 @@ def rules(
         return
     if form == "prometheusrule":
         try:
-            manifest = prometheus_rule_manifest(parameters, name, namespace, _pairs("--label", labels))
+            manifest = prometheus_rule_manifest(
+                parameters, name, namespace, name_value_pairs("--label", labels)
+            )
         except ValueError as error:
             raise UsageError(str(error)) from error
         click.echo(manifest, nl=False)
@@ -267,52 +272,6 @@ def init(path: Path) -> None:
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
     click.echo(f"{path}: written. Edit it, then run `shf check --config {path}`.")
-
-
-def _rule_parameters(changes: tuple[str, ...], config: Path | None) -> Any:
-    from pydantic import ValidationError
-
-    from self_healing_fabric.configuration import config_path, load_settings
-    from self_healing_fabric.errors import Problem
-    from self_healing_fabric.rules import RuleParameters
-
-    values: dict[str, Any] = {}
-    thresholds: dict[str, Any] = {}
-    path = None
-    try:
-        path = config_path(config)
-    except UsageError:
-        if config is not None:
-            raise
-    else:
-        settings = load_settings(path)
-        thresholds = settings.thresholds.model_dump()
-        values = {
-            **thresholds,
-            "scrape_interval": settings.prometheus.scrape_interval,
-            "evaluation_interval": settings.prometheus.evaluation_interval,
-        }
-    values |= _pairs("--set", changes)
-    for name, configured in thresholds.items():
-        if str(values[name]) != str(configured):
-            note = f"note: {path} says thresholds.{name} = {configured}, and the rules obey the fabric"
-            click.echo(note, err=True)
-    try:
-        return RuleParameters(**values)
-    except ValidationError as error:
-        problems = [
-            Problem(".".join(map(str, detail["loc"])), detail["msg"].removeprefix("Value error, "))
-            for detail in error.errors()
-        ]
-        raise ConfigurationError("rule parameters", problems) from error
-
-
-def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
-    """Split `NAME=VALUE` options."""
-    for each in given:
-        if "=" not in each:
-            raise UsageError(f"{option} {each}: write NAME=VALUE")
-    return dict(each.split("=", 1) for each in given)
 
 
 def _api(*, config: Path | None, url: str | None, token_file: Path | None) -> Any:
