@@ -18,7 +18,13 @@ def quote(value: str) -> str:
 
 
 def one_of(values: Iterable[str]) -> str:
-    """A quoted regular expression that matches exactly these values (RE2; anchored by Prometheus)."""
+    """A quoted regular expression that matches exactly these values (RE2; anchored by Prometheus).
+
+    Raises ValueError for no values at all: an empty expression would match every series without the label.
+    """
+    values = tuple(values)
+    if not values:
+        raise ValueError("no values: an empty set must not be read as everything")
     return quote("|".join(_escape_regex(value) for value in values))
 
 

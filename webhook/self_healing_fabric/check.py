@@ -73,7 +73,8 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
     try:
         loaded = client.instant(catalogue.watchdog())
         recorded = {sample.labels.get("service") for sample in client.instant(catalogue.HEARTBEAT.series)}
-        scrapes = client.raw(catalogue.scrapes_of(settings.services), seconds=SCRAPES_WINDOW)
+        names = settings.services
+        scrapes = client.raw(catalogue.scrapes_of(names), seconds=SCRAPES_WINDOW) if names else ()
     except QueryError as error:
         yield Finding(subject, False, str(error))
         return
@@ -86,8 +87,9 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
     yield Finding(subject, True, "evaluates the shipped rules")
     missing = sorted(set(settings.services) - recorded)
     if missing:
-        names = ", ".join(missing)
-        yield Finding(subject, False, f"no heartbeat of: {names}. Give their targets the label `service`.")
+        yield Finding(
+            subject, False, f"no heartbeat of: {', '.join(missing)}. Give their targets the label `service`."
+        )
     yield from _scrape_interval(subject, scrapes, settings.prometheus.scrape_interval)
 
 

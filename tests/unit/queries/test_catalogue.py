@@ -101,3 +101,9 @@ def test_signals_are_found_by_the_name_that_alerts_carry() -> None:
     """The keys are the five values of the alerts' label `signal`."""
     assert set(SIGNALS) == {"heartbeat", "error_ratio", "latency_p95", "cpu", "memory"}
     assert all(name == signal.name for name, signal in SIGNALS.items())
+
+
+def test_an_empty_set_is_not_everything() -> None:
+    """No values make no expression: an empty one would match all series that lack the label."""
+    with pytest.raises(ValueError, match="must not be read as everything"):
+        catalogue.one_of([])
