@@ -36,7 +36,7 @@ PROMTOOL_TIMEOUT = 60.0  # seconds
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 ADAPTERS = (  # the order in which their rules are written: probes are known before scrapes are counted
     *("blackbox", "scrape", "pushed"),
-    *("prometheus_client", "opentelemetry", "istio"),
+    *("prometheus_client", "opentelemetry", "native_histograms", "istio"),
     *("process", "kubernetes", "node"),
 )
 _URL = r"""^https?://[^\s"'\\{}<>?#]+[^\s"'\\{}<>?#/]$"""
