@@ -19,7 +19,7 @@ from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.rules import check_rules
-from self_healing_fabric.settings import ServiceSettings, Settings
+from self_healing_fabric.settings import ServiceSettings, Settings, bearer_headers
 from shf_queries import PrometheusClient, QueryError, Series, catalogue
 
 ASKING_AT_ONCE = 16
@@ -113,13 +113,10 @@ def _alertmanager(settings: Settings) -> Iterator[Finding]:
         return
     url = settings.alertmanager.url
     subject = f"alertmanager {url}"
-    token_file, headers = settings.alertmanager.bearer_token_file, {}
     try:
-        if token_file is not None:
-            headers["Authorization"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
         answer = httpx.get(
             f"{url}/api/v2/receivers",
-            headers=headers,
+            headers=bearer_headers(settings.alertmanager.bearer_token_file),
             timeout=settings.alertmanager.timeout,
             trust_env=False,
         )

@@ -310,6 +310,13 @@ class Settings(BaseSettings):
         return path.read_text(encoding="utf-8").strip() if path else None
 
 
+def bearer_headers(token_file: Path | None) -> dict[str, str]:
+    """The headers that present a token, read anew for every call; none without a file. Raises OSError."""
+    if token_file is None:
+        return {}
+    return {"Authorization": f"Bearer {token_file.read_text(encoding='utf-8').strip()}"}
+
+
 def split_listen(listen: str) -> tuple[str, int]:
     """Split `host:port` (an IPv6 host in brackets). Raises ValueError with what to write instead."""
     host, separator, port = listen.rpartition(":")

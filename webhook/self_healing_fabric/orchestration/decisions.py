@@ -17,7 +17,7 @@ from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition, 
 from self_healing_fabric.incidents.models import Incident, incident_of
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.escalation_manager import escalate, send_calls
+from self_healing_fabric.orchestration.escalation_manager import hand_to_people, send_calls
 from self_healing_fabric.store import statements
 from self_healing_fabric.telemetry import UNKNOWN_SERVICE
 
@@ -113,7 +113,7 @@ def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
         return None
     if incident.state is not State.AWAITING_APPROVAL:
         raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
-    return _to_people(incident, context, f"{by} rejected the plan")
+    return hand_to_people(incident, context, f"{by} rejected the plan")
 
 
 def _escalate(incident: Incident, context: Context, by: str) -> Transition | None:
@@ -121,16 +121,7 @@ def _escalate(incident: Incident, context: Context, by: str) -> Transition | Non
         raise DecisionRefused(f"the incident is {incident.state} already")
     if incident.state is State.ESCALATED and not incident.plan and not incident.acknowledged_by:
         return None  # people are called already; whoever took it may hand it on to the next level
-    return _to_people(incident, context, f"{by} asked for it")
-
-
-def _to_people(incident: Incident, context: Context, reason: str) -> Transition:
-    now = context.clock()
-    watch = {"since": now, "action": None, "started_before": None, "deadline": None}
-    moved = Transition(
-        State.ESCALATED, context.settings.verification.interval, (), {"plan": [], "verification": watch}
-    )
-    return escalate(incident, context, moved, reason)
+    return hand_to_people(incident, context, f"{by} asked for it")
 
 
 def _close(incident: Incident, context: Context, by: str) -> Transition | None:

@@ -8,12 +8,13 @@ again.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from self_healing_fabric.escalation.calls import Call
 from self_healing_fabric.escalation.levels import rise
-from self_healing_fabric.incidents.lifecycle import Transition
+from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
@@ -37,6 +38,18 @@ def escalate(incident: Incident, context: Context, transition: Transition, reaso
         entries=(*transition.entries, Entry(Kind.ESCALATION, message, data)),
         changes={**transition.changes, **changes},
     )
+
+
+def watch_from(now: float) -> dict[str, Any]:
+    """The columns of an incident that is only watched from now on, without a deadline."""
+    return {"verification": {"since": now, "action": None, "started_before": None, "deadline": None}}
+
+
+def hand_to_people(incident: Incident, context: Context, reason: str, *entries: Entry) -> Transition:
+    """Give up acting, call the next level, and only watch from now on."""
+    changes = {"plan": [], **watch_from(context.clock())}
+    moved = Transition(State.ESCALATED, context.settings.verification.interval, entries, changes)
+    return escalate(incident, context, moved, reason)
 
 
 def send_calls(incident: Incident, context: Context, transition: Transition) -> None:

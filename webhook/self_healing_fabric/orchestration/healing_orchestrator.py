@@ -23,7 +23,7 @@ from self_healing_fabric.incidents.models import Incident, incident_of
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.escalation_manager import escalate, send_calls
+from self_healing_fabric.orchestration.escalation_manager import hand_to_people, send_calls
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.orchestration.steps import Step, advance
 from self_healing_fabric.recovery.outcomes import Outcome, Status
@@ -182,10 +182,8 @@ class HealingOrchestrator:
         )
         transition = Transition(incident.state, FAULT_PAUSE * faults, (note,))
         if faults >= MAX_FAULTS and incident.state not in (State.RESOLVED, State.ESCALATED):
-            watch = {"since": context.clock(), "action": None, "started_before": None, "deadline": None}
-            changes = {"plan": [], "verification": watch}
-            moved = replace(transition, state=State.ESCALATED, changes=changes)
-            transition = escalate(incident, context, moved, f"the fabric itself failed: {error}")
+            moved = hand_to_people(incident, context, f"the fabric itself failed: {error}", note)
+            transition = replace(moved, due_in=FAULT_PAUSE * faults)
         changed = {**transition.changes, "faults": 0 if transition.state is State.ESCALATED else faults}
         try:
             finished = self._given_up(incident) if transition.state is State.ESCALATED else None

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.settings import AlertmanagerSettings
+from self_healing_fabric.settings import AlertmanagerSettings, bearer_headers
 from self_healing_fabric.store import statements
 from shf_queries import QueryError
 
@@ -100,10 +100,7 @@ class Reconciliation:
         return True
 
     def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
-        headers = {}
-        if settings.bearer_token_file is not None:
-            token = settings.bearer_token_file.read_text(encoding="utf-8").strip()
-            headers["Authorization"] = f"Bearer {token}"
+        headers = bearer_headers(settings.bearer_token_file)
         answer = self._http.get(f"{settings.url}/api/v2/alerts", headers=headers, timeout=settings.timeout)
         return _LISTED.validate_json(answer.raise_for_status().content)
 

@@ -15,7 +15,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.escalation_manager import escalate
+from self_healing_fabric.orchestration.escalation_manager import escalate, hand_to_people, watch_from
 from self_healing_fabric.recovery.verification import watched_signals
 from self_healing_fabric.store import statements
 
@@ -46,14 +46,7 @@ def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_P
 
 def to_people(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
     """Give up acting, call the next level, and only watch from now on."""
-    now = context.clock()
-    moved = Transition(State.ESCALATED, look_interval(context), entries, {"plan": [], **watch_from(now)})
-    return Step(escalate(incident, context, moved, reason), **finished)
-
-
-def watch_from(now: float) -> dict[str, Any]:
-    """The columns of an incident that is only watched from now on, without a deadline."""
-    return {"verification": {"since": now, "action": None, "started_before": None, "deadline": None}}
+    return Step(hand_to_people(incident, context, reason, *entries), **finished)
 
 
 def look_interval(context: Context) -> float:

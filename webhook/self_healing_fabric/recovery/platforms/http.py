@@ -14,7 +14,7 @@ import httpx
 
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.platforms import TargetUnreadable
-from self_healing_fabric.settings import HttpRecovery
+from self_healing_fabric.settings import HttpRecovery, bearer_headers
 
 READ_TIMEOUT = 5.0  # seconds to ask for `started_at`
 
@@ -91,14 +91,11 @@ class HttpPlatform:
             raise TargetUnreadable(f"{url} does not answer with JSON that holds `started_at`") from error
 
     def _client(self, timeout: float) -> httpx.Client:
-        headers = {}
-        if self._settings.bearer_token_file is not None:
-            try:
-                token = self._settings.bearer_token_file.read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise TargetUnreadable(
-                    f"{self._settings.bearer_token_file} cannot be read: {error.strerror}"
-                ) from error
-            headers["Authorization"] = f"Bearer {token}"
+        try:
+            headers = bearer_headers(self._settings.bearer_token_file)
+        except OSError as error:
+            raise TargetUnreadable(
+                f"{self._settings.bearer_token_file} cannot be read: {error.strerror}"
+            ) from error
         # No redirects: they would send the call to a host that the configuration does not name.
         return httpx.Client(timeout=timeout, headers=headers, follow_redirects=False, trust_env=False)
