@@ -8,8 +8,6 @@ that is what `test_rules_on_prometheus` runs.
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 import struct
 import threading
 import time
@@ -19,11 +17,10 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
+from rules_server import firing, prometheus_with_rules
 
-from self_healing_fabric.rules import RuleParameters, write_rules
+from self_healing_fabric.rules import RuleParameters
 from shf_demo.ports import reserved_ports
-from shf_demo.servers import Server
 
 pytestmark = pytest.mark.e2e
 
@@ -170,13 +167,7 @@ def exporter() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def prometheus(exporter: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Prometheus with the feature and all rules, a second between scrapes."""
-    program = shutil.which("prometheus")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("prometheus is not on PATH")
-        pytest.skip("NOT TESTED: prometheus is not on PATH")
     workdir = tmp_path_factory.mktemp("native")
-    write_rules(FAST, workdir / "rules")
     jobs = [
         {
             "job_name": f"shop/{page}",
@@ -187,28 +178,12 @@ def prometheus(exporter: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         }
         for page in PAGES
     ]
-    configuration = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "900ms", "evaluation_interval": "1s"},
-        "rule_files": [str(workdir / "rules" / "*.rules.yml")],
-        "scrape_configs": jobs,
-    }
-    (workdir / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    with reserved_ports(1) as (port,):
-        url = f"http://127.0.0.1:{port}"
-        command = [
-            program,
-            f"--config.file={workdir / 'prometheus.yml'}",
-            f"--storage.tsdb.path={workdir / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--log.level=warn",
-            "--enable-feature=native-histograms",
-        ]
-        with Server(
-            "prometheus", command, f"{url}/-/ready", workdir / "prometheus.log", environment=os.environ
-        ) as server:
-            server.wait_ready()
-            with httpx.Client(base_url=url, trust_env=False, timeout=10) as client:
-                yield client
+    flag = "--enable-feature=native-histograms"
+    with (
+        reserved_ports(1) as (port,),
+        prometheus_with_rules(workdir, port, FAST, jobs, flag) as client,
+    ):
+        yield client
 
 
 def values(prometheus: httpx.Client, series: str, label: str | None = None) -> dict[str, Any]:
@@ -217,15 +192,6 @@ def values(prometheus: httpx.Client, series: str, label: str | None = None) -> d
     return {
         row["metric"]["service"]: row["metric"][label] if label else float(row["value"][1])
         for row in answer["data"]["result"]
-    }
-
-
-def firing(prometheus: httpx.Client) -> set[tuple[str, str | None]]:
-    alerts = prometheus.get("/api/v1/alerts").raise_for_status().json()["data"]["alerts"]
-    return {
-        (alert["labels"]["alertname"], alert["labels"].get("service"))
-        for alert in alerts
-        if alert["state"] == "firing"
     }
 
 
@@ -239,10 +205,10 @@ def test_native_histograms_are_measured_and_counted_once(prometheus: httpx.Clien
     """Requests, failures, P95 and mean, by the first source of each; the healthy are left alone."""
     expected = {("ShfWatchdog", None), *(("ShfErrorRateHigh", service) for service in ("cart", "pay"))}
     end = time.monotonic() + DEADLINE
-    while not firing(prometheus) >= expected and time.monotonic() < end:
+    while not set(firing(prometheus)) >= expected and time.monotonic() < end:
         time.sleep(0.5)
     time.sleep(FAST.error_window)  # the first rates are of a few samples
-    assert firing(prometheus) == expected
+    assert set(firing(prometheus)) == expected
     assert unhealthy(prometheus) == {}
 
     native = {"cart": "native", "pay": "native_opentelemetry", "calm": "native", "mixed": "native"}

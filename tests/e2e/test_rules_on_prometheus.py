@@ -7,8 +7,6 @@ breaks or a label is renamed.
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
+from rules_server import firing, prometheus_with_rules
 
-from self_healing_fabric.rules import RuleParameters, write_rules
+from self_healing_fabric.rules import RuleParameters
 from shf_demo.ports import reserved_ports
-from shf_demo.servers import Server
 
 pytestmark = pytest.mark.e2e
 
@@ -221,46 +218,14 @@ def scrape_configs(address: str, workdir: Path, dead: int) -> list[dict[str, Any
 @pytest.fixture(scope="module")
 def prometheus(exporter: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Prometheus with all rules, a second between scrapes; the target "gone" is taken away after a while."""
-    program = shutil.which("prometheus")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("prometheus is not on PATH")
-        pytest.skip("NOT TESTED: prometheus is not on PATH")
     workdir = tmp_path_factory.mktemp("rules")
-    write_rules(FAST, workdir / "rules")
     with reserved_ports(2) as (port, dead):
         (workdir / "gone.json").write_text(f'[{{"targets": ["{exporter}"]}}]')
-        configuration = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "900ms", "evaluation_interval": "1s"},
-            "rule_files": [str(workdir / "rules" / "*.rules.yml")],
-            "scrape_configs": scrape_configs(exporter, workdir, dead),
-        }
-        (workdir / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-        url = f"http://127.0.0.1:{port}"
-        command = [
-            program,
-            f"--config.file={workdir / 'prometheus.yml'}",
-            f"--storage.tsdb.path={workdir / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--log.level=warn",
-        ]
-        with Server(
-            "prometheus", command, f"{url}/-/ready", workdir / "prometheus.log", environment=os.environ
-        ) as server:
-            server.wait_ready()
-            with httpx.Client(base_url=url, trust_env=False, timeout=10) as client:
-                time.sleep(GOES_AWAY / 2)
-                (workdir / "gone.json").write_text("[]")
-                yield client
-
-
-def firing(prometheus: httpx.Client) -> dict[tuple[str, str | None], dict[str, Any]]:
-    alerts = prometheus.get("/api/v1/alerts").raise_for_status().json()["data"]["alerts"]
-    return {
-        (alert["labels"]["alertname"], alert["labels"].get("service")): alert
-        for alert in alerts
-        if alert["state"] == "firing"
-    }
+        targets = scrape_configs(exporter, workdir, dead)
+        with prometheus_with_rules(workdir, port, FAST, targets) as client:
+            time.sleep(GOES_AWAY / 2)
+            (workdir / "gone.json").write_text("[]")
+            yield client
 
 
 def test_exactly_what_is_wrong_fires_and_no_rule_fails(prometheus: httpx.Client) -> None:
