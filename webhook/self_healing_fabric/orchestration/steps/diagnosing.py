@@ -6,20 +6,31 @@ label.
 
 from __future__ import annotations
 
+from typing import Any
+
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
 from self_healing_fabric.diagnosis.evidence import collect
+from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.steps.common import (
+    Facts,
     Step,
     evidence_entry,
-    signals_of,
+    facts_of,
+    merged_into,
+    merged_into_cause,
     to_people,
+    until_silence_ends,
+    waited,
     with_changes,
 )
-from self_healing_fabric.recovery.planning import Plan, make_plan
+from self_healing_fabric.recovery.planning import TRUSTED_CAUSE, Plan, make_plan
+from self_healing_fabric.store import statements
+
+CAUSE_POLL = 2.0  # seconds between two looks for the alert of a suspected cause
 
 
 def detected(incident: Incident, context: Context) -> Step:
@@ -35,28 +46,34 @@ def detected(incident: Incident, context: Context) -> Step:
 
 def diagnosing(incident: Incident, context: Context) -> Step:
     """Ask Prometheus, diagnose, plan."""
-    now = context.clock()
+    merged = merged_into_cause(incident, context)
+    if merged is not None:
+        return merged
+    now, facts = context.clock(), facts_of(incident, context)
+    if facts.silenced:
+        return until_silence_ends(incident)
     service = str(incident.service)
     configured = context.settings.services[service]
+    topology = context.graph.topology
     with context.metrics.diagnosis_seconds.time():
         seen = collect(
             context.prometheus,
             service=service,
-            depends_on=configured.depends_on,
+            depends_on=sorted(topology.direct_dependencies(service)),
             thresholds=context.settings.thresholds_of(service),
             at=now,
         )
-        dependants = [
-            name for name, other in context.settings.services.items() if service in other.depends_on
-        ]
         diagnosis = diagnose(
             seen,
-            alert_signals=signals_of(incident, context),
+            alert_signals=facts.signals,
             opened_at=incident.opened_at,
             severity=incident.severity,
             tier=configured.tier,
-            dependants=dependants,
+            dependants=sorted(topology.direct_dependants(service)),
         )
+    suspected = _suspected_dependency(incident, context, diagnosis, facts)
+    if suspected is not None:
+        return suspected
     plan = make_plan(
         failure_class=diagnosis.failure_class.value,
         cause_service=diagnosis.cause.service,
@@ -68,22 +85,59 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     return _diagnosed(incident, context, diagnosis, plan)
 
 
+def _suspected_dependency(
+    incident: Incident, context: Context, diagnosis: Diagnosis, facts: Facts
+) -> Step | None:
+    """A cause that does not alert (yet): suspect it, and wait for its own alert before anything is done."""
+    cause = diagnosis.cause
+    waited_enough = waited(incident, context) >= context.settings.correlation.wait_for_cause
+    if not facts.own_alerts:
+        reason = f"an alert of {incident.service}, the likely cause, which does not alert itself"
+        if not waited_enough:
+            return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=reason))
+        # No alert names a signal by which its health could be told, before an action or after it.
+        step = to_people(incident, context, f"waited in vain for {reason}", *_diagnosis_entries(diagnosis))
+        return Step(with_changes(step.transition, **_diagnosis_columns(diagnosis)))
+    if waited_enough:
+        return None
+    known = cause.service in context.settings.services and cause.service != incident.service
+    if not known or cause.confidence < TRUSTED_CAUSE or incident.split_from is not None:
+        return None
+    subject = correlation.subject_of(cause.service)
+    rows = context.store.read(lambda connection: statements.open_incidents_of(connection, {subject}))
+    if rows and rows[0].state != State.RESOLVED.value:
+        return merged_into(incident, context, rows[0])
+    if rows:
+        reason = f"{cause.service}, the likely cause, was resolved a moment ago: this may end by itself"
+        return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=reason))
+    message = f"{incident.service} depends on {cause.service}, which fails too and is suspected from now on."
+    changes = correlation.moved_to(cause.service, context.clock())
+    return Step(
+        Transition(
+            State.DIAGNOSING, 0.0, (*_diagnosis_entries(diagnosis), Entry(Kind.STATE, message)), changes
+        )
+    )
+
+
 def _diagnosed(incident: Incident, context: Context, diagnosis: Diagnosis, plan: Plan) -> Step:
     entries = (
         *_diagnosis_entries(diagnosis),
         Entry(Kind.PLAN, str(plan), {"strategies": list(plan.strategies)}),
     )
-    changes = {
-        "diagnosis": diagnosis.as_dict(),
-        "failure_class": diagnosis.failure_class.value,
-        "pattern": diagnosis.cause.pattern.value,
-        "confidence": diagnosis.cause.confidence,
-        "plan": list(plan.strategies),
-    }
+    changes = {**_diagnosis_columns(diagnosis), "plan": list(plan.strategies)}
     if plan.strategies:
         return Step(Transition(State.RECOVERING, 0.0, entries, changes))
     step = to_people(incident, context, f"nothing may be tried for {diagnosis.failure_class.value}", *entries)
     return Step(with_changes(step.transition, **changes))
+
+
+def _diagnosis_columns(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "diagnosis": diagnosis.as_dict(),
+        "failure_class": diagnosis.failure_class.value,
+        "pattern": diagnosis.cause.pattern.value,
+        "confidence": diagnosis.cause.confidence,
+    }
 
 
 def _diagnosis_entries(diagnosis: Diagnosis) -> list[Entry]:
