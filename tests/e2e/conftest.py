@@ -16,7 +16,7 @@ import pytest
 
 from shf_demo.errors import DemoError
 from shf_demo.fleet import FLEET
-from shf_demo.servers import find_programs
+from shf_demo.servers import Programs, find_programs
 from shf_demo.stack import Stack
 
 SERVICES = ("guardian-one", "guardian-two", "guardian-four", "tokenguard", "trustguard", "flowguard")
@@ -53,15 +53,20 @@ class Fabric:
         return self.story(self.incidents(service)[0]["id"])
 
 
-@pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The servers, up, with every service answering."""
+@pytest.fixture(scope="session")
+def programs() -> Programs:
+    """Where the servers are."""
     try:
-        find_programs()
+        return find_programs()
     except DemoError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"NOT TESTED END TO END: {error}")
+
+
+@pytest.fixture(scope="package")
+def stack(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The servers, up, with every service answering."""
     workdir: Path = tmp_path_factory.mktemp("stack")
     services = [service for service in FLEET if service.name in SERVICES]
     with Stack(workdir, services=services) as running:
