@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -54,6 +54,7 @@ class Case:
     alert_kind: str
     calls: tuple[tuple[str, str], ...]
     changes: tuple[Change, ...]
+    step: float = 60.0
 
 
 def read_cases(data: Path) -> Iterator[Case]:
@@ -81,6 +82,7 @@ def read_case(directory: Path) -> Case:
         alert_kind=kind,
         calls=_calls(directory),
         changes=_changes(directory),
+        step=float(given.get("step_s") or 60.0),
     )
 
 
@@ -171,13 +173,3 @@ class CasePrometheus:
             if detail:
                 labels["peer"] = re.sub("^[a-z]+=", "", "|".join(detail))
             yield Series(labels, times if present.all() else times[present], values[present])
-
-
-def later(case: Case, seconds: float) -> Case:
-    """The same case with an alert that fires later."""
-    return Case(**{**case.__dict__, "alerted_at": case.alerted_at + seconds})
-
-
-def ids(cases: Sequence[Case]) -> tuple[str, ...]:
-    """The names of the cases."""
-    return tuple(case.id for case in cases)

@@ -4,7 +4,8 @@ The score of the best service says little by itself: on one system 3 bits are a 
 any quiet hour. So the confidence looks at four things: the score, its lead over the second, how it compares with
 the best score on quiet windows of the same history, and whether the alert can be seen in the series at all.
 
-    logit c = -5.5 + 2.4 log2(1 + score) + lead + 0.8 log2((score + 1) / (quiet + 1)) - 1.5 [alert not seen]
+    logit c = -5 + 2 log2(1 + score) + 1.5 lead + 0.8 log2((score + 1) / (quiet + 1))
+              + 0.7 [alert seen] - 1.5 [alert not seen]
 
 The weights were fitted by ridge regression to the first half of the visible cases of three public systems and
 their quiet windows, then rounded towards less. Such weights do not transfer well from one system to another
@@ -19,12 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-INTERCEPT = -5.5
-OF_SCORE = 2.4
-OF_LEAD = 1.0
+INTERCEPT = -5.0
+OF_SCORE = 2.0
+OF_LEAD = 1.5
 OF_QUIET = 0.8
-OF_UNSEEN_ALERT = -1.5
-HIGHEST = 0.97  # nothing is certain that metrics alone say
+OF_ALERT = {True: 0.7, False: -1.5, None: 0.0}
+HIGHEST = 0.95  # nothing is certain that metrics alone say
 LOWEST = 0.01
 SHORT_HISTORY = 10  # samples before the onset: with n fewer the confidence is n/10 of itself
 SHIFT_SPREAD = 2.0  # prior of the shift: normal around 0
@@ -56,7 +57,7 @@ def raw_confidence(support: Support) -> float:
         + OF_SCORE * np.log2(1.0 + support.score)
         + OF_LEAD * support.lead
         + OF_QUIET * np.log2((support.score + 1.0) / (quiet + 1.0))
-        + (OF_UNSEEN_ALERT if support.alert_seen is False else 0.0)
+        + OF_ALERT[support.alert_seen]
     )
     known = min(1.0, support.history / SHORT_HISTORY)
     return float(np.clip(known / (1.0 + np.exp(-logit)), 0.0, HIGHEST))

@@ -26,6 +26,7 @@ QUIET_WINDOWS = 4  # of the same length, before the onset
 LEAST_CONFIDENCE = 0.15  # below it nothing is named
 LEAST_SCORE = 1.5  # bits: one series of full weight that is clearly shifted is worth two
 PRIMARY = 0.35  # of the best series of the service: from here on another may be named as its first trouble
+MOSTLY_OWN = 0.5  # of a series: one that something else explains is not the first trouble
 SHORT_HISTORY = 20  # samples before the onset; fewer are told
 GAPS = 0.2  # of the samples of a series; more are told
 TOLD = 5  # series of a suspect that are told
@@ -156,12 +157,12 @@ def localize(
 
     Whatever is missing (history, samples, series, the graph) lowers the confidence; nothing raises.
     """
+    if not window.keys:
+        return _nothing(symptom)
     scorer = Scorer(window, symptom, graph)
     scored = scorer.score(scorer.onset.index, len(window.times))
     order = scored.order
     quiet = _quiet_scores(scorer)
-    if not order:
-        return _nothing(symptom)
     confidence = raw_confidence(_support(scorer, scored, order, quiet))
     confidence = (calibration or Calibration()).apply(confidence)
     abstained = scored.scores[order[0]] < LEAST_SCORE or confidence < LEAST_CONFIDENCE
@@ -250,7 +251,9 @@ def _first_trouble(scorer: Scorer, scored: Scored, rows: Sequence[int]) -> int |
     strong = [
         row
         for row in rows
-        if scored.bits[row] >= PRIMARY * scored.bits[rows[0]] and abs(scored.shifts.deviations[row]) > ABNORMAL
+        if scored.bits[row] >= PRIMARY * scored.bits[rows[0]]
+        and abs(scored.shifts.deviations[row]) > ABNORMAL
+        and all(factor.factor >= MOSTLY_OWN for factor in scored.factors[row])
     ]
     return min(strong, key=lambda row: (order.index(scorer.kinds[row].family), -scored.bits[row], row), default=None)
 

@@ -58,7 +58,7 @@ def find_onset(window: Window, alerted_at: float, alerting: Sequence[int] = ()) 
     """
     at = int(np.searchsorted(window.times, alerted_at, side="left"))
     earliest = _earliest(window, at)
-    if at >= len(window.times) or earliest >= at:
+    if at >= len(window.times) or earliest >= at:  # nothing after the alert, or nothing before it
         return Onset(at, 0.0)
     kinds = window.kinds
     baseline = baseline_of(window.values[:, :earliest], kinds)
@@ -107,7 +107,7 @@ def _shown(values: FloatArray, median: FloatArray, delta: FloatArray) -> FloatAr
 def _earliest(window: Window, at: int) -> int:
     """The first sample that may be ill: 10 min before the alert, or 3 samples, but at most half the history."""
     by_time = int(np.searchsorted(window.times, window.times[min(at, len(window.times) - 1)] - LOOK_BACK))
-    wanted = min(by_time, at - LEAST_LOOK_BACK) if at else 0
+    wanted = min(by_time, at - LEAST_LOOK_BACK)
     return max(wanted, int(np.ceil(at * LARGEST_LOOK_BACK)), 0)
 
 
