@@ -1,6 +1,6 @@
 """Judge the diagnosis on the cases of a directory: predictions as JSON lines, and a report in Markdown.
 
-    python -m bench.rca --data DIR --predictions FILE --report FILE
+python -m bench.rca --data DIR --predictions FILE --report FILE
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ PARTS = {"first": "First half of each set", "second": "Second half of each set",
 
 def main() -> None:
     """Read the cases, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="directory with SET/CASE/metrics.csv")
     parser.add_argument("--predictions", type=Path, required=True, help="written: one JSON line a case")
-    parser.add_argument("--report", type=Path, help="written: the scores in Markdown; else to standard output")
     parser.add_argument(
-        "--part", choices=[*PARTS, "both"], default="all", help="of each set by name: develop on the first half only"
+        "--report", type=Path, help="written: the scores in Markdown; else to standard output"
+    )
+    parser.add_argument(
+        "--part",
+        choices=[*PARTS, "both"],
+        default="all",
+        help="of each set by name: develop on the first half only",
     )
     arguments = parser.parse_args()
     by_system: dict[str, list[Case]] = defaultdict(list)

@@ -1,8 +1,8 @@
 """Labelled cases of public fault injections, served as Prometheus would serve them.
 
-A case's columns become series that are recorded for the diagnosis (`service:shf_custom:KIND`), behind the same
-method that production calls, so that from the query to the verdict nothing but production code runs. What only
-the scorer may know (label.json) is read by another module.
+A case's columns become series that are recorded for the diagnosis (`service:shf_custom:KIND`), behind the
+same method that production calls, so that from the query to the verdict nothing but production code runs.
+What only the scorer may know (label.json) is read by another module.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def _changes(directory: Path) -> tuple[Change, ...]:
 
 
 class CasePrometheus:
-    """Answers the range query of a diagnosis from a table, with the labels that recorded series would have."""
+    """Answers the range query of a diagnosis from a table, with the labels that recorded series would
+    have."""
 
     def __init__(self, table: Table) -> None:
         self._table = table

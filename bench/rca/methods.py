@@ -102,10 +102,11 @@ def peak_memory(case: Case) -> float:
 
 
 def baro(case: Case) -> Prediction | None:
-    """BARO's robust scorer (Pham et al., FSE 2024) from the package fse-baro; None where that is not installed."""
+    """BARO's robust scorer (Pham et al., FSE 2024) from the package fse-baro; None where that is not
+    installed."""
     try:
-        import pandas  # noqa: ICN001, PLC0415
-        from baro.root_cause_analysis import robust_scorer  # noqa: PLC0415
+        import pandas
+        from baro.root_cause_analysis import robust_scorer
     except ImportError:
         return None
     values = _filled(case.table.values)

@@ -37,7 +37,10 @@ def read_label(data: Path, case_id: str) -> Label:
     pattern = told["pattern"].replace(" ", "_")
     also = {name.replace(" ", "_") for name in told.get("also_accept") or ()}
     return Label(
-        told["root_cause_service"], frozenset(told.get("root_cause_kinds") or ()), pattern, frozenset({pattern, *also})
+        told["root_cause_service"],
+        frozenset(told.get("root_cause_kinds") or ()),
+        pattern,
+        frozenset({pattern, *also}),
     )
 
 
@@ -61,7 +64,9 @@ def interval(ranks: Sequence[float], score: Callable[[Sequence[float]], float]) 
     """The 95 % percentile bootstrap interval over cases (Efron 1979)."""
     generator = np.random.default_rng(SEED)
     values = np.array(ranks)
-    draws = [score(values[generator.integers(0, len(values), len(values))].tolist()) for _ in range(RESAMPLES)]
+    draws = [
+        score(values[generator.integers(0, len(values), len(values))].tolist()) for _ in range(RESAMPLES)
+    ]
     low, high = np.quantile(draws, (0.025, 0.975))
     return float(low), float(high)
 
@@ -93,7 +98,8 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> fl
 
 
 def error_after_verdicts(confidences: Sequence[float], right: Sequence[bool]) -> float:
-    """The calibration error when each tenth is judged with verdicts on the other nine tenths of the same system."""
+    """The calibration error when each tenth is judged with verdicts on the other nine tenths of the same
+    system."""
     corrected = list(confidences)
     for fold in range(FOLDS):
         given = [
@@ -109,7 +115,8 @@ def error_after_verdicts(confidences: Sequence[float], right: Sequence[bool]) ->
 
 @dataclass(frozen=True)
 class PatternScores:
-    """Accuracy of the patterns: against the label, against all that a person could defend, among the first two."""
+    """Accuracy of the patterns: against the label, against all that a person could defend, among the first
+    two."""
 
     strict: float
     lenient: float
@@ -121,8 +128,12 @@ def pattern_scores(predictions: Sequence[Prediction], labels: Sequence[Label]) -
     """Scores of the patterns; a prediction without any is wrong."""
     named = [[name for name, _ in one.patterns[:2]] or ["none"] for one in predictions]
     return PatternScores(
-        strict=float(np.mean([names[0] == label.pattern for names, label in zip(named, labels, strict=True)])),
-        lenient=float(np.mean([names[0] in label.accepted for names, label in zip(named, labels, strict=True)])),
+        strict=float(
+            np.mean([names[0] == label.pattern for names, label in zip(named, labels, strict=True)])
+        ),
+        lenient=float(
+            np.mean([names[0] in label.accepted for names, label in zip(named, labels, strict=True)])
+        ),
         first_two=float(
             np.mean([bool(label.accepted & set(names)) for names, label in zip(named, labels, strict=True)])
         ),

@@ -146,6 +146,13 @@ def kind_of_series(name: str) -> str:
     return DIAGNOSED.get(name) or (name.removeprefix(CUSTOM) if name.startswith(CUSTOM) else "")
 
 
+def kind_of_signal(name: str) -> str:
+    """The kind of series that an alert's signal speaks of; empty for a signal that nothing is recorded
+    for."""
+    signal = SIGNALS.get(name)
+    return (DIAGNOSED.get(signal.series) or DIAGNOSED.get(signal.fresh_series) or "") if signal else ""
+
+
 def diagnosed_series_of(kind: str, service: str, peer: str = "") -> str:
     """The one series of `diagnosed` that measures `kind` at a service, towards a peer where there is one."""
     series = series_of(_SERIES_OF_KIND.get(kind, CUSTOM + kind), service)

@@ -62,8 +62,8 @@ class PrometheusClient:
     def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
         """Evaluate `promql` at every `step` seconds from `start` to `end` (seconds since 1970).
 
-        Unlike `raw`, a value is repeated for up to five minutes after its sample, unless its series was marked
-        stale.
+        Unlike `raw`, a value is repeated for up to five minutes after its sample, unless its series was
+        marked stale.
         """
         return self._ask(
             lambda: matrix(

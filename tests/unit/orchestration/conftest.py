@@ -25,7 +25,7 @@ from self_healing_fabric.orchestration.healing_orchestrator import HealingOrches
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
-from shf_queries import PrometheusUnavailable, Sample, Series
+from shf_queries import PrometheusUnavailable, Sample, Series, catalogue
 from shf_queries.catalogue import HEARTBEAT, series_of
 
 START = 1_800_000_000.0
@@ -89,6 +89,19 @@ class FakePrometheus:
         if not pairs:
             return ()
         return (Series({}, np.array([t for t, _ in pairs]), np.array([v for _, v in pairs])),)
+
+    def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
+        self._ask(promql)
+        found = []
+        for query in self.history:
+            name, _, rest = query.partition("{")
+            if catalogue.kind_of_series(name):
+                service = json.loads(rest.removeprefix("service=").removesuffix("}"))
+                times = np.arange(start, end + 1e-6, step)
+                pairs = [(t, v) for t in times if (v := self.value_at(query, float(t))) is not None]
+                labels = {"__name__": name, "service": service}
+                found.append(Series(labels, np.array([t for t, _ in pairs]), np.array([v for _, v in pairs])))
+        return tuple(found)
 
     def alerts(self) -> Sequence[Any]:
         self._ask("alerts")

@@ -1,16 +1,18 @@
 """How often a cause named with such evidence is the right one: a probability, not a score.
 
-The score of the best service says little by itself: on one system 3 bits are a finding, on another the noise of
-any quiet hour. So the confidence looks at four things: the score, its lead over the second, how it compares with
-the best score on quiet windows of the same history, and whether the alert can be seen in the series at all.
+The score of the best service says little by itself: on one system 3 bits are a finding, on another the noise
+of any quiet hour. So the confidence looks at four things: the score, its lead over the second, how it
+compares with the best score on quiet windows of the same history, and whether the alert can be seen in the
+series at all.
 
     logit c = -5 + 2 log2(1 + score) + 1.5 lead + 0.8 log2((score + 1) / (quiet + 1))
               + 0.7 [alert seen] - 1.5 [alert not seen]
 
 The weights were fitted by ridge regression to the first half of the visible cases of three public systems and
 their quiet windows, then rounded towards less. Such weights do not transfer well from one system to another
-(Guo et al., On Calibration of Modern Neural Networks, ICML 2017, fit on the system itself), so people's verdicts
-correct them: `refit` shifts and flattens, and never makes it surer of itself than it was built to be.
+(Guo et al., On Calibration of Modern Neural Networks, ICML 2017, fit on the system itself), so people's
+verdicts correct them: `refit` shifts and flattens, and never makes it surer of itself than it was built to
+be.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ OF_ALERT = {True: 0.7, False: -1.5, None: 0.0}
 HIGHEST = 0.95  # nothing is certain that metrics alone say
 LOWEST = 0.01
 SHORT_HISTORY = 10  # samples before the onset: with n fewer the confidence is n/10 of itself
-SHIFT_SPREAD = 2.0  # prior of the shift: normal around 0
+SHIFT_SPREAD = 1.2  # prior of the shift: normal around 0
 SLOPE_SPREAD = 0.5  # prior of the slope: normal around 1
 SLOPES = np.linspace(0.05, 1.0, 20)  # at most 1: verdicts may flatten, never sharpen
 ROUNDS = 30  # of Newton's method; it converges in five
@@ -38,8 +40,8 @@ ROUNDS = 30  # of Newton's method; it converges in five
 class Support:
     """What the confidence of the best service is computed from.
 
-    `quiet` is the best score on quiet windows, None when there was not enough history; `alert_seen` is None when
-    the series that alerted is not known.
+    `quiet` is the best score on quiet windows, None when there was not enough history; `alert_seen` is None
+    when the series that alerted is not known.
     """
 
     score: float
@@ -88,9 +90,11 @@ class Calibration:
 
 
 def refit(verdicts: Sequence[Judged]) -> Calibration:
-    """Fit shift and slope to verdicts: Platt scaling (1999) with normal priors that keep few verdicts harmless.
+    """Fit shift and slope to verdicts: Platt scaling (1999) with normal priors that keep few verdicts
+    harmless.
 
-    Maximises sum of w log p(right) - shift^2 / (2 x 2^2) - (slope - 1)^2 / (2 x 0.5^2), over slopes of at most 1.
+    Maximises sum of w log p(right) - shift^2 / (2 x 1.2^2) - (slope - 1)^2 / (2 x 0.5^2), over slopes of at
+    most 1.
     """
     if not verdicts:
         return Calibration()
@@ -106,7 +110,9 @@ def _prior(slope: float) -> float:
     return (slope - 1.0) ** 2 / (2 * SLOPE_SPREAD**2)
 
 
-def _fit_shift(logits: np.ndarray, right: np.ndarray, weight: np.ndarray, slope: float) -> tuple[float, float]:
+def _fit_shift(
+    logits: np.ndarray, right: np.ndarray, weight: np.ndarray, slope: float
+) -> tuple[float, float]:
     """The least loss with this slope, and the shift that has it (Newton's method)."""
     shift = 0.0
     for _ in range(ROUNDS):

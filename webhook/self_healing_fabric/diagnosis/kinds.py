@@ -1,9 +1,9 @@
 """What a series measures, read from its name: family, bad direction, how much a shift of it may count.
 
 The shipped rules record a handful of signals, and people record more of their own under names that nobody can
-list in advance (`service:shf_custom:pool_wait_ms`). A name is split into words and the first family with one of
-them wins; a name that says nothing is still looked at, in both directions and for less. Words, not substrings:
-`write_off_total` is not an `off`, and `db_query_count_per_request` is no request rate.
+list in advance (`service:shf_custom:pool_wait_ms`). A name is split into words and the first family with one
+of them wins; a name that says nothing is still looked at, in both directions and for less. Words, not
+substrings: `write_off_total` is not an `off`, and `db_query_count_per_request` is no request rate.
 """
 
 from __future__ import annotations
@@ -61,23 +61,28 @@ class Kind:
     statistic: str
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _WORDS: tuple[tuple[Family, frozenset[str]], ...] = tuple(
-    (family, frozenset(words.split()))
+    (family, _words(words))
     for family, words in (
         (Family.DRIFT, "drift digests divergence skew"),
         (Family.HEALTH, "heartbeat answered ready healthy alive"),
         (
             Family.ERRORS,
-            "availability success successful error errors 5xx 4xx fail failed failing failure failures exception "
-            "exceptions abort aborted aborts reject rejected rejects timeout timeouts denied deser invalid corrupt "
-            "corrupted drop dropped drops lost loss retries retry conflict conflicts panic panics unavailable "
-            "mismatch mismatches throttle throttled throttles violations refused nxdomain unauthorized",
+            "availability success successful error errors 5xx 4xx fail failed failing failure failures "
+            "exception exceptions abort aborted aborts reject rejected rejects timeout timeouts denied deser "
+            "invalid corrupt corrupted drop dropped drops lost loss retries retry conflict conflicts panic "
+            "panics unavailable mismatch mismatches throttle throttled throttles violations refused nxdomain "
+            "unauthorized",
         ),
         (Family.RESTARTS, "restart restarts crash crashes crashloop oom oomkilled evictions evicted"),
         (
             Family.SATURATION,
-            "queue queued lag backlog pending pool pools connections conns inflight threads saturation waiters fd "
-            "fds sockets depth capacity locks pause waiting",
+            "queue queued lag backlog pending pool pools connections conns inflight threads saturation "
+            "waiters fd fds sockets depth capacity locks pause waiting",
         ),
         (Family.LATENCY, "latency latencies duration lat lat50 lat90 elapsed rtt response wait"),
         (Family.MEMORY, "mem memory rss heap"),
@@ -90,11 +95,9 @@ _WORDS: tuple[tuple[Family, frozenset[str]], ...] = tuple(
         ),
     )
 )
-_LOWER_IS_WORSE = frozenset(
-    "availability success successful heartbeat answered ready healthy alive hit up".split()
-)
-_SHARE = frozenset("ratio percent percentage pct utilization utilisation share availability success".split())
-_COUNTED = frozenset("sum count total increase".split())
+_LOWER_IS_WORSE = _words("availability success successful heartbeat answered ready healthy alive hit up")
+_SHARE = _words("ratio percent percentage pct utilization utilisation share availability success")
+_COUNTED = _words("sum count total increase")
 _STATISTIC = re.compile(r"p\d{2,3}|mean|average|avg|median|max|lat\d{2}")
 _WEIGHT = {
     Family.CLIENT_LATENCY: 0.8,
@@ -115,7 +118,13 @@ def kind_of(name: str) -> Kind:
     family = _family(words)
     statistic = next((word for word in words if _STATISTIC.fullmatch(word)), "")
     direction = -1 if _LOWER_IS_WORSE.intersection(words) else 0 if family in _BOTH_WAYS else 1
-    weight = 0.3 if "syscall" in words else 0.9 if "edge" in words and family is Family.CLIENT_LATENCY else _WEIGHT.get(family, 1.0)
+    weight = (
+        0.3
+        if "syscall" in words
+        else 0.9
+        if "edge" in words and family is Family.CLIENT_LATENCY
+        else _WEIGHT.get(family, 1.0)
+    )
     return Kind(
         name=name,
         family=family,

@@ -1,7 +1,7 @@
 """From the series around an alert to a suspect: ranked services, what speaks for and against, and how sure.
 
-The whole path is pure: the same window, symptom, graph, changes and calibration give the same bytes. Where the
-evidence does not carry, it abstains: it names the strongest lead and the query to run next, and calls the
+The whole path is pure: the same window, symptom, graph, changes and calibration give the same bytes. Where
+the evidence does not carry, it abstains: it names the strongest lead and the query to run next, and calls the
 pattern unknown, because a guess that reads like a finding sends people to the wrong service.
 """
 
@@ -16,14 +16,15 @@ import numpy as np
 from self_healing_fabric.diagnosis.calibration import Calibration, Support, raw_confidence
 from self_healing_fabric.diagnosis.kinds import Family
 from self_healing_fabric.diagnosis.patterns import ABNORMAL, Change, Classified, Pattern, classify_pattern
-from self_healing_fabric.diagnosis.scoring import ALERTING, CLEAR, Factor, Scored, Scorer, Symptom
+from self_healing_fabric.diagnosis.scoring import Factor, Scored, Scorer, Symptom
+from self_healing_fabric.diagnosis.shifts import CLEAR
 from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.diagnosis.windows import Window
 from shf_queries import catalogue
 
 RULES_VERSION = "2026-11-1"  # changes with every rule, weight or threshold of localisation or patterns
 QUIET_WINDOWS = 4  # of the same length, before the onset
-LEAST_CONFIDENCE = 0.15  # below it nothing is named
+LEAST_CONFIDENCE = 0.3  # below it nothing is named
 LEAST_SCORE = 1.5  # bits: one series of full weight that is clearly shifted is worth two
 PRIMARY = 0.35  # of the best series of the service: from here on another may be named as its first trouble
 MOSTLY_OWN = 0.5  # of a series: one that something else explains is not the first trouble
@@ -38,8 +39,8 @@ WANTED = (Family.CPU, Family.MEMORY, Family.LATENCY, Family.ERRORS, Family.LOAD)
 class Claim:
     """One shifted series: the sentence, and all with which anyone can check it.
 
-    `value` is the quartile of the failure's window, `baseline` the median before it, `at` the end of the window.
-    `bits` is how much it counted after all `factors`.
+    `value` is the quartile of the failure's window, `baseline` the median before it, `at` the end of the
+    window. `bits` is how much it counted after all `factors`.
     """
 
     service: str
@@ -65,13 +66,16 @@ class Claim:
             "at": self.at,
             "deviations": _rounded(self.deviations),
             "bits": _rounded(self.bits),
-            "factors": [{"reason": factor.reason, "factor": _rounded(factor.factor)} for factor in self.factors],
+            "factors": [
+                {"reason": factor.reason, "factor": _rounded(factor.factor)} for factor in self.factors
+            ],
         }
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A service, what its series add up to, its claims (the likeliest first trouble first), and its factors."""
+    """A service, what its series add up to, its claims (the likeliest first trouble first), and its
+    factors."""
 
     service: str
     score: float
@@ -84,7 +88,9 @@ class Suspect:
             "service": self.service,
             "score": _rounded(self.score),
             "claims": [claim.as_dict() for claim in self.claims],
-            "factors": [{"reason": factor.reason, "factor": _rounded(factor.factor)} for factor in self.factors],
+            "factors": [
+                {"reason": factor.reason, "factor": _rounded(factor.factor)} for factor in self.factors
+            ],
         }
 
 
@@ -159,12 +165,15 @@ def localize(
     """
     if not window.keys:
         return _nothing(symptom)
-    scorer = Scorer(window, symptom, graph)
-    scored = scorer.score(scorer.onset.index, len(window.times))
-    order = scored.order
-    quiet = _quiet_scores(scorer)
-    confidence = raw_confidence(_support(scorer, scored, order, quiet))
-    confidence = (calibration or Calibration()).apply(confidence)
+    # Sums of values near the limits of a float overflow to infinity, which the arithmetic bounds afterwards.
+    with np.errstate(all="ignore"):
+        return _localize(Scorer(window, symptom, graph), changes, calibration or Calibration())
+
+
+def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibration) -> Localization:
+    scored = scorer.score(scorer.onset.index, len(scorer.window.times))
+    order, quiet = scored.order, _quiet_scores(scorer)
+    confidence = calibration.apply(raw_confidence(_support(scorer, scored, order, quiet)))
     abstained = scored.scores[order[0]] < LEAST_SCORE or confidence < LEAST_CONFIDENCE
     classified = classify_pattern(scorer, scored, order[0], confidence, changes)
     suspects = tuple(_suspect(scorer, scored, service) for service in order[: RIVALS + 1])
@@ -205,7 +214,8 @@ def _nothing(symptom: Symptom) -> Localization:
 
 
 def _quiet_scores(scorer: Scorer) -> tuple[float, ...]:
-    """The best score on windows of the failure's length, evenly spread over the later two thirds of the history."""
+    """The best score on windows of the failure's length, evenly spread over the later two thirds of the
+    history."""
     length, end = len(scorer.window.times) - scorer.onset.index, scorer.onset.index
     first = end // 3 + length
     if length < 1 or first > end:
@@ -255,7 +265,9 @@ def _first_trouble(scorer: Scorer, scored: Scored, rows: Sequence[int]) -> int |
         and abs(scored.shifts.deviations[row]) > ABNORMAL
         and all(factor.factor >= MOSTLY_OWN for factor in scored.factors[row])
     ]
-    return min(strong, key=lambda row: (order.index(scorer.kinds[row].family), -scored.bits[row], row), default=None)
+    return min(
+        strong, key=lambda row: (order.index(scorer.kinds[row].family), -scored.bits[row], row), default=None
+    )
 
 
 def _claim(scorer: Scorer, scored: Scored, row: int) -> Claim:
@@ -282,7 +294,9 @@ def _against(suspects: Sequence[Suspect], quiet: Sequence[float]) -> list[str]:
     first, found = suspects[0], []
     if len(suspects) > 1:
         rival = suspects[1]
-        found.append(f"{rival.service} explains it with {rival.score:.2f} bits, {first.service} with {first.score:.2f}")
+        found.append(
+            f"{rival.service} explains it with {rival.score:.2f} bits, {first.service} with {first.score:.2f}"
+        )
     if quiet and max(quiet) >= first.score:
         found.append(f"on quiet windows of the same history the highest score was {max(quiet):.2f}")
     found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]
@@ -341,6 +355,3 @@ def _next_query(scorer: Scorer, suspects: Sequence[Suspect]) -> str:
 def _rounded(value: float) -> float | None:
     """Six significant digits, so that the last bit of a sum cannot change the output; NaN becomes null."""
     return float(f"{value:.6g}") if np.isfinite(value) else None
-
-
-

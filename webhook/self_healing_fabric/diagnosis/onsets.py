@@ -32,6 +32,7 @@ ABNORMAL = 6.0  # deviations
 PART_OF_LEVEL = 0.25  # of the rise at the alert: below it the sample counts as before the onset
 MISSES = 2  # samples that may be calm in between
 FOLLOWED = 20  # series: the farthest ones; more only add noise
+LEAST_WINDOW = 2  # samples of the failure; with fewer a single one would decide
 ALERTED = 1.0  # deviations of a series that alerted: that it is abnormal is known already
 RECENT = 3  # samples before the look-back: what is there already did not begin with the alert
 HALF = 0.5
@@ -49,14 +50,17 @@ class Onset:
 def find_onset(window: Window, alerted_at: float, alerting: Sequence[int] = ()) -> Onset:
     """Follow what is abnormal after the alert back to where it began.
 
-    Followed are the series that alerted (`alerting`, rows of the window), for theirs is the failure whose start
-    is sought; where they are not known or did not shift, the 20 farthest.
+    Followed are the series that alerted (`alerting`, rows of the window), for theirs is the failure whose
+    start is sought; where they are not known or did not shift, the 20 farthest.
 
     f(t) is the mean over the followed series of how much of the later shift a sample shows, from 0 to 1. The
     walk goes back from the alert while f(t) >= base + 0.25 (level - base), base being the median of f before
     the look-back and level its median after the alert; two samples below it are allowed.
     """
     at = int(np.searchsorted(window.times, alerted_at, side="left"))
+    # A rule fires on what it has seen for a while, so the samples just before the alert are ill too: whoever
+    # asks at once still has these.
+    at = max(0, min(at, len(window.times) - LEAST_WINDOW))
     earliest = _earliest(window, at)
     if at >= len(window.times) or earliest >= at:  # nothing after the alert, or nothing before it
         return Onset(at, 0.0)
@@ -105,7 +109,8 @@ def _shown(values: FloatArray, median: FloatArray, delta: FloatArray) -> FloatAr
 
 
 def _earliest(window: Window, at: int) -> int:
-    """The first sample that may be ill: 10 min before the alert, or 3 samples, but at most half the history."""
+    """The first sample that may be ill: 10 min before the alert, or 3 samples, but at most half the
+    history."""
     by_time = int(np.searchsorted(window.times, window.times[min(at, len(window.times) - 1)] - LOOK_BACK))
     wanted = min(by_time, at - LEAST_LOOK_BACK)
     return max(wanted, int(np.ceil(at * LARGEST_LOOK_BACK)), 0)
@@ -117,12 +122,14 @@ def first_shifts(window: Window, onset: int, rows: npt.NDArray[np.intp]) -> npt.
     Looks from three samples before the onset on: the onset is that of the failure as a whole.
     """
     start = max(0, onset - LEAST_LOOK_BACK)
+    found = np.full(len(rows), np.nan)
+    if len(window.times) - start < 2:
+        return found
     kinds = tuple(window.kinds[row] for row in rows)
     baseline = baseline_of(window.values[rows, :start], kinds)
     away = window.values[rows, start:] - baseline.median[:, None]
     left = np.abs(deviations_of(away, baseline)) > STARTED
     twice = left[:, :-1] & left[:, 1:]
-    found = np.full(len(rows), np.nan)
     started = np.any(twice, axis=1)
     found[started] = window.times[start + np.argmax(twice, axis=1)[started]]
     return found

@@ -3,8 +3,8 @@
 Each finding is a sentence that a person can check, with a log weight for every pattern that it speaks for or
 against; the weights of what was found are added to a prior and turned into shares (a softmax, which is naive
 Bayes with expert weights). Weights learned from public cases were no better there and failed on patterns that
-those cases lack, so these were written down by judgement; the shares are then blended with the prior by how sure
-the service is, because the pattern of the wrong service is worth nothing.
+those cases lack, so these were written down by judgement; the shares are then blended with the prior by how
+sure the service is, because the pattern of the wrong service is worth nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from enum import StrEnum
 import numpy as np
 
 from self_healing_fabric.diagnosis.kinds import Family
-from self_healing_fabric.diagnosis.scoring import BYTES, CLEAR, MATERIAL_MEMORY, Scored, Scorer
+from self_healing_fabric.diagnosis.scoring import BYTES, MATERIAL_MEMORY, Scored, Scorer
+from self_healing_fabric.diagnosis.shifts import CLEAR
 
 ABNORMAL = 6.0  # deviations: what a cause shows
 ON_THE_WAY = 4.0  # deviations of what callers wait beyond the service; a difference of two is noisy already
@@ -87,6 +88,7 @@ _WEIGHTS: Mapping[str, Mapping[Pattern, float]] = {
     "throughput_collapsed": {_DEP: 1.2, _NET: 0.4},
     "network_traffic_dropped": {_NET: 0.7},
     "restarted_or_not_ready": {_CFG: 0.8, _BUG: 0.8, _RES: 0.4},
+    "dependency_down": {_DEP: 2.5},
     "quiet_root": {_BUG: 1.0, _CFG: 0.4},
     "data_named": {_DATA: 3.0},
     "outside_named": {_DEP: 2.0},
@@ -142,11 +144,12 @@ def classify_pattern(
     share = c x softmax(log prior + sum of weights) + (1 - c) x prior.
     """
     facts = _Facts(scorer, scored, service, changes)
-    traits = tuple(
-        Trait(name, sentence, _WEIGHTS[name]) for rule in _RULES for name, sentence in rule(facts)
-    )
+    traits = tuple(Trait(name, sentence, _WEIGHTS[name]) for rule in _RULES for name, sentence in rule(facts))
     logits = np.array(
-        [np.log(prior) + sum(trait.weights.get(pattern, 0.0) for trait in traits) for pattern, prior in PRIOR.items()]
+        [
+            np.log(prior) + sum(trait.weights.get(pattern, 0.0) for trait in traits)
+            for pattern, prior in PRIOR.items()
+        ]
     )
     shares = np.exp(logits - np.max(logits))
     shares = confidence * shares / np.sum(shares) + (1.0 - confidence) * np.array(list(PRIOR.values()))
@@ -240,7 +243,8 @@ def _symptoms(facts: _Facts) -> _Found:
 
 
 def _callers_wait(facts: _Facts) -> bool:
-    """Whether most of what callers wait longer is not spent in the service, measured on its edges or as a whole."""
+    """Whether most of what callers wait longer is not spent in the service, measured on its edges or as a
+    whole."""
     delta = facts.scored.shifts.delta
     outside = facts.farthest(Family.CLIENT_LATENCY)
     gap, inside = facts.farthest(Family.CLIENT_GAP), facts.farthest(Family.LATENCY)
@@ -248,7 +252,9 @@ def _callers_wait(facts: _Facts) -> bool:
         return False
     if gap is not None and facts.up(Family.CLIENT_GAP, ON_THE_WAY):
         return bool(delta[gap] >= GAP * delta[outside])
-    return inside is not None and facts.up(Family.CLIENT_LATENCY) and bool(delta[inside] < GAP * delta[outside])
+    return (
+        inside is not None and facts.up(Family.CLIENT_LATENCY) and bool(delta[inside] < GAP * delta[outside])
+    )
 
 
 def _others(facts: _Facts) -> _Found:
@@ -256,6 +262,8 @@ def _others(facts: _Facts) -> _Found:
         yield "network_traffic_dropped", "its network traffic fell"
     if facts.up(Family.RESTARTS) or facts.up(Family.HEALTH):
         yield "restarted_or_not_ready", "it restarted or is not ready"
+    if facts.up(Family.HEALTH) and facts.service != facts.scorer.symptom.service:
+        yield "dependency_down", f"it does not answer, and {facts.scorer.symptom.service} is what alerts"
     if not any(facts.up(family, QUIET) for family in Family):
         yield "quiet_root", "none of its series shows a cause"
 

@@ -1,9 +1,9 @@
 """Which service, and which of its series, explains an alert best: arithmetic on the series around it.
 
 Every series gets what its shift is worth (`shifts`), and then less where something else explains it better: a
-caller's latency that its callee's explains, a CPU that only follows the load, errors of three requests. What is
-left adds up to a score for each service. No model is learned and nothing is drawn at random: the same series give
-the same ranking, and every factor is kept beside the series, so that a person can recompute it.
+caller's latency that its callee's explains, a CPU that only follows the load, errors of three requests. What
+is left adds up to a score for each service. No model is learned and nothing is drawn at random: the same
+series give the same ranking, and every factor is kept beside the series, so that a person can recompute it.
 
 The graph is used as in MicroRCA (Wu et al., NOMS 2020) and the share of the alert's volume as in PetShop's
 baselines (Hardt et al., CLeaR 2024), both without random walks.
@@ -15,13 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from self_healing_fabric.diagnosis.kinds import SYMPTOMS, Family, Kind
 from self_healing_fabric.diagnosis.onsets import ALERTED, Onset, already_so, find_onset, first_shifts
 from self_healing_fabric.diagnosis.shifts import (
     CLEAR,
-    FARTHEST,
     Baseline,
     FloatArray,
     Shifts,
@@ -104,7 +102,9 @@ class Scorer:
         self._rows: dict[str, list[int]] = {service: [] for service in self.services}
         for row, key in enumerate(window.keys):
             self._rows[key.service].append(row)
-        self._load_rows = {service: _load_row(rows, window, self.kinds) for service, rows in self._rows.items()}
+        self._load_rows = {
+            service: _load_row(rows, window, self.kinds) for service, rows in self._rows.items()
+        }
         self._callees = {service: graph.callees(service, self.services) for service in self.services}
         self._reachable = graph.reachable(symptom.service) if symptom.service in graph.services else None
 
@@ -123,7 +123,8 @@ class Scorer:
         part = self.window.values[:, start:stop]
         shifts = shifts_of(part, self.baseline, self.kinds)
         load, requests = self._traffic(start, stop)
-        bits, factors = shifts.bits.copy(), [()] * len(self.kinds)
+        bits = shifts.bits.copy()
+        factors: list[tuple[Factor, ...]] = [()] * len(self.kinds)
         alert_row = self._alert_row(shifts)
         before = already_so(self.window.values[:, :start], self.baseline, shifts)
         for row in np.flatnonzero(np.abs(shifts.deviations) > CLEAR):
@@ -210,7 +211,8 @@ class Scorer:
             same = [
                 other
                 for other in self._rows[callee]
-                if self.kinds[other].family is kind.family and abs(shifts.deviations[other]) > CLEAR
+                if self.kinds[other].family is kind.family
+                and abs(shifts.deviations[other]) > CLEAR
                 and self.window.keys[other].peer in ("", key.service)
             ]
             named = [other for other in same if self.window.keys[other].kind == key.kind]
@@ -229,8 +231,8 @@ class Scorer:
     def _share(self, row: int, shifts: Shifts, load: Mapping[str, float], alert_row: int) -> Factor:
         """How much of the alert's added time or errors happen here.
 
-        share = min(1, |d_s| x req_s / (|d_alert| x req_alert)); factor = 0.25 + 0.75 share for the alert's kind of
-        series, x 0.6 for another statistic of it, 0.5 for another symptom.
+        share = min(1, |d_s| x req_s / (|d_alert| x req_alert)); factor = 0.25 + 0.75 share for the alert's
+        kind of series, x 0.6 for another statistic of it, 0.5 for another symptom.
         """
         kind, alerted = self.kinds[row], self.kinds[alert_row]
         if kind.family is not alerted.family:
@@ -240,10 +242,13 @@ class Scorer:
         here, there = load.get(self.window.keys[row].service), load.get(self.symptom.service)
         traffic = here / there if here is not None and there else 1.0
         share = min(1.0, float(abs(shifts.delta[row]) / abs(shifts.delta[alert_row])) * traffic)
-        return Factor(f"accounts for {share:.0%} of the alert's volume", LEAST_SHARE + (1 - LEAST_SHARE) * share)
+        return Factor(
+            f"accounts for {share:.0%} of the alert's volume", LEAST_SHARE + (1 - LEAST_SHARE) * share
+        )
 
     def _follows_load(self, row: int, shifts: Shifts) -> float:
-        """min(1, relative growth of the load / relative growth of the series), if the load grew by over 20 %."""
+        """min(1, relative growth of the load / relative growth of the series), if the load grew by over 20
+        %."""
         load_row = self._load_rows[self.window.keys[row].service]
         if load_row is None or shifts.delta[row] <= 0:
             return 0.0
@@ -252,7 +257,8 @@ class Scorer:
         return min(1.0, growth / own) if growth > MORE_LOAD and own > 0 else 0.0
 
     def _little_memory(self, service: str, shifts: Shifts) -> bool:
-        """Whether a service's memory in bytes grew by what a restart or a warm cache takes: it exhausts nothing."""
+        """Whether a service's memory in bytes grew by what a restart or a warm cache takes: it exhausts
+        nothing."""
         growths = [
             abs(shifts.delta[row])
             for row in self._rows[service]
@@ -263,7 +269,9 @@ class Scorer:
     def _earliness(self, bits: FloatArray) -> dict[str, float]:
         """By service, 1 for the one whose best series shifted first and 0 for the last."""
         best = {
-            service: max(rows, key=lambda row: (bits[row], -row)) for service, rows in self._rows.items() if rows
+            service: max(rows, key=lambda row: (bits[row], -row))
+            for service, rows in self._rows.items()
+            if rows
         }
         best = {service: row for service, row in best.items() if bits[row] > np.log2(1 + CLEAR) / 2}
         started = first_shifts(self.window, self.onset.index, np.array(list(best.values()), dtype=np.intp))

@@ -1,12 +1,13 @@
 """How far each series moved from what it was before: a robust distance, and what it is worth as evidence.
 
-Mean and standard deviation are themselves moved by the outliers that a history always holds, and a series that
-never moved has no deviation to divide by. So the centre is the median and the spread is the largest of four
-estimates that each survive some of what real series do: the median absolute deviation and the interquartile
-range (Rousseeuw and Croux, Alternatives to the Median Absolute Deviation, JASA 1993), the 5 % to 95 % range for
-series that jump between two levels, and a share of the median for series that are suspiciously calm. BARO (Pham
-et al., FSE 2024) divides by the interquartile range alone and looks at the single highest sample upwards: one
-spike decides, a fall is invisible, and a flat series makes the score depend on its unit.
+Mean and standard deviation are themselves moved by the outliers that a history always holds, and a series
+that never moved has no deviation to divide by. So the centre is the median and the spread is the largest of
+four estimates that each survive some of what real series do: the median absolute deviation and the
+interquartile range (Rousseeuw and Croux, Alternatives to the Median Absolute Deviation, JASA 1993), the 5 %
+to 95 % range for series that jump between two levels, and a share of the median for series that are
+suspiciously calm. BARO (Pham et al., FSE 2024) divides by the interquartile range alone and looks at the
+single highest sample upwards: one spike decides, a fall is invisible, and a flat series makes the score
+depend on its unit.
 """
 
 from __future__ import annotations
@@ -107,11 +108,12 @@ def _floors(history: FloatArray, median: FloatArray, kinds: Sequence[Kind]) -> F
     whole = np.where(highest > PERCENT, 100.0, 1.0)
     share = np.array([kind.share for kind in kinds], dtype=bool)
     failing = share & np.array([kind.family is Family.ERRORS for kind in kinds], dtype=bool)
-    return np.where(
+    floors: FloatArray = np.where(
         failing,
         FAILING_FLOOR * whole,
         np.where(share, np.maximum(relative, SHARE_FLOOR * whole), relative),
     )
+    return floors
 
 
 def shifts_of(window: FloatArray, baseline: Baseline, kinds: Sequence[Kind]) -> Shifts:
@@ -135,14 +137,17 @@ def deviations_of(delta: FloatArray, baseline: Baseline) -> FloatArray:
     spread = baseline.spread.reshape(baseline.spread.shape + (1,) * (delta.ndim - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = np.where(spread > 0, delta / spread, np.sign(delta) * FLAT)
-    return np.clip(np.nan_to_num(scaled, posinf=FARTHEST, neginf=-FARTHEST), -FARTHEST, FARTHEST)
+    bounded: FloatArray = np.clip(
+        np.nan_to_num(scaled, posinf=FARTHEST, neginf=-FARTHEST), -FARTHEST, FARTHEST
+    )
+    return bounded
 
 
 def bits_of(deviations: FloatArray, kinds: Sequence[Kind]) -> FloatArray:
     """What shifts are worth: weight x log2(1 + |z|) from 3 deviations on, a tenth of a deviation below.
 
-    The logarithm keeps one enormous shift from outvoting several clear ones: from 100 to 1000 deviations is as
-    much as from 3 to 30.
+    The logarithm keeps one enormous shift from outvoting several clear ones: from 100 to 1000 deviations is
+    as much as from 3 to 30.
     """
     weight = np.array([kind.weight for kind in kinds])
     size = np.abs(deviations)

@@ -55,3 +55,15 @@ class CallGraph:
                     seen.add(callee)
                     waiting.append(callee)
         return frozenset(seen)
+
+    def neighbourhood(self, service: str, limit: int) -> tuple[str, ...]:
+        """The service, whatever its calls can reach, and who calls it; the nearest `limit` of them,
+        sorted."""
+        callers = sorted({caller for caller, callee in self.calls if callee == service})
+        found = dict.fromkeys([service])
+        ring = [service]
+        while ring and len(found) < limit:
+            ring = [callee for one in ring for callee in self.callees(one) if callee not in found]
+            found.update(dict.fromkeys(ring))
+        found.update(dict.fromkeys(callers))
+        return tuple(sorted(list(found)[:limit]))

@@ -79,8 +79,10 @@ def collect_window(
     return window_of(source.range(catalogue.diagnosed(sorted(services)), start=start, end=end, step=step))
 
 
+@np.errstate(all="ignore")  # values near the limits of a float: what overflows is no sample afterwards
 def window_of(series: Sequence[Series]) -> Window:
-    """Bring recorded series onto one grid. Series without a label `service` or of unreadable names are left out."""
+    """Bring recorded series onto one grid. Series without a label `service` or of unreadable names are left
+    out."""
     named = [(key, one) for one in series if (key := _key_of(one)) is not None and len(one.times)]
     if not named:
         return Window(np.empty(0), np.empty((0, 0)), (), ())
@@ -141,7 +143,9 @@ def _with_client_gaps(window: Window) -> Window:
     if not gaps:
         return window
     derived = np.array([window.values[client] - window.values[server] for client, server in gaps.values()])
-    queries = tuple(f"{window.queries[client]} - {window.queries[server]}" for client, server in gaps.values())
+    queries = tuple(
+        f"{window.queries[client]} - {window.queries[server]}" for client, server in gaps.values()
+    )
     return Window(
         window.times,
         np.concatenate([window.values, derived]),

@@ -6,8 +6,15 @@ label.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
-from self_healing_fabric.diagnosis.evidence import collect
+from self_healing_fabric.diagnosis.evidence import Observations, collect
+from self_healing_fabric.diagnosis.history import locate
+from self_healing_fabric.diagnosis.localization import Localization
+from self_healing_fabric.diagnosis.patterns import Change
+from self_healing_fabric.diagnosis.scoring import Symptom
+from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
@@ -20,6 +27,8 @@ from self_healing_fabric.orchestration.steps.common import (
     with_changes,
 )
 from self_healing_fabric.recovery.planning import Plan, make_plan
+from self_healing_fabric.store import statements
+from shf_queries import catalogue
 
 
 def detected(incident: Incident, context: Context) -> Step:
@@ -51,6 +60,7 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         ]
         diagnosis = diagnose(
             seen,
+            localization=_localization(incident, context, seen, now),
             alert_signals=signals_of(incident, context),
             opened_at=incident.opened_at,
             severity=incident.severity,
@@ -60,12 +70,43 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     plan = make_plan(
         failure_class=diagnosis.failure_class.value,
         cause_service=diagnosis.cause.service,
-        confidence=diagnosis.cause.confidence,
+        confidence=diagnosis.service_confidence,
         service=service,
         settings=context.settings,
         known=context.strategies,
     )
     return _diagnosed(incident, context, diagnosis, plan)
+
+
+def _localization(incident: Incident, context: Context, seen: Observations, now: float) -> Localization:
+    """What the series of the last hour say, around the first of the incident's alerts."""
+    service = str(incident.service)
+    rows = context.store.read(lambda connection: statements.alerts_of(connection, incident.id))
+    began = min((_started(row.starts_at, incident.opened_at) for row in rows), default=incident.opened_at)
+    signals = [signal for signal in (incident.signal, *signals_of(incident, context)) if signal]
+    settings = context.settings
+    return locate(
+        context.prometheus,
+        symptom=Symptom(service, catalogue.kind_of_signal(signals[0]) if signals else "", min(began, now)),
+        graph=CallGraph.of_dependencies({name: one.depends_on for name, one in settings.services.items()}),
+        at=now,
+        interval=max(settings.prometheus.scrape_interval, settings.prometheus.evaluation_interval),
+        changes=_changes(seen),
+    )
+
+
+def _started(starts_at: str, otherwise: float) -> float:
+    """When an alert says that it started: a notification may be minutes late, its own time is not."""
+    try:
+        return datetime.fromisoformat(starts_at).timestamp()
+    except ValueError:
+        return otherwise
+
+
+def _changes(seen: Observations) -> tuple[Change, ...]:
+    """What changed in the service itself: its newest process."""
+    started = seen.value(catalogue.start_time_of(seen.service))
+    return () if started is None else (Change(seen.service, started, "it started"),)
 
 
 def _diagnosed(incident: Incident, context: Context, diagnosis: Diagnosis, plan: Plan) -> Step:
@@ -93,5 +134,9 @@ def _diagnosis_entries(diagnosis: Diagnosis) -> list[Entry]:
         f"{diagnosis.failure_class.value}: {diagnosis.classification.reason}. "
         f"Cause: {cause.pattern.value} in {cause.service}, confidence {cause.confidence:.2f}."
     )
+    if diagnosis.abstained and diagnosis.localization.lead:
+        message += (
+            f" Strongest lead: {diagnosis.localization.lead}. Ask next: {diagnosis.localization.next_query}"
+        )
     told = Entry(Kind.DIAGNOSIS, message, diagnosis.as_dict())
     return [*(evidence_entry(fact) for fact in facts), told]
