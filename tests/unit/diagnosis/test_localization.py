@@ -113,6 +113,14 @@ def test_quiet_series_name_nothing() -> None:
     assert diagnosis.confidence < LEAST_CONFIDENCE
 
 
+def test_series_that_ended_before_the_alert_name_nothing() -> None:
+    """The target vanished with its failure: what it said before is no evidence, and that is told."""
+    rows = {key: values[:BEFORE] for key, values in slow_database().items()}
+    diagnosis = found(rows, at=ALERT + 600)
+    assert diagnosis.abstained
+    assert "samples since the alert" in diagnosis.missing
+
+
 def test_no_series_at_all_is_unknown() -> None:
     """Nothing measured: nothing named, and the query that would show something."""
     diagnosis = found({})

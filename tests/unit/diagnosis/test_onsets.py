@@ -50,7 +50,12 @@ def test_nothing_abnormal_leaves_the_alert_as_the_onset() -> None:
 
 def test_at_the_end_of_the_samples_two_remain() -> None:
     """Asked before a sample after the alert exists, the last two are looked at."""
-    assert find_onset(window(a=100), STEP * 500).index == 98
+    assert find_onset(window(a=100), STEP * 101).index == 98
+
+
+def test_samples_that_ended_before_the_alert_say_nothing_of_it() -> None:
+    """The last two of a history that stopped minutes ago are not the failure."""
+    assert find_onset(window(a=100), STEP * 105).index == 100
 
 
 def test_each_series_has_its_own_start() -> None:

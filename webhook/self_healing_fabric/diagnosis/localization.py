@@ -329,6 +329,8 @@ def _missing(scorer: Scorer, service: str, quiet: Sequence[float]) -> list[str]:
     history = int(np.max(scorer.baseline.samples, initial=0))
     if history < SHORT_HISTORY:
         found.append(f"history: {history} samples before the onset")
+    if scorer.onset.index >= len(scorer.window.times):
+        found.append("samples since the alert")
     rows = list(scorer.rows_of(service))
     gaps = float(np.mean(~np.isfinite(scorer.window.values[rows])))
     if gaps > GAPS:

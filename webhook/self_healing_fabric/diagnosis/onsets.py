@@ -60,7 +60,8 @@ def find_onset(window: Window, alerted_at: float, alerting: Sequence[int] = ()) 
     at = int(np.searchsorted(window.times, alerted_at, side="left"))
     # A rule fires on what it has seen for a while, so the samples just before the alert are ill too: whoever
     # asks at once still has these.
-    at = max(0, min(at, len(window.times) - LEAST_WINDOW))
+    if len(window.times) and alerted_at - window.times[-1] <= LEAST_WINDOW * window.step:
+        at = max(0, min(at, len(window.times) - LEAST_WINDOW))
     earliest = _earliest(window, at)
     if at >= len(window.times) or earliest >= at:  # nothing after the alert, or nothing before it
         return Onset(at, 0.0)
