@@ -144,7 +144,7 @@ def test_asked_at_once_the_samples_before_the_alert_count() -> None:
     rows = {
         key: stepped(1, 9, late=6)[: BEFORE + 1] if key[1].startswith("lat") else v for key, v in rows.items()
     }
-    assert found(rows, at=ALERT + STEP * 5).order[0] == "db"
+    assert found(rows, at=ALERT + STEP).order[0] == "db"
 
 
 def test_a_level_that_changed_an_hour_ago_is_no_trace_of_the_alert() -> None:

@@ -30,6 +30,13 @@ def test_the_walk_goes_back_to_where_it_began(late: int) -> None:
     assert (onset.index, onset.before_alert) == (60, STEP * late)
 
 
+def test_a_gap_does_not_end_the_walk() -> None:
+    """Five scrapes were lost between the onset and the alert."""
+    holed = window(a=60)
+    holed.values[0, 64:69] = np.nan
+    assert find_onset(holed, STEP * 75).index == 60
+
+
 def test_the_series_that_alerted_is_followed() -> None:
     """Others that began earlier do not move the onset of this alert."""
     both = window(a=60, b=70)

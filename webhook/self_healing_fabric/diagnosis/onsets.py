@@ -65,29 +65,43 @@ def find_onset(window: Window, alerted_at: float, alerting: Sequence[int] = ()) 
     earliest = _earliest(window, at)
     if at >= len(window.times) or earliest >= at:  # nothing after the alert, or nothing before it
         return Onset(at, 0.0)
-    kinds = window.kinds
-    baseline = baseline_of(window.values[:, :earliest], kinds)
-    later = shifts_of(window.values[:, at:], baseline, kinds)
+    baseline = baseline_of(window.values[:, :earliest], window.kinds)
+    later = shifts_of(window.values[:, at:], baseline, window.kinds)
+    rows = _followed(window.values[:, :earliest], baseline, later, alerting)
+    onset = _walk_back(window.values[rows], baseline.median[rows], later.delta[rows], earliest, at)
+    return Onset(onset, float(max(0.0, alerted_at - window.times[onset])) if onset < at else 0.0)
+
+
+def _followed(
+    history: FloatArray, baseline: Baseline, later: Shifts, alerting: Sequence[int]
+) -> npt.NDArray[np.intp]:
+    """The series that alerted, where they shifted; else the farthest that were not so long before."""
+    own = [row for row in alerting if abs(later.deviations[row]) > ALERTED]
+    if own:
+        return np.array(own, dtype=np.intp)
     far = np.argsort(-np.abs(later.deviations), kind="stable")[:FOLLOWED]
-    far = far[np.abs(later.deviations[far]) > ABNORMAL]
-    far = far[already_so(window.values[:, :earliest], baseline, later)[far] < HALF]
-    own = np.array([row for row in alerting if abs(later.deviations[row]) > ALERTED], dtype=np.intp)
-    far = own if len(own) else far
-    if not len(far):
-        return Onset(at, 0.0)
-    share = np.mean(_shown(window.values[far], baseline.median[far], later.delta[far]), axis=0)
-    level, base = float(np.median(share[at:])), float(np.median(share[:earliest]))
-    if level <= base:
-        return Onset(at, 0.0)
+    new = (np.abs(later.deviations) > ABNORMAL) & (already_so(history, baseline, later) < HALF)
+    return far[new[far]]
+
+
+def _walk_back(values: FloatArray, median: FloatArray, delta: FloatArray, earliest: int, at: int) -> int:
+    """The first sample of the unbroken rise that leads to `at`; `at` itself where there is none."""
+    known = np.isfinite(values)
+    seen = np.any(known, axis=0)
+    if not np.any(seen[at:]) or not np.any(seen[:earliest]):
+        return at
+    share = np.sum(np.where(known, _shown(values, median, delta), 0.0), axis=0)
+    share = share / np.maximum(np.sum(known, axis=0), 1)
+    level, base = np.median(share[at:][seen[at:]]), np.median(share[:earliest][seen[:earliest]])
     onset, misses = at, 0
-    for index in range(at - 1, earliest - 1, -1):
-        if share[index] >= base + PART_OF_LEVEL * (level - base):
-            onset, misses = index, 0
+    for index in np.flatnonzero(seen[earliest:at])[::-1] + earliest:  # a gap is neither ill nor well
+        if level > base and share[index] >= base + PART_OF_LEVEL * (level - base):
+            onset, misses = int(index), 0
             continue
         misses += 1
         if misses > MISSES:
             break
-    return Onset(onset, float(max(0.0, alerted_at - window.times[onset])))
+    return onset
 
 
 def already_so(history: FloatArray, baseline: Baseline, shifts: Shifts) -> FloatArray:
