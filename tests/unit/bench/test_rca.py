@@ -83,7 +83,7 @@ def test_a_prediction_is_one_line_of_the_agreed_form(cases: list[Case]) -> None:
     line = methods.fabric(cases[0]).as_dict()
     assert set(line) >= {"id", "services", "primary_metric", "root_confidence", "patterns", "elapsed_ms"}
     assert line["services"][0] == "frontend"
-    assert line["primary_metric"] == "frontend|cpu_rate"
+    assert line["primary_metric"] == "frontend|cpu"
     assert next(iter(line["patterns"])) == "resource_exhaustion"
 
 

@@ -204,6 +204,20 @@ def test_the_share_of_the_alerts_volume_decides() -> None:
     assert diagnosis.order[0] == "cart"
 
 
+def test_an_alert_that_no_callee_explains_speaks_for_its_own_service() -> None:
+    """Equal shifts at web and db; web's own alert is not explained by any callee."""
+    rows = calm() | {
+        ("web", "error_ratio"): stepped(0.01, 0.2),
+        ("db", "cpu"): stepped(0.3, 0.9, seed=2),
+    }
+    plain = found(rows)
+    named = found(rows, kind="error_ratio")
+    assert named.suspects[0].service == "web"
+    scores = {one.service: one.score for one in named.suspects}
+    before = {one.service: one.score for one in plain.suspects}
+    assert scores["web"] - 0.5 == pytest.approx(1.3 * (before["web"] - 0.5), rel=0.1)
+
+
 def test_the_earlier_of_equals_is_named() -> None:
     """Equal shifts, one a minute before the other."""
     rows = calm() | {("cart", "disk"): stepped(10, 20, 1), ("db", "disk"): stepped(10, 20, 1, late=4)}
@@ -220,7 +234,7 @@ def test_the_first_trouble_is_told_first() -> None:
 
 def test_a_history_that_is_never_quiet_lowers_the_confidence() -> None:
     """The same shift is believed less where quiet windows of the history look like it."""
-    steady = calm() | {("db", "cpu"): stepped(0.3, 0.9)}
+    steady = calm() | {("db", "cpu"): stepped(0.3, 0.36)}
     restless = dict(steady)
     spikes = noisy(0.1, 9)
     spikes[87:97] = 5.0

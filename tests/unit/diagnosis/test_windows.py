@@ -31,6 +31,12 @@ def test_series_with_other_times_share_one_grid() -> None:
     assert window.step == 10
 
 
+def test_holes_in_the_history_do_not_stretch_the_step() -> None:
+    """Half of the distances are holes: the step is still that of the samples."""
+    times = [0, 10, 20, 100, 110, 200, 300, 310, 320, 400]
+    assert window_of([series([1.0] * 10, times=times)]).step == 10
+
+
 def test_infinite_values_are_no_samples() -> None:
     """A quotient with nothing below the line is not a very high value."""
     np.testing.assert_array_equal(window_of([series([1, np.inf, -np.inf])]).values, [[1, np.nan, np.nan]])

@@ -44,6 +44,7 @@ NEXT_FAMILY = 0.3  # what each further family of series of a service counts besi
 FAMILIES = 5  # that count
 FIRST_BONUS = 0.15  # for the service that shifted first
 SUFFERED = SYMPTOMS | {Family.LOAD, Family.NETWORK}  # what somebody else's trouble shows as
+UNEXPLAINED_ALERT = 0.3  # more, for the alerting service, as far as no callee explains the alert
 ALERTING = 0.5  # bits for the service that alerts: where nothing else is found, it is the strongest lead
 UNREACHABLE_VIEW = 0.3  # and that only suffers: a gateway or a prober, which sees trouble and makes none
 UNREACHABLE = 0.6  # for a service that the alerting one does not call, directly or indirectly
@@ -135,6 +136,7 @@ class Scorer:
             for factor in found:
                 bits[row] *= factor.factor
         earliness = self._earliness(bits) if by_onset else {}
+        own_part = 0.0 if alert_row is None else 1.0 - self._explained(alert_row, shifts, load)
         scores, of_service = {}, {}
         for service, rows in self._rows.items():
             reasons = tuple(self._service_factors(service, earliness))
@@ -142,7 +144,7 @@ class Scorer:
             for reason in reasons:
                 total *= reason.factor
             if service == self.symptom.service:
-                total += ALERTING
+                total = total * (1.0 + UNEXPLAINED_ALERT * own_part) + ALERTING
             scores[service], of_service[service] = float(total), reasons
         return Scored(shifts, bits, tuple(factors), scores, of_service)
 

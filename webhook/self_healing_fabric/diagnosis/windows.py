@@ -58,8 +58,8 @@ class Window:
 
     @property
     def step(self) -> float:
-        """Seconds between two samples (the median: history may have holes)."""
-        return float(np.median(np.diff(self.times))) if len(self.times) > 1 else 0.0
+        """Seconds between two samples: the lower quartile, since history may be full of holes."""
+        return float(np.quantile(np.diff(self.times), 0.25)) if len(self.times) > 1 else 0.0
 
 
 class RangeSource(Protocol):
