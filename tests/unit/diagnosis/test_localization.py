@@ -113,6 +113,14 @@ def test_quiet_series_name_nothing() -> None:
     assert diagnosis.confidence < LEAST_CONFIDENCE
 
 
+def test_a_small_shift_is_no_finding_even_without_any_rival() -> None:
+    """One vague series, slightly off, and nothing else measured that moves: a lead and no cause."""
+    rows = {("db", "request_rate"): stepped(50, 60), ("cart", "request_rate"): noisy(50)}
+    diagnosis = found(rows, calls=())
+    assert diagnosis.confidence > LEAST_CONFIDENCE
+    assert (diagnosis.abstained, diagnosis.lead) == (True, "db")
+
+
 def test_series_that_ended_before_the_alert_name_nothing() -> None:
     """The target vanished with its failure: what it said before is no evidence, and that is told."""
     rows = {key: values[:BEFORE] for key, values in slow_database().items()}
@@ -230,6 +238,12 @@ def test_the_first_trouble_is_told_first() -> None:
     rows = calm() | {("db", "cpu"): stepped(0.3, 0.9), ("db", "latency_p95_seconds"): stepped(0.02, 3.0)}
     claims = found(rows).suspects[0].claims
     assert [claim.kind for claim in claims] == ["cpu", "latency_p95_seconds"]
+
+
+def test_a_series_that_something_else_explains_does_not_lead() -> None:
+    """Little memory grew, far outside its spread: the CPU is told first."""
+    rows = calm() | {("db", "cpu"): stepped(0.3, 0.9), ("db", "memory"): stepped(1.3e7, 4.3e7)}
+    assert [claim.kind for claim in found(rows).suspects[0].claims][:2] == ["cpu", "memory"]
 
 
 def test_a_history_that_is_never_quiet_lowers_the_confidence() -> None:

@@ -30,6 +30,13 @@ def test_the_walk_goes_back_to_where_it_began(late: int) -> None:
     assert (onset.index, onset.before_alert) == (60, STEP * late)
 
 
+def test_an_earlier_burst_is_another_matter() -> None:
+    """Seven calm samples lie between a burst and the onset: the walk stops there."""
+    burst = window(a=60)
+    burst.values[0, 50:53] = 100
+    assert find_onset(burst, STEP * 64).index == 60
+
+
 def test_a_gap_does_not_end_the_walk() -> None:
     """Five scrapes were lost between the onset and the alert."""
     holed = window(a=60)

@@ -93,6 +93,12 @@ def test_a_short_history_is_trusted_less_and_two_samples_not_at_all() -> None:
     assert shift(WAVERING[:2], [14.0] * 4).deviations[0] == 0
 
 
+def test_the_spread_of_a_short_history_is_wider() -> None:
+    """With n samples 1 + 3/n times, whatever they are."""
+    short, long = (baseline_of(np.array([[9.0, 11.0] * n]), [kind_of("cpu")]).spread[0] for n in (2, 20))
+    assert short / long == pytest.approx((1 + 3 / 4) / (1 + 3 / 40))
+
+
 def test_missing_samples_are_no_shift() -> None:
     """No history or no window: nothing is known."""
     assert shift([np.nan] * 20, [5.0] * 4).deviations[0] == 0
