@@ -25,14 +25,14 @@ $(STAMP): pyproject.toml | setup
 	      'Name another one: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docker]' --group dev
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docker,postgresql]' --group dev
 	@touch $@
 
 demo: setup venv ## run the main job on real servers; KEEP=1 leaves it running
 	@$(VENV)/bin/shf demo $(if $(KEEP),--keep)
 
 test: SETUP = test
-test: setup venv ## run all tests, with real Prometheus, Alertmanager and Docker
+test: setup venv ## run all tests, with real Prometheus, Alertmanager, Docker and PostgreSQL
 	$(VENV)/bin/python -m pytest
 
 lint: setup venv ## check style, types, layers and rules

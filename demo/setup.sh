@@ -7,10 +7,13 @@
 set -eu
 
 PYTHON=${PYTHON:-python3}
+PACKAGED_POSTGRESQL=${PACKAGED_POSTGRESQL:-/usr/lib/postgresql} # where Debian keeps the servers: a folder for each version
+CREATECLUSTER_D=${CREATECLUSTER_D:-/etc/postgresql-common/createcluster.d}
+homebrew='prometheus alertmanager blackbox_exporter'
 packages=''
 wanted=''
 
-need() { # need PACKAGE TITLE NAME... : one of the names must be on PATH
+need() { # need PACKAGE TITLE NAME... : one of the names must be on PATH, or be the path of a program
     package=$1 title=$2
     shift 2
     for name in "$@"; do
@@ -31,6 +34,10 @@ if ! "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     wanted="$wanted
   the venv module of Python $version"
 fi
+if [ "${1:-}" = test ]; then
+    need postgresql 'PostgreSQL server' postgres "$PACKAGED_POSTGRESQL"/*/bin/postgres
+    homebrew="$homebrew postgresql"
+fi
 # The tests start an engine of their own, which only root can: for others those tests are skipped.
 if [ "${1:-}" = test ] && [ "$(id -u)" -eq 0 ]; then
     need docker.io 'Docker engine' dockerd
@@ -44,7 +51,7 @@ give_up() {
     cat >&2 <<END
 setup: $1. Please install, and run this again:
   Debian, Ubuntu:    sudo apt-get install --no-install-recommends $packages
-  Homebrew:          brew install prometheus alertmanager blackbox_exporter
+  Homebrew:          brew install $homebrew
   release archives:  prometheus, alertmanager and blackbox_exporter from https://prometheus.io/download/
                      unpacked anywhere on PATH
 Missing here:$wanted
@@ -62,6 +69,15 @@ else
 fi
 
 echo "installing with apt-get: $packages"
+case $packages in *postgresql*)
+    # Its package would make a cluster and start it with the machine, on port 5432. It is told not to, and only now:
+    # who installs another version later gets what they expect.
+    setting=$CREATECLUSTER_D/shf-setup.conf
+    trap '$as_root rm -f "$setting"' EXIT
+    trap 'exit 1' INT TERM
+    $as_root mkdir -p "$CREATECLUSTER_D"
+    echo 'create_main_cluster = false' | $as_root tee "$setting" >/dev/null
+esac
 # A source that cannot be reached need not be the one that has these packages: let the install decide.
 $as_root apt-get update -qq || echo 'setup: apt-get update had errors, trying with what it got' >&2
 $as_root DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >&2 ||

@@ -170,3 +170,10 @@ def silent_services() -> str:
 def known_services() -> str:
     """How many services send heartbeats or should."""
     return f"(count({HEARTBEAT.series}) or vector(0)) + (count({ABSENT} == 1) or vector(0))"
+
+
+def service_graph(metric: str, *, client: str, server: str) -> str:
+    """Who called whom in the last five minutes: one sample for each pair, labelled `client` and `server`."""
+    calls = f"sum by ({client}, {server}) (rate({metric}[5m])) > 0"
+    named = f'label_replace({calls}, "client", "$1", "{client}", "(.*)")'
+    return f'label_replace({named}, "server", "$1", "{server}", "(.*)")'

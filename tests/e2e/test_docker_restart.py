@@ -319,7 +319,7 @@ def open_incident(context: Context) -> None:
     times = {"opened_at": now, "updated_at": now, "due_at": now}
     planned = {"severity": "critical", "state": State.RECOVERING.value, "plan": ["restart"]}
     context.store.write(
-        lambda connection: statements.insert_incident(connection, {**values, **times, **planned})
+        lambda connection: statements.insert_incidents(connection, [{**values, **times, **planned}])
     )
 
 

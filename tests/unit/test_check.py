@@ -1,15 +1,20 @@
 """`shf check`: each server is asked, each finding says what to do, and nothing is restarted by asking."""
 
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
 
+from postgresql_server import PostgresqlServer
 from self_healing_fabric.check import Finding, run_checks
 from self_healing_fabric.settings import Settings
+from self_healing_fabric.store import Store
+from self_healing_fabric.store.schema import VERSION
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nobody listens
 
@@ -193,3 +198,53 @@ def test_docker_recovery_without_the_docker_package_is_a_failure(monkeypatch: py
     findings = found(settings(services=services), "service")
     assert [finding.ok for finding in findings] == [False, None]
     assert "self-healing-fabric[docker]" in findings[0].message
+
+
+def test_a_store_that_is_to_be_created_is_not_created_by_asking(tmp_path: Path) -> None:
+    """The folder is looked at; no file appears."""
+    (finding,) = found(settings(store=f"sqlite:///{tmp_path}/new/shf.db"), "store")
+    assert finding == Finding("store", True, "sqlite: will be created")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_created_is_a_failure(tmp_path: Path) -> None:
+    """A file stands where the folder should be."""
+    (tmp_path / "file").touch()
+    (finding,) = found(settings(store=f"sqlite:///{tmp_path}/file/shf.db"), "store")
+    assert finding.ok is False
+    assert "cannot be written" in finding.message
+
+
+def test_a_store_in_use_is_looked_at_and_its_version_told(tmp_path: Path) -> None:
+    """Asking takes no lock: the fabric may be running."""
+    url = f"sqlite:///{tmp_path}/shf.db"
+    with closing(Store(url)):
+        (finding,) = found(settings(store=url), "store")
+    assert finding == Finding("store", True, f"sqlite: version {VERSION}")
+
+
+def test_a_store_of_a_newer_program_is_a_failure(tmp_path: Path) -> None:
+    """Said by `shf check`, before `shf serve` refuses to start."""
+    url = f"sqlite:///{tmp_path}/shf.db"
+    Store(url).close()
+    with closing(sqlite3.connect(tmp_path / "shf.db")) as shell, shell:
+        shell.execute("UPDATE alembic_version SET version_num = '9999'")
+    (finding,) = found(settings(store=url), "store")
+    assert finding.ok is False
+    assert "use a newer program" in finding.message
+
+
+def test_a_postgresql_store_is_asked_with_its_password_and_not_changed(
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
+    """An empty database is fit and stays empty; one that does not exist is a failure without the password."""
+    (tmp_path / "password").write_text("sesame\n")
+    where = {"store": postgresql.create_database("check"), "store_password_file": tmp_path / "password"}
+    for _ in range(2):
+        (finding,) = found(settings(**where), "store")
+        assert finding.ok
+        assert finding.message.endswith("version none yet")
+    (finding,) = found(settings(**{**where, "store": f"{postgresql.url}-nonexistent"}), "store")
+    assert finding.ok is False
+    assert "does not exist" in finding.message
+    assert "sesame" not in finding.message

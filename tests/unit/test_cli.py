@@ -16,7 +16,7 @@ from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.settings import Mode
 
 CLOSED = "http://127.0.0.1:9"
-COMMANDS = ["serve", "check", "demo", "incidents", "approve", "mode", "rules", "init"]
+COMMANDS = ["serve", "check", "demo", "incidents", "approve", "split", "mode", "rules", "init"]
 Shf = Callable[..., Result]
 
 
@@ -148,6 +148,7 @@ def test_check_ends_with_1_when_a_server_does_not_answer(shf: Shf, tmp_path: Pat
     findings = {finding["subject"]: finding["ok"] for finding in json.loads(result.stdout)}
     assert findings == {
         "rules": True,
+        "store": True,
         f"prometheus {CLOSED}": False,
         "alertmanager": None,
         "service cart": None,
@@ -229,6 +230,9 @@ STORY = {
     "confidence": 0.55,
     "opened_at": "2026-11-22T13:05:12.000Z",
     "waiting_for": None,
+    "merged_into": None,
+    "split_from": "20261122-130500-b4c2",
+    "alerts": [{"service": "cart"}, {"service": "front[red]end"}, {"service": None}],
     "timeline": [
         {
             "at": "2026-11-22T13:05:12.000Z",
@@ -264,6 +268,8 @@ def test_an_incident_is_shown_with_evidence_and_without_the_paint_of_strangers(
     result = shf("incidents", "i1", "--url", httpserver.url_for(""))
     assert 'service:shf_heartbeat:answered{service="cart"}' in result.stdout
     assert "cart [red]is silent[/red]" in result.stdout
+    assert "symptoms in front[red]end" in result.stdout
+    assert "Split off from 20261122-130500-b4c2." in result.stdout
     assert "\x1b" not in result.stdout
     as_json = shf("incidents", "i1", "--json", "--url", httpserver.url_for(""))
     assert json.loads(as_json.stdout) == STORY
@@ -275,6 +281,16 @@ def test_approving_tells_who_and_prints_the_state(shf: Shf, httpserver: HTTPServ
         "/api/v1/incidents/i1/approve", method="POST", json={"by": "ada"}
     ).respond_with_json({"id": "i1", "state": "recovering"})
     assert shf("approve", "i1", "--by", "ada", "--url", httpserver.url_for("")).stdout == "i1: recovering\n"
+
+
+def test_splitting_names_the_service_the_person_and_the_reason(shf: Shf, httpserver: HTTPServer) -> None:
+    """What is printed is the new incident."""
+    body = {"by": "ada", "service": "frontend", "reason": "it fails for itself"}
+    httpserver.expect_ordered_request(
+        "/api/v1/incidents/i1/split", method="POST", json=body
+    ).respond_with_json({"id": "i2", "state": "detected"})
+    arguments = ("--by", "ada", "--reason", "it fails for itself", "--url", httpserver.url_for(""))
+    assert shf("split", "i1", "frontend", *arguments).stdout == "i2: detected\n"
 
 
 def test_the_mode_is_shown_and_set_with_the_token(shf: Shf, tmp_path: Path, httpserver: HTTPServer) -> None:

@@ -18,7 +18,9 @@ def modules_of(package: ModuleType) -> list[str]:
     return [package.__name__, *(module.name for module in found)]
 
 
-MODULES = [*modules_of(self_healing_fabric), *modules_of(shf_queries)]
+# A script that Alembic runs in the middle of a migration; importing it anywhere else cannot work.
+SCRIPTS = {"self_healing_fabric.store.migrations.env"}
+MODULES = sorted({*modules_of(self_healing_fabric), *modules_of(shf_queries)} - SCRIPTS)
 
 
 @pytest.mark.parametrize("name", MODULES)

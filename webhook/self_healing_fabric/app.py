@@ -2,10 +2,15 @@
 
 Flask's own server is for development. waitress runs the application in a handful of threads and lets requests
 in flight finish when its loop ends; it ends by an exception, so SIGTERM becomes `SystemExit`.
+
+Alertmanager keeps a thousand connections open after a storm, and a pair of them twice as many. `select` ends
+the process at 1,024 open files, which is also how many a process may have by default on most systems; so the
+loop uses `poll`, the limit is raised as far as it goes, and the rest of the connections wait in the kernel.
 """
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 from types import FrameType
@@ -25,6 +30,7 @@ log = structlog.get_logger()
 
 THREADS = 16  # requests at a time; they mostly wait for the store's commit
 CONNECTIONS = 2000  # Alertmanager opens hundreds at once when nothing is grouped
+OWN_FILES = 500  # of the store, of calls to Prometheus and to the targets
 
 
 def create_app(fabric: Fabric) -> Flask:
@@ -77,7 +83,8 @@ def serve(fabric: Fabric) -> None:
         host=host,
         port=port,
         threads=THREADS,
-        connection_limit=CONNECTIONS,
+        connection_limit=_connection_limit(),
+        asyncore_use_poll=True,
         max_request_body_size=2 * fabric.settings.max_body_bytes,  # Flask's limit answers as the API does
         ident=None,
     )
@@ -87,3 +94,16 @@ def serve(fabric: Fabric) -> None:
     finally:
         server.close()
         fabric.stop()
+
+
+def _connection_limit() -> int:
+    """How many leave enough files for our own work; first the limit is raised where that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OWN_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return CONNECTIONS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("few_files_allowed", files=allowed, wanted=wanted)
+    return min(CONNECTIONS, max(allowed - OWN_FILES, allowed // 2))

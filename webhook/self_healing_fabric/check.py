@@ -20,6 +20,7 @@ from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.rules import check_rules
 from self_healing_fabric.settings import ServiceSettings, Settings, bearer_headers
+from self_healing_fabric.store import examine
 from shf_queries import PrometheusClient, QueryError, Series, catalogue
 
 ASKING_AT_ONCE = 16
@@ -38,8 +39,13 @@ class Finding:
 
 
 def run_checks(settings: Settings) -> Iterator[Finding]:
-    """Yield the findings in a fixed order: rules, servers, services."""
+    """Yield the findings in a fixed order: rules, store, servers, services."""
     yield from _rules()
+    yield _asked(
+        "store",
+        settings.store.partition(":")[0],
+        lambda: examine(settings.store, settings.store_password_file),
+    )
     client = PrometheusClient(
         settings.prometheus.url,
         timeout=settings.prometheus.timeout,

@@ -169,6 +169,22 @@ def approve(incident_id: str, by: str, **where: Any) -> None:
 
 
 @main.command()
+@click.argument("incident_id", metavar="ID")
+@click.argument("service")
+@click.option("--by", default="", help="Who decides (default: the system's user name).")
+@click.option("--reason", help="Why, for the timeline.")
+@config_option
+@url_option
+@token_option
+@_errors_as_sentences
+def split(incident_id: str, service: str, by: str, reason: str | None, **where: Any) -> None:
+    """Give SERVICE, wrongly taken for a symptom of incident ID, an incident of its own."""
+    body = {"by": by or _user(), "service": service, "reason": reason}
+    story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/split", json=body)
+    click.echo(f"{story['id']}: {story['state']}")
+
+
+@main.command()
 @click.argument("new_mode", required=False, metavar="[MODE]",
                 type=click.Choice(["automatic", "approval", "dry_run", "paused"]))  # fmt: skip
 @click.option("--by", default="", help="Who changes it (default: the system's user name).")

@@ -46,6 +46,13 @@ def show_incident(console: Console, story: Mapping[str, Any]) -> None:
         f"severity {story['severity']}  level {story['level']}"
     )
     console.print(f"class {story['failure_class'] or '-'}  cause {cause(story)}")
+    if story["merged_into"]:
+        console.print(f"Merged into {story['merged_into']}, the incident of its cause.")
+    if story["split_from"]:
+        console.print(f"Split off from {story['split_from']}.")
+    symptoms = sorted({alert["service"] for alert in story["alerts"]} - {story["service"], None})
+    if symptoms:
+        console.print(f"symptoms in {clean(', '.join(symptoms))}")
     if story["waiting_for"]:
         console.print(f"[yellow]Waiting for:[/] {clean(story['waiting_for'])}")
     console.print()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -201,6 +201,32 @@ DEFAULT_LEVELS = (
 )
 
 
+class ServiceGraphSettings(Section):
+    """A metric that counts the requests between services, such as OpenTelemetry's service graph."""
+
+    metric: str = Field(
+        "traces_service_graph_request_total",
+        pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$",
+        description="a counter with one series for each pair of services",
+    )
+    client_label: str = Field("client", pattern=r"^[a-zA-Z_]\w*$", description="label that names the caller")
+    server_label: str = Field("server", pattern=r"^[a-zA-Z_]\w*$", description="label that names the callee")
+
+
+class CorrelationSettings(Section):
+    """Which alerts of several services are one problem: those of dependent services, close in time."""
+
+    window: Duration = Field(300.0, ge=0, description="after an incident's newest alert")
+    wait_for_cause: Duration = Field(
+        60.0,
+        ge=0,
+        description="for a suspect's own alert; then people hear of it",
+    )
+    service_graph: ServiceGraphSettings | None = Field(
+        None, description="dependencies measured by Prometheus, besides `depends_on`"
+    )
+
+
 class EscalationSettings(Section):
     """The five levels, and how long an incident may wait for an unreachable server before one is called."""
 
@@ -235,7 +261,15 @@ class Settings(BaseSettings):
     )
 
     listen: str = Field("127.0.0.1:9931", description="address and port of the webhook, the API and /metrics")
-    store: str = Field("sqlite:///shf.db", description="sqlite:///relative.db or sqlite:////absolute.db")
+    store: str = Field(
+        "sqlite:///shf.db",
+        description="sqlite:////absolute.db or postgresql+psycopg://user@host/database",
+    )
+    store_password_file: Path | None = Field(None, description="password of the PostgreSQL user")
+    retention: Duration = Field(
+        90 * 86400.0, ge=86400.0, description="closed incidents are kept for so long, and then deleted"
+    )
+    workers: int = Field(16, ge=1, le=64, description="incidents that one replica works on at a time")
     mode: Mode = Field(Mode.AUTOMATIC, description="until someone sets another; the store keeps that")
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="largest notification")
     reconcile_interval: Duration = Field(10.0, ge=1, description="between two comparisons with the servers")
@@ -253,6 +287,9 @@ class Settings(BaseSettings):
     plans: Mapping[str, tuple[StrategyName, ...]] = Field(
         DEFAULT_PLANS, description="strategies by failure class, in order"
     )
+    correlation: CorrelationSettings = Field(
+        CorrelationSettings(), description="which alerts are one problem"
+    )
     services: Mapping[ServiceName, ServiceSettings] = Field(
         {}, description="what is watched and healed, by name"
     )
@@ -260,9 +297,16 @@ class Settings(BaseSettings):
     @field_validator("store")
     @classmethod
     def _known_store(cls, value: str) -> str:
+        if value.startswith("postgresql+psycopg://"):
+            if not urlsplit(value).path.strip("/"):
+                raise ValueError("name the database: postgresql+psycopg://user@host:5432/database")
+            return value
         path = value.removeprefix("sqlite:///")
         if path in (value, "") or ":memory:" in path or "?" in path:  # SQLite in memory forgets
-            raise ValueError("give a SQLite file as sqlite:///relative.db or sqlite:////absolute/path.db")
+            raise ValueError(
+                "give a SQLite file as sqlite:///relative.db or sqlite:////absolute/path.db, "
+                "or a database as postgresql+psycopg://user@host:5432/database"
+            )
         return value
 
     @field_validator("listen")
@@ -270,6 +314,13 @@ class Settings(BaseSettings):
     def _host_and_port(cls, value: str) -> str:
         split_listen(value)
         return value
+
+    @model_validator(mode="after")
+    def _retention_covers_budgets(self) -> Settings:
+        # The budgets count actions; what was deleted would be forgotten by them.
+        if self.retention < self.guardrails.per:
+            raise ValueError("retention must be at least as long as guardrails.per, whose actions it keeps")
+        return self
 
     @field_validator("plans")
     @classmethod

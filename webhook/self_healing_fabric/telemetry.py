@@ -92,6 +92,17 @@ class Metrics:
         self.alerts = Counter(
             "shf_alerts_received_total", "Alerts in accepted notifications.", ["status"], registry=registry
         )
+        self.truncated = Counter(
+            "shf_alerts_truncated_total",
+            "Alerts that `max_alerts` of the receiver cut off a notification.",
+            registry=registry,
+        )
+        self.merged = Counter(
+            "shf_incidents_merged_total",
+            "Incidents that turned out to be a symptom of another one.",
+            ["service"],
+            registry=registry,
+        )
         self.last_reconcile = Gauge(
             "shf_last_reconcile_timestamp_seconds",
             "When the servers were last compared with.",
@@ -103,6 +114,7 @@ class Metrics:
     def _start_at_zero(self, services: Iterable[str]) -> None:
         for service in (*services, UNKNOWN_SERVICE):
             self.opened.labels(service)
+            self.merged.labels(service)
             self.recover_seconds.labels(service)
             for outcome in RESOLVED_OUTCOMES:
                 self.resolved.labels(service, outcome)

@@ -1,4 +1,7 @@
-"""The application on a real fabric and store; the orchestrator is not started, so nothing acts."""
+"""The application on a real fabric and store; the orchestrator is not started, so nothing acts.
+
+A test that wants to see what became of a notification lets the orchestrator take in what waits.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +18,7 @@ from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.ingestion import store_alerts
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store, statements
 
@@ -39,6 +43,7 @@ class Api:
         self.clock = Clock()
         self.fabric = Fabric(settings)
         self.fabric.context = replace(self.fabric.context, clock=self.clock)
+        self.fabric.orchestrator = HealingOrchestrator(self.fabric.context)
         self.app = create_app(self.fabric)
         self.client: FlaskClient = self.app.test_client()
 
@@ -47,8 +52,15 @@ class Api:
         """The store of the fabric."""
         return self.fabric.store
 
+    def inbox(self) -> list[bytes]:
+        """The notifications that are stored and not worked in yet, as they came."""
+        query = "SELECT body FROM inbox ORDER BY id"
+        return [row.body for row in self.store.read(lambda c: c.exec_driver_sql(query).all())]
+
     def alerts(self) -> list[tuple[Any, ...]]:
-        """Fingerprint and status of everything that is stored."""
+        """Fingerprint and status of everything that is stored, once all notifications are worked in."""
+        self.fabric.orchestrator.take_in()
+        assert self.inbox() == []
         query = "SELECT fingerprint, status FROM alerts ORDER BY id"
         return [tuple(row) for row in self.store.read(lambda c: c.exec_driver_sql(query).all())]
 
@@ -61,6 +73,20 @@ class Api:
                     return float(sample.value)
         return None
 
+    def receive(self, *services: str) -> None:
+        """Post one notification with an alert of each of these services, and take it in."""
+        alerts = [
+            {
+                "status": "firing",
+                "labels": {"alertname": "ShfHeartbeatMissed", "service": service},
+                "startsAt": "2027-01-15T08:00:00Z",
+                "fingerprint": service,
+            }
+            for service in services
+        ]
+        assert self.client.post("/api/v1/alerts", json={"version": "4", "alerts": alerts}).status_code == 202
+        self.fabric.orchestrator.take_in()
+
     def open(self, service: str = "cart", fingerprint: str | None = None, **columns: Any) -> str:
         """Open an incident by an alert, then set columns; return its id."""
         labels = {"alertname": "ShfHeartbeatMissed", "severity": "critical", "signal": "heartbeat"}
@@ -71,7 +97,8 @@ class Api:
 
         def write(connection: Any) -> None:
             store_alerts(connection, [alert], self.clock())
-            correlation.open_incidents(connection, self.settings.services, self.clock())
+            topology, window = self.fabric.context.graph.topology, self.settings.correlation.window
+            correlation.open_incidents(connection, topology, window, self.clock())
 
         self.store.write(write)
         rows = self.store.read(lambda connection: statements.list_incidents(connection, limit=500))

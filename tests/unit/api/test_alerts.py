@@ -2,15 +2,18 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 from werkzeug.test import TestResponse
 
-from self_healing_fabric.store import connections
+from self_healing_fabric.store import sqlite
 
 PATH = "/api/v1/alerts"
 BODIES = sorted((Path(__file__).parents[2] / "data" / "webhook").glob("*.json"))
@@ -45,6 +48,8 @@ def test_what_alertmanager_sends_is_stored(api: Any, path: Path) -> None:
     response = api.client.post(PATH, data=path.read_bytes(), content_type="application/json")
     assert response.status_code == 202
     assert response.get_json() == {"stored": len(sent["alerts"]), "truncated": sent["truncatedAlerts"]}
+    # Alerts of one notification are stored in the order of their identity, not in the one they came in.
+    sent["alerts"].sort(key=lambda alert: (alert["fingerprint"], alert["startsAt"]))
     assert api.alerts() == [(alert["fingerprint"], alert["status"]) for alert in sent["alerts"]]
     columns = "SELECT labels, annotations FROM alerts ORDER BY id"
     rows = api.store.read(lambda connection: connection.exec_driver_sql(columns).all())
@@ -53,10 +58,11 @@ def test_what_alertmanager_sends_is_stored(api: Any, path: Path) -> None:
 
 
 def test_what_was_answered_with_202_is_in_the_file(api: Any, tmp_path: Path) -> None:
-    """Another process that opens the database sees it: the commit came before the answer."""
-    assert api.client.post(PATH, json=FIRING).status_code == 202
+    """Another process that opens the database sees it as it came: the commit came before the answer."""
+    data = json.dumps(FIRING).encode()
+    assert api.client.post(PATH, data=data).status_code == 202
     with closing(sqlite3.connect(tmp_path / "shf.db")) as other:
-        assert other.execute("SELECT fingerprint, status FROM alerts").fetchall() == api.alerts() != []
+        assert other.execute("SELECT body FROM inbox").fetchall() == [(data,)]
 
 
 def test_a_repeated_body_is_stored_once_and_accepted_again(api: Any) -> None:
@@ -161,7 +167,7 @@ def test_a_store_that_cannot_be_written_is_a_503(
     make_api: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not stored, not 2xx; when the database is free again the repetition is stored."""
-    monkeypatch.setattr(connections, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
     api = make_api()
     with closing(sqlite3.connect(tmp_path / "shf.db", isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
@@ -197,7 +203,8 @@ def test_every_answer_is_counted_by_its_code(make_api: Callable[..., Any], tmp_p
     api.client.post(PATH, json=FIRING, headers={"Authorization": "Bearer wrong"})
     api.client.post(PATH, data=b" " * 5000, headers=headers)
     api.client.post(PATH, json={}, headers=headers)
-    api.store.write(lambda connection: connection.exec_driver_sql("ALTER TABLE alerts RENAME TO a") and None)
+    full = "CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+    api.store.write(lambda connection: connection.exec_driver_sql(full) and None)
     api.client.post(PATH, json=FIRING, headers=headers)
     assert {code: api.metric("shf_webhook_requests_total", code=code) for code in codes} == dict.fromkeys(
         codes, 1
@@ -225,3 +232,53 @@ def test_alerts_are_counted_by_status_when_stored(api: Any) -> None:
 def test_only_post_is_taken(api: Any) -> None:
     """A redirect turns the POST into a GET that would count as delivered: it must fail."""
     assert_problem(api.client.get(PATH), 405)
+
+
+class Alertmanager:
+    """Lists what it did not send, and counts how often it was asked."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.url = server.url_for("/am")
+        self.asked = 0
+        server.expect_request("/am/api/v2/alerts").respond_with_handler(self._list)
+
+    def _list(self, _: Request) -> Response:
+        self.asked += 1
+        alert = {
+            "fingerprint": "cut-off",
+            "startsAt": "2026-11-22T07:31:33.778Z",
+            "labels": {"alertname": "ShfLatencyHigh", "service": "cart"},
+            "receivers": [{"name": "self-healing-fabric"}],
+            "status": {"state": "active"},
+        }
+        return Response(json.dumps([alert] if self.asked > 1 else []), mimetype="application/json")
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether it becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_what_was_cut_off_is_fetched_at_once(make_api: Callable[..., Any], httpserver: HTTPServer) -> None:
+    """`max_alerts` cut alerts off: they are counted, and fetched long before the next comparison is due."""
+    alertmanager = Alertmanager(httpserver)
+    api = make_api(alertmanager={"url": alertmanager.url}, reconcile_interval=3600)
+    api.fabric.start()
+    assert eventually(lambda: alertmanager.asked == 1)
+    api.client.post(PATH, json=FIRING)
+    assert not eventually(lambda: alertmanager.asked > 1, seconds=1.5)
+    api.client.post(PATH, json={**FIRING, "truncatedAlerts": 7})
+    assert eventually(lambda: ("cut-off", "firing") in api.alerts())
+    assert alertmanager.asked == 2
+    assert api.metric("shf_alerts_truncated_total") == 7.0
+
+
+def test_nothing_cut_off_is_nothing_counted(api: Any) -> None:
+    """The counter exists at 0 and stays there."""
+    api.client.post(PATH, json=FIRING)
+    assert api.metric("shf_alerts_truncated_total") == 0.0

@@ -207,3 +207,57 @@ def test_the_status_tells_what_the_fabric_is_doing(api: Any) -> None:
     status = api.client.get("/api/v1/status").get_json()
     assert status["incidents"] == {"verifying": 1}
     assert (status["orchestrator"], status["draining"], status["services"]) == ("stopped", False, 2)
+
+
+@pytest.fixture
+def merged(make_api: Callable[..., Any]) -> Any:
+    """A fabric in which `cart` depends on `db`, and an incident of `db` with `cart` as a symptom."""
+    api = make_api(services={"cart": {"depends_on": ["db"]}, "db": {}})
+    api.receive("db", "cart")
+    return api
+
+
+def split(api: Any, incident_id: str, **body: Any) -> Any:
+    """Post a split."""
+    return api.client.post(f"/api/v1/incidents/{incident_id}/split", json=body)
+
+
+def test_a_split_answers_with_the_new_incident(merged: Any) -> None:
+    """Whole, with where it comes from; the timeline names the person and the reason."""
+    (incident,) = merged.client.get("/api/v1/incidents").get_json()["incidents"]
+    response = split(merged, incident["id"], service="cart", by="ada", reason="its own release")
+    assert response.status_code == 200, response.text
+    story = response.get_json()
+    assert (story["service"], story["split_from"], story["state"]) == ("cart", incident["id"], "detected")
+    assert [alert["service"] for alert in story["alerts"]] == ["cart"]
+    assert "ada decided so: its own release" in story["timeline"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        ({}, 422, "service"),
+        ({"service": ""}, 422, "service"),
+        ({"service": "cart", "x": 1}, 422, "x"),
+        ({"service": "db"}, 409, "db is no symptom"),
+        ({"service": "stranger"}, 409, "those that are: cart"),
+    ],
+)
+def test_a_split_that_makes_no_sense_changes_nothing(
+    merged: Any, body: dict[str, Any], status: int, detail: str
+) -> None:
+    """A wrong body is a 422, a service that is no symptom a 409; the answer says what is wrong."""
+    (incident,) = merged.client.get("/api/v1/incidents").get_json()["incidents"]
+    response = split(merged, incident["id"], **body)
+    assert response.status_code == status
+    assert response.content_type == "application/problem+json"
+    assert detail in response.get_json()["detail"]
+    assert len(merged.client.get("/api/v1/incidents?merged=true").get_json()["incidents"]) == 1
+
+
+def test_a_split_of_what_is_not_there_or_over_is_refused(merged: Any) -> None:
+    """404 for an unknown incident, 409 for a closed one."""
+    (incident,) = merged.client.get("/api/v1/incidents").get_json()["incidents"]
+    assert split(merged, "nobody", service="cart").status_code == 404
+    decide(merged, incident["id"], "close")
+    assert split(merged, incident["id"], service="cart").status_code == 409

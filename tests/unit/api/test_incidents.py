@@ -1,5 +1,6 @@
 """Reading incidents: pages that neither repeat nor skip, filters, and one incident's whole story."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ PATH = "/api/v1/incidents"
 SUMMARY = {
     *("id", "service", "state", "severity", "signal", "failure_class", "pattern", "confidence"),
     *("opened_at", "updated_at", "resolved_at", "outcome", "level", "title", "waiting_for"),
+    *("merged_into", "split_from"),
 }
 
 
@@ -117,6 +119,22 @@ def test_an_unknown_incident_is_a_404(api: Any, path: str) -> None:
     response = api.client.get(path)
     assert response.status_code == 404
     assert response.content_type == "application/problem+json"
+
+
+def test_what_was_merged_is_listed_only_on_demand(make_api: Callable[..., Any]) -> None:
+    """One problem is one line; `merged=true` shows what was folded into it, and where it went."""
+    api = make_api(services={"a": {"depends_on": ["db"]}, "b": {"depends_on": ["db"]}, "db": {}})
+    for service in ("a", "b", "db"):
+        api.receive(service)
+        api.clock.now += 1
+    (left,) = api.client.get(PATH).get_json()["incidents"]
+    assert (left["service"], left["merged_into"]) == ("db", None)
+    shown = api.client.get(f"{PATH}?merged=true").get_json()["incidents"]
+    assert {each["id"]: each["merged_into"] for each in shown} == {shown[0]["id"]: left["id"], left["id"]: None}
+    assert (shown[0]["service"], shown[0]["state"], shown[0]["outcome"]) == ("b", "closed", "merged")
+    assert ids(api, "state=closed") == []
+    story = api.client.get(f"{PATH}/{left['id']}").get_json()
+    assert sorted(alert["service"] for alert in story["alerts"]) == ["a", "b", "db"]
 
 
 def test_one_incident_is_its_whole_story(api: Any) -> None:

@@ -56,7 +56,7 @@ def test_it_is_ready_only_while_it_takes_and_works(api: Any) -> None:
 def test_it_is_not_ready_when_the_store_cannot_write(api: Any) -> None:
     """Readiness writes, for that is what a notification needs."""
     api.fabric.start()
-    api.store._writer.close()
+    api.store._backend._writer.close()
     assert_problem(api.client.get("/readyz"), 503)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 SETUP = Path(__file__).resolve().parents[3] / "demo" / "setup.sh"
 PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager", "prometheus-blackbox-exporter")
-TOOLS = ("sh", "env", "cat", "sort", "tr")
+TOOLS = ("sh", "env", "cat", "sort", "tr", "mkdir", "tee", "rm")
 
 
 class Machine:
@@ -21,6 +21,8 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.path = directory
         self.calls = directory / "calls"
+        self.packaged_postgresql = directory / "lib"
+        self.cluster_settings = directory / "etc" / "createcluster.d"
         for tool in TOOLS:
             self.path.joinpath(tool).symlink_to(str(shutil.which(tool)))
         self.put("python3", f'exec {sys.executable} "$@"')
@@ -28,13 +30,24 @@ class Machine:
 
     def put(self, name: str, script: str = "") -> None:
         program = self.path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
 
-    def run(self) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": str(self.path), "CALLS": str(self.calls)}
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "PATH": str(self.path),
+            "CALLS": str(self.calls),
+            "PACKAGED_POSTGRESQL": str(self.packaged_postgresql),
+            "CREATECLUSTER_D": str(self.cluster_settings),
+        }
         return subprocess.run(
-            ["sh", SETUP], env=environment, capture_output=True, text=True, check=False, timeout=60
+            ["sh", SETUP, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
 
 
@@ -103,6 +116,48 @@ def test_what_cannot_be_installed_is_named(machine: Machine, programs: dict[str,
     assert f"apt-get install --no-install-recommends {packages}" in done.stderr
     assert "brew install prometheus alertmanager blackbox_exporter" in done.stderr
     assert "release archives" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["postgres", "lib/15/bin/postgres"])
+def test_tests_want_postgresql_on_path_or_where_debian_keeps_it(machine: Machine, place: str) -> None:
+    """Debian's servers are not on PATH; one of either place is good enough, for users as well as for root."""
+    for program in PROGRAMS:
+        machine.put(program)
+    assert machine.run().returncode == 0  # the demo needs none
+    missing = machine.run("test")
+    assert missing.returncode == 1
+    assert "PostgreSQL server" in missing.stdout
+    assert "apt-get install --no-install-recommends postgresql \n" in missing.stderr
+    assert "brew install prometheus alertmanager blackbox_exporter postgresql" in missing.stderr
+    machine.put(place)
+    done = machine.run("test")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_postgresql_is_installed_without_a_cluster_that_starts_with_the_machine(
+    machine: Machine, status: int
+) -> None:
+    """During the install a setting forbids the cluster; afterwards it is gone, also on failure."""
+    for program in (*PROGRAMS, "dockerd", "busybox"):
+        machine.put(program)
+    machine.put("id", "echo 0")
+    setting = f"{machine.cluster_settings}/*"
+    script = f'[ "$1" = update ] && exit; echo "$@" >> "$CALLS"; cat {setting} >> "$CALLS"; exit {status}'
+    machine.put("apt-get", script)
+    assert machine.run("test").returncode == status
+    installed, seen = machine.calls.read_text().splitlines()
+    assert installed.endswith("--no-install-recommends postgresql")
+    assert seen == "create_main_cluster = false"
+    assert list(machine.cluster_settings.iterdir()) == []
+
+
+def test_other_packages_leave_the_settings_of_postgresql_alone(machine: Machine) -> None:
+    """Nothing is written where PostgreSQL is not installed."""
+    machine.put("id", "echo 0")
+    machine.put("apt-get", "")
+    assert machine.run().returncode == 0
+    assert not machine.cluster_settings.exists()
 
 
 def test_a_python_without_venv_gets_its_package(machine: Machine) -> None:

@@ -42,6 +42,8 @@ INCIDENT = Incident(
     plan=(),
     diagnosis=None,
     verification=None,
+    merged_into=None,
+    split_from=None,
 )
 
 

@@ -188,7 +188,7 @@ def open_incident(fabric: Fabric, service: str, state: State, at: float) -> None
         "updated_at": at,
         "plan": [],
     }
-    fabric.store.write(lambda connection: statements.insert_incident(connection, values))
+    fabric.store.write(lambda connection: statements.insert_incidents(connection, [values]))
 
 
 @pytest.mark.parametrize("panel", PANELS)

@@ -33,7 +33,7 @@ def store(url: str) -> Iterator[Store]:
         "updated_at": 1.0,
         "plan": [],
     }
-    store.write(lambda connection: statements.insert_incident(connection, incident))
+    store.write(lambda connection: statements.insert_incidents(connection, [incident]))
     yield store
     store.close()
 

@@ -8,6 +8,7 @@ import pytest
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.ingestion import store_alerts
 from self_healing_fabric.incidents.models import Alert
+from self_healing_fabric.incidents.topology import Topology
 from self_healing_fabric.store import Store
 
 STARTED = "2026-11-22T07:00:00.000Z"
@@ -44,9 +45,13 @@ def take_in(store: Store) -> Callable[..., None]:
 
 @pytest.fixture
 def correlate(store: Store) -> Callable[..., list[str | None]]:
-    """Give every new firing alert its incident, with `cart` and `db` as the configured services."""
+    """Give every new firing alert its incident; return the services of those that were opened.
+
+    Configured are `cart` and `db`, which have nothing to do with each other.
+    """
+    unrelated = Topology({}, {"cart", "db"})
 
     def correlate(now: float = 101.0) -> list[str | None]:
-        return store.write(lambda c: correlation.open_incidents(c, {"cart", "db"}, now))
+        return list(store.write(lambda c: correlation.open_incidents(c, unrelated, 300.0, now)).services)
 
     return correlate

@@ -110,7 +110,7 @@ def test_an_alert_without_severity_is_a_warning(store: Store, correlate: Correla
     store.write(lambda connection: store_alerts(connection, [alert], 100.0))
     correlate()
     (incident,) = incidents(store)
-    assert (incident.severity, incident.title) == ("warning", "alert without a name")
+    assert (incident.severity, incident.title) == ("warning", "an alert without a name")
 
 
 def test_the_title_is_the_summary_else_the_name(store: Store, take_in: TakeIn, correlate: Correlate) -> None:

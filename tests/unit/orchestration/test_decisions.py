@@ -9,7 +9,7 @@ import pytest
 
 from self_healing_fabric.errors import DecisionRefused, UnknownIncident
 from self_healing_fabric.incidents.lifecycle import State
-from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
 from self_healing_fabric.store import statements
 
 
@@ -155,3 +155,71 @@ def test_overtaken_step_writes_nothing(world: Any) -> None:
     world.run(seconds=5)
     assert world.incident().state is State.CLOSED
     assert not any(line.startswith("diagnosis") for line in world.story())
+
+
+@pytest.fixture
+def merged(make_world: Callable[..., Any]) -> Any:
+    """One incident of `db` with the alerts of `cart` and `web`, which depend on it, as symptoms."""
+    world = make_world({"web": ["cart"], "cart": ["db"], "db": []}, mode="paused")
+    world.silent("db")
+    world.receive(*(world.alert(service=name) for name in ("db", "cart", "web")))
+    world.orchestrator.take_in()
+    return world
+
+
+def test_splitting_off_opens_an_incident_that_says_who_and_why(merged: Any) -> None:
+    """The service's alerts go to it, both timelines tell of it, and it counts as opened."""
+    parent = merged.incident()
+    split_id = split_off(merged.context, parent.id, "cart", by="ada", reason="its own release")
+    split = merged.incident_of("cart")
+    assert (split.id, split.split_from, split.state) == (split_id, parent.id, State.DETECTED)
+    assert [row.service for row in merged.alerts_of(split)] == ["cart"]
+    assert sorted(row.service for row in merged.alerts_of(parent)) == ["db", "web"]
+    why = "ada decided so: its own release"
+    assert merged.story(split) == [f"state: Split off from {parent.id}: {why}"]
+    assert merged.story(merged.incident_of("db"))[-1] == f"state: cart was split off into {split_id}: {why}"
+    assert merged.context.metrics.opened.labels("cart")._value.get() == 1.0
+
+
+def test_splitting_off_disturbs_no_step_in_hand(merged: Any) -> None:
+    """What the step on the cause wants to write is still written."""
+    (claimed,) = merged.orchestrator.claim(1)
+    split_off(merged.context, merged.incident().id, "web", by="ada")
+    merged.orchestrator.work(claimed)
+    assert merged.incident_of("db").state is not State.DETECTED
+
+
+@pytest.mark.parametrize(
+    ("service", "why"),
+    [
+        ("db", "db is no symptom in this incident; those that are: cart, web"),
+        ("mail", "mail is no symptom in this incident; those that are: cart, web"),
+        ("", " is no symptom"),
+    ],
+)
+def test_only_a_symptom_can_be_split_off(merged: Any, service: str, why: str) -> None:
+    """The suspected cause stays, a stranger was never in it; the refusal names what there is."""
+    incident_id = merged.incident().id
+    with pytest.raises(DecisionRefused, match=why):
+        split_off(merged.context, incident_id, service, by="ada")
+    assert [each.id for each in merged.incidents(merged=True)] == [incident_id]
+
+
+def test_splitting_off_twice_is_refused(merged: Any) -> None:
+    """It is no symptom any more; the first split stands."""
+    parent = merged.incident().id
+    split_off(merged.context, parent, "cart", by="ada")
+    with pytest.raises(DecisionRefused, match="those that are: web"):
+        split_off(merged.context, parent, "cart", by="ada")
+    assert len(merged.incidents()) == 2
+
+
+def test_nothing_is_split_off_what_is_closed_or_unknown(merged: Any) -> None:
+    """A closed incident never changes again."""
+    incident_id = merged.incident().id
+    decide(merged.context, incident_id, DECISIONS["close"], by="ada")
+    with pytest.raises(DecisionRefused, match="closed already"):
+        split_off(merged.context, incident_id, "cart", by="ada")
+    with pytest.raises(UnknownIncident):
+        split_off(merged.context, "nonsense", "cart", by="ada")
+    assert len(merged.incidents()) == 1

@@ -175,24 +175,23 @@ def test_unknown_health_blocks(world: Any) -> None:
 
 
 def test_failing_dependency_is_not_healed_by_restarting_its_caller(make_world: Callable[..., Any]) -> None:
-    """The caller of a silent service is left alone: the cause lies elsewhere."""
-    world = make_world()
-    services = dict(world.values["services"])
-    services["database"] = {}
-    services["cart"] = {**services["cart"], "depends_on": ["database"]}
-    world.close()
-    world.values["services"] = services
-    world.open()
-    world.set(HEARTBEAT.series, 0.0, service="database")
-    world.set(ERROR_RATIO.series, 0.9)
-    world.set(ERROR_RATIO.fresh_series, 0.9)
+    """The caller of a silent service is left alone, and so is the service, which does not alert: people."""
+    world = make_world({"cart": ["database"], "database": []})
+    world.silent("database")
+    world.measure(ERROR_RATIO, 0.9)
     world.receive(world.alert(signal="error_ratio"))
     world.run(seconds=5)
     incident = world.incident()
-    assert incident.pattern == "dependency_failure"
-    assert incident.diagnosis["cause"]["service"] == "database"
-    assert world.target.restarts == []
-    assert incident.state is State.ESCALATED
+    assert (incident.service, incident.state) == ("database", State.DIAGNOSING)
+    assert incident.waiting_for.startswith("an alert of database, the likely cause")
+    assert any("dependency_failure in database" in line for line in world.story())
+    assert world.calls == []
+    world.run(seconds=60)
+    incident = world.incident()
+    assert (incident.service, incident.state, incident.level) == ("database", State.ESCALATED, 1)
+    assert incident.failure_class == "service_failure"
+    world.run(seconds=400, tick=5)
+    assert world.restarts() == {}
 
 
 def test_mass_failure_heals_nothing_one_by_one(world: Any) -> None:

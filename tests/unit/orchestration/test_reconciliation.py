@@ -11,9 +11,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.ingestion import identity_time
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
+from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
 SENT = "2026-11-22T07:31:33.778033912Z"  # as the webhook sends it
@@ -75,14 +78,12 @@ def compared(
 def alert(world: Any, **changes: Any) -> Any:
     """The alert of `cart` as the webhook takes it in."""
     moment = datetime.fromisoformat(SENT[:26] + "+00:00")
-    return world.alert(fingerprint="heartbeat-cart", starts_at=identity_time(moment), **changes)
+    return world.alert(**{"fingerprint": "heartbeat-cart", "starts_at": identity_time(moment), **changes})
 
 
 def statuses(world: Any) -> list[str]:
     """The statuses of the only incident's alerts."""
-    incident_id = world.incident().id
-    rows = world.context.store.read(lambda connection: statements.alerts_of(connection, incident_id))
-    return [row.status for row in rows]
+    return [row.status for row in world.alerts_of(world.incident())]
 
 
 def test_lost_notification_is_found(compared: Any, alertmanager: Alertmanager) -> None:
@@ -137,7 +138,7 @@ def test_alert_that_is_no_longer_listed_has_ended(compared: Any, alertmanager: A
 
 
 @pytest.mark.parametrize("status", [500, 503, 401])
-def test_server_that_does_not_answer_ends_nothing(
+def test_servers_that_do_not_answer_end_nothing(
     compared: Any, alertmanager: Alertmanager, status: int
 ) -> None:
     """No answer is no evidence that an alert ended, and no success of the loop."""
@@ -145,6 +146,7 @@ def test_server_that_does_not_answer_ends_nothing(
     world.receive(alert(world))
     world.run(seconds=60, tick=5)
     alertmanager.status = status
+    world.prometheus.away = "Prometheus does not answer"
     compare()
     assert statuses(world) == ["firing"]
     assert world.context.metrics.last_reconcile._value.get() == 0.0
@@ -157,6 +159,39 @@ def test_absurd_list_ends_nothing(compared: Any, alertmanager: Alertmanager) -> 
     world.run(seconds=60, tick=5)
     alertmanager.list()
     alertmanager.alerts[0]["startsAt"] = "0001-01-01T00:00:00+14:00"
+    world.prometheus.away = "Prometheus does not answer"
+    compare()
+    assert statuses(world) == ["firing"]
+    assert world.context.metrics.last_reconcile._value.get() == 0.0
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_while_alertmanager_is_away_prometheus_tells_what_ended(
+    compared: Any, alertmanager: Alertmanager, listed: bool
+) -> None:
+    """The loop goes on without Alertmanager: an alert ends when Prometheus, which answers, fires it no more."""
+    world, compare = compared
+    known = alert(world)
+    world.receive(known)
+    world.run(seconds=60, tick=5)
+    alertmanager.status = 503
+    firing = [{"labels": known.labels, "state": "firing"}]
+    pending = [{"labels": known.labels, "state": "pending"}]
+    world.prometheus.alerts = lambda: firing if listed else pending
+    compare()
+    assert statuses(world) == ["firing" if listed else "resolved"]
+    assert world.context.metrics.last_reconcile._value.get() == world.clock.now
+
+
+def test_alertmanager_that_answers_is_believed_before_prometheus(
+    compared: Any, alertmanager: Alertmanager
+) -> None:
+    """Prometheus lists nothing right after its restart; what Alertmanager still lists goes on."""
+    world, compare = compared
+    world.receive(alert(world))
+    world.run(seconds=60, tick=5)
+    alertmanager.list()
+    world.prometheus.alerts = list
     compare()
     assert statuses(world) == ["firing"]
 
@@ -173,6 +208,214 @@ def test_false_end_is_taken_back(compared: Any, alertmanager: Alertmanager) -> N
     assert statuses(world) == ["firing"]
 
 
+@pytest.fixture
+def silence(compared: Any, alertmanager: Alertmanager) -> Callable[[bool], None]:
+    """Silence the alert of `cart` at Alertmanager, or end the silence, and compare."""
+    _, compare = compared
+
+    def silence(on: bool) -> None:
+        alertmanager.alerts.clear()
+        alertmanager.list(state="suppressed" if on else "active")
+        compare()
+
+    return silence
+
+
+def set_mode(world: Any, new: Mode) -> None:
+    """A person sets the mode."""
+    change = mode.change
+    world.context.store.write(lambda connection: change(connection, new, by="ada", now=world.clock.now))
+
+
+def test_silence_during_an_incident_stops_what_was_to_be_done(
+    compared: Any, silence: Callable[[bool], None]
+) -> None:
+    """Silenced before the effect: nothing is done and nobody is called, until the silence ends."""
+    world, _ = compared
+    set_mode(world, Mode.PAUSED)
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(alert(world))
+    world.run(seconds=5)
+    silence(True)
+    set_mode(world, Mode.AUTOMATIC)
+    world.run(seconds=400, tick=2)
+    assert world.target.restarts == []
+    assert "silenced" in world.incident().waiting_for
+    assert world.calls == []
+    silence(False)
+    world.run(seconds=20)
+    assert len(world.target.restarts) == 1
+    assert world.incident().outcome == "healed"
+
+
+def test_silence_of_a_part_of_the_alerts_stops_nothing(
+    compared: Any, silence: Callable[[bool], None]
+) -> None:
+    """One alert is silenced and another of the service fires on: it is healed."""
+    world, _ = compared
+    set_mode(world, Mode.PAUSED)
+    world.silent()
+    world.receive(alert(world), world.alert(fingerprint="another"))
+    world.run(seconds=5)
+    silence(True)
+    set_mode(world, Mode.AUTOMATIC)
+    world.run(seconds=5)
+    assert len(world.target.restarts) == 1
+
+
+def test_silence_calls_no_further_level(compared: Any, silence: Callable[[bool], None]) -> None:
+    """People were called; while the alert is silenced no deadline calls the next ones."""
+    world, _ = compared
+    world.silent()
+    world.target.answer = 403
+    world.receive(alert(world))
+    world.run(seconds=5)
+    assert [call.level for call in world.calls] == [1]
+    silence(True)
+    world.run(seconds=1000, tick=10)
+    assert [call.level for call in world.calls] == [1]
+    silence(False)
+    world.run(seconds=100, tick=10)
+    assert [call.level for call in world.calls] == [1, 2]
+
+
+def test_verdict_on_a_silenced_incident_waits(compared: Any, silence: Callable[[bool], None]) -> None:
+    """Restarted in vain and silenced meanwhile: nobody is called before the silence ends."""
+    world, _ = compared
+    world.silent()
+    world.receive(alert(world))
+    world.run(seconds=5)
+    silence(True)
+    world.run(seconds=200, tick=2)
+    assert world.calls == []
+    silence(False)
+    world.run(seconds=5)
+    assert [call.level for call in world.calls] == [1]
+    assert [row.verdict for row in world.actions()] == ["not_healed"]
+
+
+def test_healing_is_seen_during_a_silence(compared: Any, silence: Callable[[bool], None]) -> None:
+    """Whoever silenced it repaired it: resolved, and nobody was called."""
+    world, _ = compared
+    world.silent()
+    world.receive(alert(world))
+    world.run(seconds=5)
+    silence(True)
+    world.run(seconds=100, tick=2)
+    world.healthy()
+    world.run(seconds=20)
+    assert (world.incident().state, world.calls) == (State.RESOLVED, [])
+
+
+def test_silenced_incident_that_waits_for_prometheus_calls_nobody(
+    compared: Any, silence: Callable[[bool], None]
+) -> None:
+    """The patience for a server that is away runs out only for what people want to hear of."""
+    world, _ = compared
+    world.silent()
+    world.prometheus.away = "Prometheus does not answer"
+    world.receive(alert(world))
+    world.run(seconds=5)
+    silence(True)
+    world.run(seconds=400, tick=2)
+    assert world.calls == []
+    world.prometheus.away = None
+    world.run(seconds=20)
+    assert world.target.restarts == []
+
+
+def test_silenced_incident_is_not_asked_about(make_world: Callable[..., Any], alertmanager: Alertmanager) -> None:
+    """Nobody approved the plan of an incident that people have silenced: nobody is called for that."""
+    world = make_world(mode="approval", alertmanager={"url": alertmanager.url})
+    reconciliation = Reconciliation(world.context)
+    world.silent()
+    world.receive(alert(world))
+    world.run(seconds=5)
+    alertmanager.list(state="suppressed")
+    reconciliation.run()
+    reconciliation.close()
+    world.run(seconds=400, tick=5)
+    assert world.calls == []
+    assert world.incident().state is State.AWAITING_APPROVAL
+    decide(world.context, world.incident().id, DECISIONS["approve"], by="ada")
+
+
+def test_suppression_follows_alertmanager(compared: Any, silence: Callable[[bool], None]) -> None:
+    """Noted when it begins, forgotten when it ends; the alert fires all the while."""
+    world, _ = compared
+    world.receive(alert(world))
+    world.run()
+    seen = []
+    for on in (True, True, False, True):
+        silence(on)
+        seen += [(row.status, row.suppressed) for row in world.alerts_of(world.incident())]
+    assert seen == [("firing", True), ("firing", True), ("firing", False), ("firing", True)]
+
+
+def test_incident_without_a_timer_is_taken_up(compared: Any) -> None:
+    """Whatever lost its timer, nobody would look at it again: the comparison gives it one."""
+    world, compare = compared
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(alert(world))
+    world.orchestrator.take_in()
+    incident_id = world.incident().id
+    world.context.store.write(lambda c: statements.annotate(c, incident_id, {"due_at": None}))
+    world.run(seconds=60, tick=5)
+    assert world.target.restarts == []
+    compare()
+    assert len(world.target.restarts) == 1
+
+
+def test_incident_in_hand_is_not_taken_up(compared: Any) -> None:
+    """A worker that has it will give it a timer: nobody else begins."""
+    world, compare = compared
+    world.receive(alert(world))
+    world.orchestrator.take_in()
+    (claimed,) = world.orchestrator.claim(8)
+    world.context.store.write(lambda c: statements.annotate(c, claimed.id, {"due_at": None}))
+    compare()
+    assert world.incident().state is State.DETECTED
+    assert world.incident().due_at is None
+
+
+def test_old_incidents_are_retired(make_world: Callable[..., Any], alertmanager: Alertmanager) -> None:
+    """Closed for longer than the retention: deleted with all that belongs to them; the others stay."""
+    world = make_world({"cart": [], "db": []}, retention="1d", alertmanager={"url": alertmanager.url})
+    reconciliation = Reconciliation(world.context)
+    for service in ("cart", "db"):
+        world.silent(service)
+        world.receive(world.alert(service=service))
+        world.run(seconds=2)
+        decide(world.context, world.incident_of(service).id, DECISIONS["close"], by="ada")
+        world.clock.now += 50_000
+    reconciliation.run()
+    reconciliation.close()
+    assert [each.service for each in world.incidents()] == ["db"]
+    left = world.context.store.read(
+        lambda c: [c.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar() for name in RETAINED]  # noqa: S608
+    )
+    assert left == [1, 1, 1, 1]
+
+
+RETAINED = ("incidents", "alerts", "actions", "retired")
+
+
+def test_replica_that_does_not_lead_compares_nothing(
+    compared: Any, alertmanager: Alertmanager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of several replicas compares for all; the others take nothing in and end nothing."""
+    world, compare = compared
+    world.receive(alert(world, fingerprint="gone"))
+    world.run(seconds=60, tick=5)
+    alertmanager.list()
+    monkeypatch.setattr(world.context.leases, "lead", lambda: False)
+    compare()
+    assert [(row.fingerprint, row.status) for row in world.alerts_of(world.incident())] == [("gone", "firing")]
+    assert world.context.metrics.last_reconcile._value.get() == 0.0
+
+
 def test_without_alertmanager_prometheus_tells_what_ended(world: Any) -> None:
     """Prometheus's own list ends an alert; one that it still lists with fewer labels goes on."""
     world.receive(world.alert(), world.alert(signal="cpu"))
@@ -182,4 +425,5 @@ def test_without_alertmanager_prometheus_tells_what_ended(world: Any) -> None:
     reconciliation = Reconciliation(world.context)
     reconciliation.run()
     reconciliation.close()
-    assert statuses(world) == ["resolved", "firing"]
+    ended = {row.labels["signal"]: row.status for row in world.alerts_of(world.incident())}
+    assert ended == {"heartbeat": "resolved", "cpu": "firing"}

@@ -51,6 +51,11 @@ class Target:
         return HttpPlatform("cart", settings)
 
 
+def allowed() -> bool:
+    """A permit that is not over."""
+    return True
+
+
 @pytest.fixture
 def target(httpserver: HTTPServer) -> Target:
     """A target that accepts and restarts."""
@@ -70,9 +75,29 @@ def test_a_2xx_is_a_restart_with_the_key_of_the_action(target: Target, status: i
     """One POST, with the idempotency key."""
     target.status = status
     platform = target.platform()
-    outcome = platform.restart("i1/restart-ab", platform.snapshot())
+    outcome = platform.restart("i1/restart-ab", platform.snapshot(), allowed)
     assert outcome.status is Status.SUCCEEDED
     assert target.keys == ["i1/restart-ab"]
+
+
+def test_without_a_permit_nothing_is_sent() -> None:
+    """The permit is asked when the connection stands, which can take seconds; then not one byte goes out."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        arrived: list[socket.socket] = []
+
+        def forbid() -> bool:
+            arrived.append(listener.accept()[0])
+            return False
+
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/restart"
+        outcome = HttpPlatform("cart", HttpRecovery(restart=url)).restart("k", {}, forbid)
+        (connection,) = arrived
+        with connection:
+            connection.settimeout(5)
+            assert connection.recv(1) == b""
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
+    assert "nothing was done" in outcome.detail
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 429])
@@ -80,7 +105,7 @@ def test_a_4xx_is_a_refusal(target: Target, status: int) -> None:
     """The target says that it did nothing."""
     target.status, target.restarts = status, False
     platform = target.platform()
-    outcome = platform.restart("k", platform.snapshot())
+    outcome = platform.restart("k", platform.snapshot(), allowed)
     assert outcome.status is Status.FAILED
     assert str(status) in outcome.detail
     assert len(target.keys) == 1
@@ -91,9 +116,9 @@ def test_what_another_answer_means_is_learnt_from_the_start_time(target: Target,
     """Restarted although it answered 500: succeeded. No change: not known, and never done a second time."""
     target.status = status
     platform = target.platform()
-    assert platform.restart("k", platform.snapshot()).status is Status.SUCCEEDED
+    assert platform.restart("k", platform.snapshot(), allowed).status is Status.SUCCEEDED
     target.restarts = False
-    assert platform.restart("k", platform.snapshot()).status is Status.INDETERMINATE
+    assert platform.restart("k", platform.snapshot(), allowed).status is Status.INDETERMINATE
     assert len(target.keys) == 2
     assert all(request.path != "/elsewhere" for request, _ in target.server.log)
 
@@ -103,7 +128,7 @@ def test_without_a_start_time_a_lost_answer_is_not_known(target: Target) -> None
     target.status = 500
     platform = target.platform(state=False)
     assert platform.snapshot() == {}
-    outcome = platform.restart("k", {})
+    outcome = platform.restart("k", {}, allowed)
     assert outcome.status is Status.INDETERMINATE
     assert "no `started_at` is configured" in outcome.detail
 
@@ -115,7 +140,7 @@ def test_an_answer_that_never_comes_is_learnt_from_the_start_time() -> None:
         target.hang = threading.Event()
         platform = target.platform(timeout=0.3)
         try:
-            outcome = platform.restart("k", platform.snapshot())
+            outcome = platform.restart("k", platform.snapshot(), allowed)
         finally:
             target.hang.set()
     assert outcome.status is Status.SUCCEEDED
@@ -125,7 +150,7 @@ def test_an_answer_that_never_comes_is_learnt_from_the_start_time() -> None:
 def test_a_refused_connection_never_carried_the_request(closed_port: int) -> None:
     """Nothing happened, so it failed and may be tried again."""
     url = f"http://127.0.0.1:{closed_port}/restart"
-    outcome = HttpPlatform("cart", HttpRecovery(restart=url)).restart("k", {})
+    outcome = HttpPlatform("cart", HttpRecovery(restart=url)).restart("k", {}, allowed)
     assert outcome.status is Status.FAILED
     assert "cannot be reached" in outcome.detail
 
@@ -136,7 +161,7 @@ def test_a_target_that_cannot_tell_after_a_lost_answer_is_not_known(target: Targ
     before = platform.snapshot()
     target.status, target.restarts = 500, False
     target.started_at = Response("starting", 503)
-    assert platform.restart("k", before).status is Status.INDETERMINATE
+    assert platform.restart("k", before, allowed).status is Status.INDETERMINATE
 
 
 @pytest.mark.parametrize(
@@ -196,7 +221,7 @@ def test_the_token_goes_to_both_urls_and_is_read_anew(target: Target, tmp_path: 
     platform = target.platform(bearer_token_file=token)
     platform.snapshot()
     token.write_text("two\n")
-    platform.restart("k", {})
+    platform.restart("k", {}, allowed)
     sent = [request.headers.get("Authorization") for request, _ in target.server.log]
     assert sent == ["Bearer one", "Bearer two"]
     token.unlink()
@@ -208,7 +233,7 @@ def test_the_strategy_fails_without_its_token_and_sends_nothing(target: Target, 
     """A token that vanished after the announcement is a failure of the action, not of the fabric."""
     recovery = {"http": {"restart": target.server.url_for("/restart"), "bearer_token_file": tmp_path / "no"}}
     service = ServiceSettings.model_validate({"recovery": recovery})
-    outcome = Restart().perform("cart", service, key="k", attempt=1, before={})
+    outcome = Restart().perform("cart", service, key="k", attempt=1, before={}, permit=allowed)
     assert outcome.status is Status.FAILED
     assert target.keys == []
 

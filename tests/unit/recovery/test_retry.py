@@ -14,10 +14,10 @@ from self_healing_fabric.settings import RetrySettings, ServiceSettings
 CLOSED = "http://127.0.0.1:9/health"
 
 
-def perform(health: str, attempt: int, **settings: Any) -> Outcome:
+def perform(health: str, attempt: int, permit: bool = True, **settings: Any) -> Outcome:
     """One probe of the health endpoint."""
-    retry = Retry(RetrySettings(**settings))
-    return retry.perform("cart", ServiceSettings(health=health), key="k", attempt=attempt, before={})
+    retry, service = Retry(RetrySettings(**settings)), ServiceSettings(health=health)
+    return retry.perform("cart", service, key="k", attempt=attempt, before={}, permit=lambda: permit)
 
 
 @given(st.integers(1, 10), st.floats(0.01, 10), st.floats(0.01, 100))
@@ -41,6 +41,14 @@ def test_a_probe_that_is_answered_succeeds(httpserver: HTTPServer, status: int) 
     outcome = perform(httpserver.url_for("/health"), 2)
     assert (outcome.status, outcome.retry_in) == (Status.SUCCEEDED, None)
     assert len(httpserver.log) == 1
+
+
+def test_without_a_permit_nothing_is_sent(httpserver: HTTPServer) -> None:
+    """Somebody else may have the incident: it is left to them, at once."""
+    outcome = perform(httpserver.url_for("/health"), 1, permit=False)
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
+    assert "nothing was done" in outcome.detail
+    assert httpserver.log == []
 
 
 @pytest.mark.parametrize("status", [500, 503, 404, 302])

@@ -1,18 +1,24 @@
-"""A real store in a temporary folder, and a way to open incidents and actions in it."""
+"""A real store, on SQLite and on PostgreSQL in turn, and a way to open incidents and actions in it.
+
+What holds for one database only stands in a module that says so by its own fixture `url`.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from self_healing_fabric.store import Store, statements
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """The URL of a database that does not exist yet."""
-    return f"sqlite:///{tmp_path / 'shf.db'}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store that nobody has used yet."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shf.db'}"
+    return str(request.getfixturevalue("postgresql_url"))
 
 
 @pytest.fixture
@@ -21,6 +27,20 @@ def store(url: str) -> Iterator[Store]:
     store = Store(url)
     yield store
     store.close()
+
+
+@pytest.fixture
+def shell(store: Store, url: str) -> Iterator[Callable[[str], Any]]:
+    """Run a statement as somebody with sqlite3 or psql does, and return its rows."""
+    engine = create_engine(url)
+
+    def run(statement: str) -> Any:
+        with engine.begin() as connection:
+            answer = connection.execute(text(statement))
+            return [tuple(row) for row in answer] if answer.returns_rows else None
+
+    yield run
+    engine.dispose()
 
 
 @pytest.fixture
@@ -42,7 +62,7 @@ def open_incident(store: Store) -> Callable[..., str]:
             "plan": [],
             **columns,
         }
-        store.write(lambda connection: statements.insert_incident(connection, values))
+        store.write(lambda connection: statements.insert_incidents(connection, [values]))
         return incident_id
 
     return insert

@@ -49,6 +49,15 @@ def test_the_longest_due_are_claimed_first_up_to_the_limit(store: Store, open_in
     assert claim(store, 100.0, limit=2) == ["middle", "old"]
 
 
+def test_what_is_only_watched_is_claimed_last(store: Store, open_incident: Opens) -> None:
+    """Thousands of escalated incidents that are looked at now and then do not keep a new one from healing."""
+    for number, state in enumerate(("escalated", "resolved", "escalated", "detected", "recovering")):
+        open_incident(f"{state}{number}", state=state, due_at=float(number))
+    assert claim(store, 100.0, limit=1) == ["detected3"]
+    assert claim(store, 100.0, limit=3) == ["escalated0", "recovering4", "resolved1"]
+    assert claim(store, 100.0, limit=3) == ["escalated2"]
+
+
 def test_an_overtaken_worker_cannot_write(store: Store, open_incident: Opens) -> None:
     """A write with the epoch of an earlier claim raises LeaseLost and changes nothing."""
     open_incident("i1", due_at=100.0)
@@ -72,23 +81,31 @@ def test_an_annotation_does_not_disturb_the_step_in_hand(store: Store, open_inci
     assert (row.state, row.severity) == ("diagnosing", "critical")
 
 
+def next_due(store: Store, now: float) -> float | None:
+    """The earliest timer that somebody must look at."""
+    return store.read(lambda connection: statements.next_due(connection, now))
+
+
 def test_next_due_is_none_when_nothing_has_a_timer(store: Store, open_incident: Opens) -> None:
     """Nothing to wait for is no time."""
-    assert store.read(statements.next_due) is None
+    assert next_due(store, 100.0) is None
     open_incident("never", due_at=None)
-    assert store.read(statements.next_due) is None
+    assert next_due(store, 100.0) is None
 
 
 @pytest.mark.parametrize(
     ("due_at", "lease_until", "expected"),
-    [(100.0, None, 100.0), (100.0, 160.0, 160.0), (200.0, 160.0, 200.0), (100.0, 50.0, 100.0)],
+    [(100.0, None, 100.0), (100.0, 160.0, None), (200.0, 160.0, None), (100.0, 50.0, 100.0), (200.0, None, 200.0)],
 )
-def test_next_due_waits_for_the_timer_and_for_the_lease(
-    store: Store, open_incident: Opens, due_at: float, lease_until: float | None, expected: float
+def test_next_due_is_the_earliest_timer_that_nobody_works_on(
+    store: Store, open_incident: Opens, due_at: float, lease_until: float | None, expected: float | None
 ) -> None:
-    """A leased incident wakes the loop when its lease ends, a free one when its timer is due."""
+    """A leased incident wakes nobody until its lease has run out; then its timer counts."""
     open_incident("i1", due_at=due_at, lease_until=lease_until)
-    assert store.read(statements.next_due) == expected
+    assert next_due(store, 150.0) == expected
+    assert next_due(store, 160.1) == due_at
+    open_incident("i2", due_at=due_at + 1.0)
+    assert next_due(store, 160.1) == due_at
 
 
 def test_leases_of_a_dead_process_are_released_at_start(store: Store, open_incident: Opens) -> None:
@@ -112,7 +129,13 @@ def alert(
         "received_at": now,
         "ended_at": None if status == "firing" else now,
     }
-    store.write(lambda connection: statements.upsert_alert(connection, values))
+    store.write(lambda connection: statements.upsert_alerts(connection, [values]))
+
+
+def assign(store: Store, alert_id: int, incident_id: str, service: str | None = "cart") -> None:
+    """Make one alert part of an incident."""
+    row = {"alert_id": alert_id, "to_incident": incident_id, "to_service": service}
+    store.write(lambda connection: statements.assign_alerts(connection, [row]))
 
 
 def all_alerts(store: Store) -> list[tuple[Any, ...]]:
@@ -152,7 +175,7 @@ def test_a_revived_alert_leaves_a_closed_incident(
     """An alert that fires after all stays in its open incident, and needs a new one when that is closed."""
     open_incident("i1", closed_at=closed_at)
     alert(store, "firing")
-    store.write(lambda connection: statements.assign_alert(connection, 1, "i1"))
+    assign(store, 1, "i1")
     alert(store, "resolved")
     store.write(lambda connection: statements.revive_alert(connection, "f", "s"))
     assert all_alerts(store) == [("f", "s", "firing", None, stays_with)]
@@ -231,3 +254,274 @@ def test_closed_incidents_are_not_counted(store: Store, open_incident: Opens) ->
     open_incident("i3", state="closed", closed_at=5.0)
     (row,) = store.read(statements.count_incidents)
     assert (row.service, row.state, row.number, row.level) == ("cart", "escalated", 2, 3)
+
+
+def test_what_one_works_on_is_not_claimed_again(store: Store, open_incident: Opens) -> None:
+    """Not even when its lease has run out while it is still in hand."""
+    for name, due in (("in-hand", 1.0), ("free", 2.0)):
+        open_incident(name, due_at=due)
+    rows = store.write(
+        lambda c: statements.claim_due(c, owner="w", now=9.0, lease=6.0, limit=9, not_these={"in-hand"})
+    )
+    assert [row.id for row in rows] == ["free"]
+    assert next_due(store, 9.0) == 1.0
+
+
+def test_a_claim_returns_the_incident_as_it_is_from_then_on(store: Store, open_incident: Opens) -> None:
+    """All columns, with owner, end of the lease and the new epoch."""
+    open_incident("i1", due_at=1.0, plan=["restart"], diagnosis={"cause": "cart"})
+    (row,) = store.write(lambda c: statements.claim_due(c, owner="w", now=9.0, lease=6.0, limit=1))
+    assert (row.lease_owner, row.lease_until, row.epoch) == ("w", 15.0, 1)
+    stored = store.read(lambda connection: statements.incident(connection, "i1"))
+    assert stored is not None
+    assert tuple(row) == tuple(stored)
+    assert (row.plan, row.diagnosis) == (["restart"], {"cause": "cart"})
+
+
+def test_leases_are_renewed_only_for_their_owner(store: Store, open_incident: Opens) -> None:
+    """What another one has taken over is not prolonged, and the answer says so."""
+    for name in ("mine", "lost", "given-back"):
+        open_incident(name, due_at=1.0)
+    store.write(lambda c: statements.claim_due(c, owner="a", now=9.0, lease=6.0, limit=9))
+    store.write(lambda c: statements.overtake(c, "given-back", {}))
+    store.write(lambda c: statements.overtake(c, "lost", {}))
+    store.write(lambda c: statements.claim_due(c, owner="b", now=9.0, lease=6.0, limit=9, not_these={"given-back"}))
+    held = {"mine", "lost", "given-back", "nobody"}
+    kept = store.write(lambda c: statements.renew_leases(c, owner="a", held=held, now=11.0, lease=6.0))
+    assert kept == {"mine": 1}
+    rows = {row.id: row for row in store.read(statements.list_incidents)}
+    assert {name: rows[name].lease_until for name in rows} == {"mine": 17.0, "lost": 15.0, "given-back": None}
+    store.write(lambda c: statements.release_leases(c, "a", held))
+    assert store.write(lambda c: statements.renew_leases(c, owner="a", held=held, now=12.0, lease=6.0)) == {}
+    row = store.read(lambda connection: statements.incident(connection, "lost"))
+    assert row is not None
+    assert (row.lease_owner, row.lease_until) == ("b", 15.0)
+
+
+def test_a_thousand_leases_are_renewed_and_given_back(store: Store, open_incident: Opens) -> None:
+    """More than one statement takes at once."""
+    names = [f"i{number}" for number in range(1_001)]
+    values = {"service": "cart", "known_service": True, "title": "t", "severity": "critical", "plan": []}
+    times = {"opened_at": 1.0, "updated_at": 1.0, "due_at": 1.0}
+    rows = [{"id": name, "subject": name, "state": "detected", **values, **times} for name in names]
+    store.write(lambda connection: statements.insert_incidents(connection, rows))
+    assert len(claim(store, 9.0, limit=2_000)) == 1_001
+    kept = store.write(lambda c: statements.renew_leases(c, owner="w", held=names, now=9.0, lease=6.0))
+    assert set(kept) == set(names)
+    store.write(lambda connection: statements.release_leases(connection, "w", names))
+    assert len(claim(store, 9.0, limit=2_000)) == 1_001
+
+
+def test_a_lease_on_a_role_is_kept_given_back_and_taken_over(store: Store) -> None:
+    """Its owner prolongs it; another one gets it when it was given back or has run out, not before."""
+
+    def acquire(owner: str, now: float) -> bool:
+        return store.write(lambda c: statements.acquire_lease(c, name="x", owner=owner, now=now, lease=6.0))
+
+    assert [acquire("a", 1.0), acquire("b", 2.0), acquire("a", 5.0)] == [True, False, True]
+    assert [acquire("b", 11.0), acquire("b", 11.1), acquire("a", 12.0)] == [False, True, False]
+    store.write(lambda connection: statements.release_lease(connection, "x", "a"))
+    assert acquire("a", 12.0) is False
+    store.write(lambda connection: statements.release_lease(connection, "x", "b"))
+    assert acquire("a", 12.0) is True
+
+
+def test_at_start_no_lease_of_a_dead_process_is_left(store: Store, open_incident: Opens) -> None:
+    """Neither on incidents nor on the role of the leader."""
+    open_incident("i1", due_at=1.0)
+    claim(store, 9.0, lease=1_000.0)
+    store.write(lambda c: statements.acquire_lease(c, name="x", owner="dead", now=9.0, lease=1_000.0))
+    store.write(statements.release_all_leases)
+    assert claim(store, 9.0, owner="new") == ["i1"]
+    assert store.write(lambda c: statements.acquire_lease(c, name="x", owner="new", now=9.0, lease=6.0))
+
+
+def test_only_what_lost_its_timer_is_revived(store: Store, open_incident: Opens) -> None:
+    """Open, without a timer and without a worker."""
+    open_incident("stuck", due_at=None)
+    open_incident("timer", due_at=500.0)
+    open_incident("worker", due_at=None, lease_owner="w", lease_until=1_000.0)
+    open_incident("closed", due_at=None, closed_at=5.0)
+    assert store.write(lambda connection: statements.revive_stuck(connection, 100.0)) == 1
+    due = {row.id: row.due_at for row in store.read(statements.list_incidents)}
+    assert due == {"stuck": 100.0, "timer": 500.0, "worker": None, "closed": None}
+
+
+def test_open_incidents_are_found_by_their_subjects(store: Store, open_incident: Opens) -> None:
+    """Oldest first, closed ones not; with or without a lock, and for more subjects than one statement takes."""
+    open_incident("b", subject="s2", opened_at=2.0)
+    open_incident("a", subject="s1", opened_at=3.0)
+    open_incident("old", subject="s1-old", opened_at=1.0, closed_at=2.0)
+    subjects = {"s1", "s2", "s1-old", *(f"x{number}" for number in range(1_200))}
+    for lock in (False, True):
+        rows = store.write(lambda c, lock=lock: statements.open_incidents_of(c, subjects, lock=lock))
+        assert [row.id for row in rows] == ["b", "a"]
+    assert store.read(lambda connection: statements.open_incidents_of(connection, ())) == []
+
+
+def test_symptoms_are_found_by_the_incident_that_they_joined(store: Store, open_incident: Opens) -> None:
+    """A service's own incident is no membership, nor is a closed one; the newest alert dates an incident."""
+    open_incident("db", service="db", subject="service/db")
+    open_incident("old", service="db", subject="service/old", closed_at=5.0)
+    for number, (incident_id, service) in enumerate(
+        [("db", "db"), ("db", "cart"), ("db", "cart"), ("old", "shop"), ("db", None)], start=1
+    ):
+        alert(store, "firing", fingerprint=f"f{number}", now=float(number))
+        assign(store, number, incident_id, service)
+    rows = store.read(lambda connection: statements.memberships(connection, {"db", "cart", "shop"}))
+    assert [tuple(row) for row in rows] == [("cart", "db")]
+    times = store.read(lambda connection: statements.last_alert_times(connection, {"db", "old", "none"}))
+    assert times == {"db": 5.0, "old": 4.0}
+
+
+def test_alerts_are_moved_whole_or_by_service(store: Store, open_incident: Opens) -> None:
+    """A split takes the alerts of one service, a merge takes all."""
+    for name in ("a", "b", "c"):
+        open_incident(name)
+    for number, service in enumerate(("cart", "db", None), start=1):
+        alert(store, "firing", fingerprint=f"f{number}")
+        assign(store, number, "a", service)
+    move = statements.move_alerts
+    assert store.write(lambda c: move(c, from_incident="a", to_incident="b", service="db")) == 1
+    assert store.write(lambda c: move(c, from_incident="a", to_incident="c")) == 2
+    assert store.write(lambda c: move(c, from_incident="a", to_incident="c")) == 0
+    assert [row[-1] for row in all_alerts(store)] == ["c", "b", "c"]
+
+
+def test_many_alerts_are_stored_and_ended_at_once(store: Store) -> None:
+    """In any order, with the same alert twice in one list; an end in the list ends it."""
+    rows = [
+        {
+            "fingerprint": f"f{number % 700}",
+            "starts_at": "s",
+            "status": "firing" if number < 1_000 else "resolved",
+            "labels": {"n": str(number)},
+            "annotations": {},
+            "received_at": 1.0,
+            "ended_at": None if number < 1_000 else 2.0,
+        }
+        for number in range(1_200)
+    ]
+    store.write(lambda connection: statements.upsert_alerts(connection, rows))
+    store.write(lambda connection: statements.upsert_alerts(connection, []))
+    stored = all_alerts(store)
+    assert len(stored) == 700
+    # 1,000 to 1,199 are the ends of f300 to f499.
+    assert sorted(row[0] for row in stored if row[2] == "resolved") == [f"f{n}" for n in range(300, 500)]
+
+
+def test_alerts_are_silenced_and_heard_again(store: Store) -> None:
+    """Also more of them than a statement can name."""
+    for number in (1, 2, 3):
+        alert(store, "firing", fingerprint=f"f{number}")
+
+    def suppressed() -> list[bool]:
+        rows = sorted(store.read(statements.firing_alerts), key=lambda row: row.id)
+        return [row.suppressed for row in rows]
+
+    assert suppressed() == [False, False, False]
+    store.write(lambda connection: statements.set_suppressed(connection, [1, 3, *range(10, 70_000)], True))
+    assert suppressed() == [True, False, True]
+    store.write(lambda connection: statements.set_suppressed(connection, [3], False))
+    assert suppressed() == [True, False, False]
+    store.write(lambda connection: statements.set_suppressed(connection, [], True))
+    assert suppressed() == [True, False, False]
+
+
+def inbox(store: Store, max_bytes: int = 1_000_000) -> list[bytes]:
+    """The bodies that wait, in their order."""
+    rows = store.read(lambda connection: statements.from_inbox(connection, max_bytes))
+    return [bytes(row.body) for row in rows]
+
+
+def test_a_notification_waits_as_it_came(store: Store) -> None:
+    """Byte for byte, also what is no text; in the order of arrival, until it is taken out."""
+    bodies = [b"{}", bytes(range(256)), b"\x00", "ü".encode()]
+    assert store.read(statements.anything_new) is False
+    for number, body in enumerate(bodies):
+        store.write(lambda c, b=body, n=number: statements.put_in_inbox(c, b, float(n)))
+    assert inbox(store) == bodies
+    assert store.read(statements.anything_new) is True
+    assert store.read(statements.count_inbox) == (4, 0)
+    rows = store.read(lambda connection: statements.from_inbox(connection, 1_000_000))
+    assert [row.received_at for row in rows] == [0.0, 1.0, 2.0, 3.0]
+    store.write(lambda connection: statements.remove_from_inbox(connection, [row.id for row in rows[:3]]))
+    assert inbox(store) == bodies[3:]
+
+
+def test_a_round_takes_no_more_than_it_may_but_always_one(store: Store) -> None:
+    """Memory is bounded, and a notification larger than the bound does not wait for ever."""
+    for size in (50, 40, 20, 5):
+        store.write(lambda c, size=size: statements.put_in_inbox(c, b"x" * size, 1.0))
+    assert [len(body) for body in inbox(store, 100)] == [50, 40]
+    assert [len(body) for body in inbox(store, 10)] == [50]
+
+
+def test_a_notification_that_fails_holds_up_the_others_only_for_a_while(store: Store) -> None:
+    """After three errors it is left for people, with its error, and counted as failed."""
+    for body in (b"bad", b"good"):
+        store.write(lambda c, body=body: statements.put_in_inbox(c, body, 1.0))
+    (bad, good) = store.read(lambda connection: statements.from_inbox(connection, 100))
+    for fault in range(statements.MAX_INBOX_FAULTS):
+        assert inbox(store) == [b"bad", b"good"]
+        store.write(lambda c, f=fault: statements.note_inbox_fault(c, bad.id, f"error {f}"))
+    assert inbox(store) == [b"good"]
+    assert store.read(statements.count_inbox) == (1, 1)
+    store.write(lambda connection: statements.remove_from_inbox(connection, [good.id]))
+    assert store.read(statements.anything_new) is False
+    error = store.read(lambda c: c.exec_driver_sql("SELECT error FROM inbox").scalar())
+    assert error == "error 2"
+
+
+def test_an_alert_without_an_incident_is_something_new(store: Store, open_incident: Opens) -> None:
+    """Firing only: what ended before it had an incident needs none."""
+    open_incident("i1")
+    alert(store, "firing")
+    assert store.read(statements.anything_new) is True
+    assign(store, 1, "i1")
+    assert store.read(statements.anything_new) is False
+    alert(store, "resolved", fingerprint="g")
+    assert store.read(statements.anything_new) is False
+
+
+def test_budgets_are_counted_for_all_targets_as_for_one(store: Store, announce: Opens) -> None:
+    """What /metrics shows is what the guardrails count."""
+    announce("old", intended_at=10.0, started_at=10.0, status="succeeded")
+    announce("at-work", intended_at=10.0, status="started")
+    announce("new", intended_at=60.0, started_at=60.0, status="failed")
+    announce("never", intended_at=60.0, status="failed")
+    announce("probe", intended_at=60.0, disruptive=False)
+    announce("other", intended_at=60.0, target="http:db")
+    counted = store.read(lambda connection: statements.count_disruptive_actions(connection, 50.0))
+    assert counted == {"http:cart": 2, "http:db": 1}
+    assert {target: len(disruptive(store, 50.0, target)) for target in counted} == counted
+
+
+def test_merged_incidents_are_listed_on_demand(store: Store, open_incident: Opens) -> None:
+    """They are a detail of the one that they were merged into."""
+    open_incident("cause")
+    open_incident("symptom", merged_into="cause", state="closed", closed_at=5.0)
+    listed = [[row.id for row in store.read(lambda c, m=m: statements.list_incidents(c, merged=m))] for m in (0, 1)]
+    assert listed == [["cause"], ["symptom", "cause"]]
+
+
+def test_heartbeats_are_expected_of_those_that_are_registered(store: Store) -> None:
+    """Registration counts as the first one and forgets who is gone; a stranger's is refused."""
+    store.write(lambda connection: statements.register_heartbeats(connection, ["a", "b"], 1.0))
+    assert store.write(lambda connection: statements.beat(connection, "a", 5.0)) is True
+    assert store.write(lambda connection: statements.beat(connection, "nobody", 5.0)) is False
+    store.write(lambda connection: statements.register_heartbeats(connection, ["a", "c"], 9.0))
+    assert store.read(statements.heartbeat_times) == {"a": 5.0, "c": 9.0}
+    store.write(lambda connection: statements.register_heartbeats(connection, [], 9.0))
+    assert store.read(statements.heartbeat_times) == {}
+
+
+def test_a_control_keeps_its_last_value(store: Store) -> None:
+    """With who set it and when; none before somebody did."""
+    assert store.write(lambda c: statements.control(c, "mode", lock=True)) is None
+    for value, by in (("paused", "ann"), ("automatic", "bob")):
+        store.write(lambda c, v=value, b=by: statements.set_control(c, name="mode", value=v, by=b, now=2.0))
+    for lock in (False, True):
+        row = store.write(lambda c, lock=lock: statements.control(c, "mode", lock=lock))
+        assert row is not None
+        assert tuple(row) == ("mode", "automatic", 2.0, "bob")

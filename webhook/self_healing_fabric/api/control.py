@@ -16,7 +16,7 @@ from self_healing_fabric.api.problems import problem
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import status
-from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
 from self_healing_fabric.settings import Mode
 
 blueprint = Blueprint("control", __name__)
@@ -30,6 +30,12 @@ class Decision(BaseModel):
     model_config = ConfigDict(extra="forbid")
     by: Person = "someone over the API"
     reason: Annotated[str, Field(max_length=1000)] | None = None
+
+
+class Split(Decision):
+    """The body of a split: which of the symptoms is none."""
+
+    service: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ModeChange(BaseModel):
@@ -51,6 +57,19 @@ def decide_on(incident_id: str, decision: str) -> Response:
     decide(fabric.context, incident_id, DECISIONS[decision], by=body.by, reason=body.reason)
     fabric.orchestrator.wake()
     return jsonify(story(fabric, incident_id))
+
+
+@blueprint.post("/api/v1/incidents/<incident_id>/split")
+def split(incident_id: str) -> Response:
+    """Give a service that was wrongly taken for a symptom an incident of its own; answer with that."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    try:
+        body = Split.model_validate_json(request.get_data() or b"{}")
+    except ValidationError as error:
+        return _invalid(error)
+    split_id = split_off(fabric.context, incident_id, body.service, by=body.by, reason=body.reason)
+    fabric.orchestrator.wake()
+    return jsonify(story(fabric, split_id))
 
 
 @blueprint.get("/api/v1/mode")

@@ -28,7 +28,7 @@ DEFAULT_PAGE = 50
 
 @blueprint.get("/api/v1/incidents")
 def list_incidents() -> Response:
-    """List incidents, newest first; `state` (may repeat), `service`, `since`, `limit`, `cursor`."""
+    """List incidents, newest first; `state` (may repeat), `service`, `since`, `merged`, `limit`, `cursor`."""
     fabric: Fabric = current_app.extensions["fabric"]
     try:
         states = [State(value).value for value in request.args.getlist("state")]
@@ -46,6 +46,7 @@ def list_incidents() -> Response:
             service=request.args.get("service"),
             since=since,
             before=before,
+            merged=request.args.get("merged") == "true",
             limit=limit + 1,
         )
     )
@@ -98,6 +99,8 @@ def summary(row: AnyRow) -> dict[str, Any]:
         "acknowledged_by": row.acknowledged_by,
         "waiting_for": row.waiting_for,
         "relapses": row.relapses,
+        "merged_into": row.merged_into,
+        "split_from": row.split_from,
         "opened_at": rfc3339(row.opened_at),
         "updated_at": rfc3339(row.updated_at),
         "resolved_at": rfc3339(row.resolved_at),
@@ -129,7 +132,9 @@ def _alert(row: AnyRow) -> dict[str, Any]:
     return {
         "fingerprint": row.fingerprint,
         "starts_at": row.starts_at,
+        "service": row.service,
         "status": row.status,
+        "suppressed": row.suppressed,
         "labels": row.labels,
         "annotations": row.annotations,
         "ended_at": rfc3339(row.ended_at),

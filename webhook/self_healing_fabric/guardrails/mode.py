@@ -16,9 +16,9 @@ CONTROL = "mode"
 PAUSE_POLL = 1.0  # seconds between two looks at whether the pause is over
 
 
-def current(connection: Connection, settings: Settings) -> Mode:
-    """The mode that a person set last, else the configured one."""
-    row = statements.control(connection, CONTROL)
+def current(connection: Connection, settings: Settings, *, lock: bool = False) -> Mode:
+    """The mode that a person set last, else the configured one. `lock`: it stays so in this transaction."""
+    row = statements.control(connection, CONTROL, lock=lock)
     return settings.mode if row is None else Mode(row.value)
 
 

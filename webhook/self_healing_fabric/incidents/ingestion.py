@@ -31,19 +31,19 @@ Moment = Annotated[AwareDatetime, AfterValidator(_exists_in_utc)]
 
 def store_alerts(connection: Connection, alerts: Iterable[Alert], now: float) -> None:
     """Store the alerts inside the caller's transaction; incidents are opened later, by the orchestrator."""
-    for alert in alerts:
-        statements.upsert_alert(
-            connection,
-            {
-                "fingerprint": alert.fingerprint,
-                "starts_at": alert.starts_at,
-                "status": alert.status,
-                "labels": dict(alert.labels),
-                "annotations": dict(alert.annotations),
-                "received_at": now,
-                "ended_at": None if alert.firing else now,
-            },
-        )
+    rows = [
+        {
+            "fingerprint": alert.fingerprint,
+            "starts_at": alert.starts_at,
+            "status": alert.status,
+            "labels": dict(alert.labels),
+            "annotations": dict(alert.annotations),
+            "received_at": now,
+            "ended_at": None if alert.firing else now,
+        }
+        for alert in alerts
+    ]
+    statements.upsert_alerts(connection, rows)
 
 
 def identity_time(starts_at: datetime) -> str:

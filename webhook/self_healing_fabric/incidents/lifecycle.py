@@ -15,7 +15,11 @@ recovering          asks once more whether it still fails, asks the guardrails, 
 verifying           watches fresh samples until they prove healing, or the deadline passes without proof
 escalated           people are called, level by level; the fabric only watches whether it heals
 resolved            inside all limits for the whole stability window; a returning alert re-opens it
-closed              calm for the relapse window and all alerts ended; never changes again
+closed              calm for the relapse window and all alerts ended, or merged into the incident of its
+                    cause; never changes again
+
+When an alert arrives of a service that the incident's service depends on, that one is suspected from then on
+and the incident goes back to diagnosing, unless an effect is under way.
 
 A worker claims an incident that is due, does the one step of its state, and commits a `Transition`: the next
 state, when it is due again, the changed fields and what to write into the timeline, all in one transaction.
@@ -50,14 +54,15 @@ class Outcome(StrEnum):
     HEALED = "healed"  # by an action of the fabric, proved
     RECOVERED = "recovered"  # by itself or by someone else, proved
     CLOSED_BY_PERSON = "closed_by_person"
+    MERGED = "merged"  # it was a symptom of another incident, which goes on
 
 
 _S = State
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     _S.DETECTED: frozenset({_S.DIAGNOSING, _S.ESCALATED, _S.CLOSED}),
     _S.DIAGNOSING: frozenset({_S.AWAITING_APPROVAL, _S.RECOVERING, _S.VERIFYING, _S.ESCALATED, _S.CLOSED}),
-    _S.AWAITING_APPROVAL: frozenset({_S.RECOVERING, _S.ESCALATED, _S.CLOSED}),
-    _S.RECOVERING: frozenset({_S.AWAITING_APPROVAL, _S.VERIFYING, _S.ESCALATED, _S.CLOSED}),
+    _S.AWAITING_APPROVAL: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.ESCALATED, _S.CLOSED}),
+    _S.RECOVERING: frozenset({_S.DIAGNOSING, _S.AWAITING_APPROVAL, _S.VERIFYING, _S.ESCALATED, _S.CLOSED}),
     _S.VERIFYING: frozenset({_S.RECOVERING, _S.ESCALATED, _S.RESOLVED, _S.CLOSED}),
     _S.ESCALATED: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.RESOLVED, _S.CLOSED}),
     _S.RESOLVED: frozenset({_S.DIAGNOSING, _S.ESCALATED, _S.CLOSED}),

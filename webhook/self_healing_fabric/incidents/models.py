@@ -7,7 +7,7 @@ not committed; so these are frozen, and a change is a `Transition`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Row
@@ -64,6 +64,14 @@ class Incident:
     plan: tuple[str, ...]
     diagnosis: Mapping[str, Any] | None
     verification: Mapping[str, Any] | None
+    merged_into: str | None
+    split_from: str | None
+
+    def after(self, changes: Mapping[str, Any]) -> Incident:
+        """The incident with these columns changed."""
+        known = {name: value for name, value in changes.items() if name in Incident.__dataclass_fields__}
+        changed = replace(self, **known)
+        return replace(changed, state=State(changed.state), plan=tuple(changed.plan))
 
 
 def incident_of(row: Row[Any]) -> Incident:

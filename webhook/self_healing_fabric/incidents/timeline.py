@@ -46,6 +46,11 @@ class Entry:
 
 def append(connection: Connection, incident_id: str, entries: Iterable[Entry], now: float) -> None:
     """Append entries to the timeline of an incident, in order, all with the time `now`."""
+    append_all(connection, ((incident_id, entry) for entry in entries), now)
+
+
+def append_all(connection: Connection, entries: Iterable[tuple[str, Entry]], now: float) -> None:
+    """Append entries to the timelines of several incidents."""
     rows = [
         {
             "incident_id": incident_id,
@@ -54,6 +59,6 @@ def append(connection: Connection, incident_id: str, entries: Iterable[Entry], n
             "message": entry.message[:MAX_MESSAGE],
             "data": dict(entry.data),
         }
-        for entry in entries
+        for incident_id, entry in entries
     ]
     statements.append_timeline(connection, rows)

@@ -14,6 +14,8 @@ import structlog
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
+from self_healing_fabric.orchestration.leases import Leases
+from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.recovery.strategies import strategies
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
@@ -29,7 +31,7 @@ class Fabric:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = Store(settings.store)
+        self.store = Store(settings.store, settings.store_password_file)
         prometheus = PrometheusClient(
             settings.prometheus.url,
             timeout=settings.prometheus.timeout,
@@ -43,6 +45,9 @@ class Fabric:
             strategies=strategies(settings),
             channels=channels(),
             metrics=Metrics(settings.services),
+            leases=Leases(self.store, self.store.clock),
+            graph=ServiceGraph(settings, prometheus),
+            clock=self.store.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)
         self._draining = threading.Event()

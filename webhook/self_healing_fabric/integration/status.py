@@ -12,11 +12,9 @@ from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection
 
 from self_healing_fabric import __version__
 from self_healing_fabric.guardrails import mode
-from self_healing_fabric.guardrails.budgets import actions_used
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.recovery.platforms import platform_of
@@ -30,6 +28,7 @@ SERVICE_STATES = {"healthy": 0, "healing": 1, "escalated": 2}
 def status(fabric: Fabric) -> dict[str, Any]:
     """The answer of GET /api/v1/status."""
     rows = fabric.store.read(statements.count_incidents)
+    waiting, failed = fabric.store.read(statements.count_inbox)
     by_state: Counter[str] = Counter()
     for row in rows:
         by_state[row.state] += row.number
@@ -39,6 +38,8 @@ def status(fabric: Fabric) -> dict[str, Any]:
         "orchestrator": "running" if fabric.orchestrator.alive() else "stopped",
         "draining": fabric.draining,
         "incidents": dict(by_state),
+        "inbox": {"waiting": waiting, "failed": failed},
+        "leader": fabric.context.leases.leader,
         "services": len(fabric.settings.services),
     }
 
@@ -66,6 +67,7 @@ class StateCollector(Collector):
         yield from self._mode()
         yield from self._thresholds()
         yield from self._heartbeats()
+        yield from self._replica()
 
     def _incidents(self) -> Iterator[Metric]:
         number = GaugeMetricFamily(
@@ -135,15 +137,11 @@ class StateCollector(Collector):
             "shf_guardrail_remaining", "What is left of it.", labels=["service", "guardrail"]
         )
 
-        def used(connection: Connection) -> dict[str, int]:
-            return {
-                service: actions_used(connection, target, fabric.settings, now)
-                for service, target in self._targets.items()
-            }
-
-        for service, number in fabric.store.read(used).items():
+        since = now - fabric.settings.guardrails.per
+        used = fabric.store.read(lambda connection: statements.count_disruptive_actions(connection, since))
+        for service, target in self._targets.items():
             limits.add_metric([service, "max_actions"], limit)
-            remaining.add_metric([service, "max_actions"], max(0, limit - number))
+            remaining.add_metric([service, "max_actions"], max(0, limit - used.get(target, 0)))
         yield limits
         yield remaining
 
@@ -176,6 +174,18 @@ class StateCollector(Collector):
         )
         for service, at in sorted(self._fabric.store.read(statements.heartbeat_times).items()):
             family.add_metric([service], at)
+        yield family
+
+    def _replica(self) -> Iterator[Metric]:
+        leader = GaugeMetricFamily("shf_leader", "1 for the replica that compares with the servers.")
+        leader.add_metric([], float(self._fabric.context.leases.leader))
+        yield leader
+        waiting, failed = self._fabric.store.read(statements.count_inbox)
+        family = GaugeMetricFamily(
+            "shf_inbox_notifications", "Notifications that are stored and not worked in.", labels=["state"]
+        )
+        family.add_metric(["waiting"], waiting)
+        family.add_metric(["failed"], failed)
         yield family
 
 

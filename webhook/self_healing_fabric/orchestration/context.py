@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from self_healing_fabric.escalation.channels import Channel
+from self_healing_fabric.orchestration.leases import Leases
+from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.recovery.strategies import Strategy
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
@@ -26,4 +28,6 @@ class Context:
     strategies: Mapping[str, Strategy]
     channels: tuple[Channel, ...]
     metrics: Metrics
+    leases: Leases
+    graph: ServiceGraph
     clock: Callable[[], float] = time.time

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from self_healing_fabric.errors import DecisionRefused, UnknownIncident
-from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents import correlation, timeline
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition, check_transition
 from self_healing_fabric.incidents.models import Incident, incident_of
 from self_healing_fabric.incidents.timeline import Entry, Kind
@@ -36,7 +36,7 @@ def decide(
     now = context.clock()
 
     def write(connection: Connection) -> tuple[Incident, Transition | None]:
-        row = statements.incident(connection, incident_id)
+        row = statements.incident(connection, incident_id, lock=True)
         if row is None:
             raise UnknownIncident(f"no incident has the id {incident_id!r}")
         incident = incident_of(row)
@@ -56,6 +56,37 @@ def decide(
     if transition.changes.get("outcome") == Outcome.CLOSED_BY_PERSON.value:
         context.metrics.resolved.labels(_label(incident), Outcome.CLOSED_BY_PERSON.value).inc()
     send_calls(incident, context, transition)
+
+
+def split_off(context: Context, incident_id: str, service: str, *, by: str, reason: str | None = None) -> str:
+    """Give a service that was wrongly taken for a symptom an incident of its own; return its id.
+
+    Raises:
+        UnknownIncident: there is no such incident.
+        DecisionRefused: no alert of the service belongs to it, or the service is its suspected cause.
+    """
+    now = context.clock()
+
+    def write(connection: Connection) -> str:
+        statements.serialize(connection, "correlation")
+        row = statements.incident(connection, incident_id, lock=True)
+        if row is None:
+            raise UnknownIncident(f"no incident has the id {incident_id!r}")
+        if row.state == State.CLOSED.value:
+            raise DecisionRefused("the incident is closed already")
+        members = {each.service for each in statements.alerts_of(connection, incident_id)} - {
+            row.service,
+            None,
+        }
+        if service not in members:
+            others = ", ".join(sorted(members)) or "none"
+            raise DecisionRefused(f"{service} is no symptom in this incident; those that are: {others}")
+        why = f"{by} decided so" + (f": {reason}" if reason else "")
+        return correlation.split(connection, row, service, why, now)
+
+    split_id = context.store.write(write)
+    context.metrics.opened.labels(service).inc()
+    return split_id
 
 
 def _refuse_during_action(connection: Connection, incident: Incident) -> None:

@@ -7,19 +7,19 @@ incident: it is tried again later, and after a few times it goes to people.
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import structlog
+from sqlalchemy import Connection
 
 from self_healing_fabric.errors import LeaseLost, StoreUnavailable
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State, Transition
-from self_healing_fabric.incidents.models import Incident, incident_of
+from self_healing_fabric.incidents.models import Incident
+from self_healing_fabric.incidents.notifications import work_in
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
@@ -32,11 +32,12 @@ from self_healing_fabric.telemetry import UNKNOWN_SERVICE
 
 log = structlog.get_logger()
 
-WORKERS = 8  # steps at a time; they wait for servers, not for the processor
-LEASE = 120.0  # seconds; longer than the longest effect (settings.MAX_EFFECT_TIMEOUT) and its queries
 LONGEST_SLEEP = 1.0  # seconds without a look at the store, should a wake-up get lost
+LOST_RACE = 0.1  # seconds to wait when another one has claimed what was due
 MAX_FAULTS = 3  # unexpected errors in a row of one incident before people are called
 FAULT_PAUSE = 5.0  # seconds before a step that failed unexpectedly is tried again
+STORE_RETRY = 1.0  # seconds between two tries to write the end of an action
+STORE_PATIENCE = 60.0  # seconds for which the end of an action is kept in hand while the store is away
 
 
 class HealingOrchestrator:
@@ -44,37 +45,48 @@ class HealingOrchestrator:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._owner = f"{socket.gethostname()}/{os.getpid()}"
+        self._leases = context.leases
+        workers = context.settings.workers
+        # Alone, claim for each worker one ahead, many at once; beside others, only what can begin now.
+        self._most = workers if context.store.shared else 2 * workers
+        self._least = 1 if context.store.shared else workers
         self._stopping = threading.Event()
         self._awake = threading.Event()
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="step")
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="step")
         self._thread = threading.Thread(target=self._run, name="orchestrator", daemon=True)
-        self._busy = threading.Semaphore(WORKERS)
         self._reconciliation = Reconciliation(context)
+        self._reconciler = ThreadPoolExecutor(1, thread_name_prefix="reconciliation")
         self._reconciling: Future[None] | None = None
         self._next_reconcile = 0.0  # on the monotonic clock: wall-clock jumps must not stop the comparison
 
     def start(self) -> None:
         """Take up what the last process left, then run in the background."""
-        self._context.store.write(statements.release_all_leases)
+        self._leases.start()
         self._thread.start()
 
     def wake(self) -> None:
         """There may be something to do: look now."""
         self._awake.set()
 
+    def reconcile_soon(self) -> None:
+        """The servers know more than we were told: compare now and not in 10 s."""
+        self._next_reconcile = 0.0
+        self.wake()
+
     def alive(self) -> bool:
         """Whether the loop runs."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Claim nothing more and wait for the steps in hand."""
+        """Claim nothing more, wait for the steps in hand, and give back what was claimed and not begun."""
         self._stopping.set()
         self.wake()
         if self._thread.ident is not None:
             self._thread.join()
-        self._workers.shutdown(wait=True)
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._reconciler.shutdown(wait=True, cancel_futures=True)
         self._reconciliation.close()
+        self._leases.stop()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -82,8 +94,8 @@ class HealingOrchestrator:
             pause = LONGEST_SLEEP
             try:
                 self._reconcile_when_due()
-                self._open_incidents()
-                pause = self._claim()
+                self.take_in()
+                pause = self._dispatch()
             except StoreUnavailable as error:
                 log.error("store_unavailable", error=str(error))
             except Exception:
@@ -96,76 +108,86 @@ class HealingOrchestrator:
         if now < self._next_reconcile or (self._reconciling and not self._reconciling.done()):
             return
         self._next_reconcile = now + self._context.settings.reconcile_interval
-        self._reconciling = self._workers.submit(self._reconcile)
+        self._reconciling = self._reconciler.submit(self._reconcile)
 
     def _reconcile(self) -> None:
         try:
             self._reconciliation.run()
+        except StoreUnavailable as error:
+            log.error("not_reconciled", error=str(error))
         except Exception:
             log.exception("reconciliation_failed")
         self.wake()
 
-    def _open_incidents(self) -> None:
+    def take_in(self) -> None:
+        """Work in what came: notifications become alerts, alerts become part of incidents."""
         context = self._context
-        if not context.store.read(lambda connection: statements.unassigned_alerts(connection, 1)):
+        if not context.store.read(statements.anything_new):
             return
-        services, now = context.settings.services, context.clock()
-        opened = context.store.write(lambda connection: correlation.open_incidents(connection, services, now))
-        for service in opened:
+        topology, window, now = context.graph.topology, context.settings.correlation.window, context.clock()
+
+        def write(connection: Connection) -> correlation.Opened:
+            work_in(connection)
+            return correlation.open_incidents(connection, topology, window, now)
+
+        done = context.store.write(write)
+        for service in done.services:
             context.metrics.opened.labels(service or UNKNOWN_SERVICE).inc()
             log.info("incident_opened", service=service)
+        for service in done.merged:
+            context.metrics.merged.labels(service).inc()
+            log.info("incident_merged", service=service)
         self.wake()  # more may wait than one batch takes
 
-    def _claim(self) -> float:
-        """Hand what is due to free workers; return how long to sleep, at most."""
-        context, now = self._context, self._context.clock()
-        due = context.store.read(statements.next_due)
+    def _dispatch(self) -> float:
+        """Hand what is due to the workers; return how long to sleep, at most."""
+        room = self._most - len(self._leases)
+        if room < self._least:
+            return LONGEST_SLEEP  # all have enough; the next that finishes wakes the loop
+        now = self._context.clock()
+        due = self._context.store.read(lambda connection: statements.next_due(connection, now))
         if due is None:
             return LONGEST_SLEEP
         if due > now:
             return min(due - now, LONGEST_SLEEP)
-        free = self._acquire()
-        if free == 0:
-            return LONGEST_SLEEP  # a finishing worker wakes the loop
-        claimed = 0
-        try:
-            rows = context.store.write(
-                lambda connection: statements.claim_due(
-                    connection, owner=self._owner, now=now, lease=LEASE, limit=free
-                )
-            )
-            for row in rows:
-                self._workers.submit(self._step, incident_of(row))
-                claimed += 1
-        finally:
-            self._busy.release(free - claimed) if free > claimed else None
-        return 0.0
+        claimed = self.claim(room)
+        for incident in claimed:
+            self._workers.submit(self._work, incident)
+        return 0.0 if claimed else LOST_RACE
 
-    def _acquire(self) -> int:
-        free = 0
-        while free < WORKERS and self._busy.acquire(blocking=False):
-            free += 1
-        return free
+    def claim(self, limit: int) -> list[Incident]:
+        """Claim what is due."""
+        return self._leases.claim(limit)
 
-    def _step(self, incident: Incident) -> None:
+    def _work(self, incident: Incident) -> None:
         try:
             with structlog.contextvars.bound_contextvars(incident=incident.id, service=incident.service):
-                self.advance(incident)
+                self.work(incident)
+        except Exception:
+            log.exception("work_failed")
         finally:
-            self._busy.release()
+            self._leases.drop(incident)
             self.wake()
 
-    def advance(self, incident: Incident) -> None:
-        """Do one step of a claimed incident and commit it; whatever goes wrong stays within the incident."""
+    def work(self, incident: Incident) -> None:
+        """Advance a claimed incident until it waits for something, or is no longer ours."""
+        current: Incident | None = incident
+        while current is not None and self._leases.holds(current):
+            current = self.advance(current)
+        self._leases.drop(incident)
+
+    def advance(self, incident: Incident) -> Incident | None:
+        """Do one step of a claimed incident and commit it; whatever goes wrong stays within the incident.
+
+        Returns the incident when its next step follows at once, else None: then its lease is given back.
+        """
         try:
             step = advance(incident, self._context)
-            journal.commit(
-                self._context, incident, step.transition, finished=step.finished, verdict=step.verdict
-            )
+            hold = step.transition.due_in == 0 and not self._stopping.is_set()
+            following = self._commit(incident, step, hold=hold)
         except LeaseLost:
-            log.info(
-                "overtaken"
-            )  # a person or a new alert changed the incident: its next step starts from there
+            # A person, a new alert or another replica changed the incident: its next step starts from there.
+            log.info("overtaken")
         except StoreUnavailable as error:
             log.error("not_stored", error=str(error))  # the lease runs out, then the step is done again
         except Exception as error:
@@ -173,6 +195,27 @@ class HealingOrchestrator:
             self._note_fault(incident, error)
         else:
             self._announce(incident, step)
+            return following if hold else None
+        return None
+
+    def _commit(self, incident: Incident, step: Step, *, hold: bool) -> Incident:
+        """Commit a step. The end of an action is worth waiting for: only we know it for certain."""
+        patient_until = time.monotonic() + (STORE_PATIENCE if step.finished is not None else 0.0)
+        while True:
+            try:
+                return journal.commit(
+                    self._context,
+                    incident,
+                    step.transition,
+                    finished=step.finished,
+                    verdict=step.verdict,
+                    also=step.also,
+                    hold=hold,
+                )
+            except StoreUnavailable as error:
+                if time.monotonic() >= patient_until or self._stopping.wait(STORE_RETRY):
+                    raise
+                log.error("action_not_stored_yet", error=str(error))
 
     def _note_fault(self, incident: Incident, error: Exception) -> None:
         """Try again later; after too many errors in a row hand over to people."""
@@ -210,6 +253,8 @@ class HealingOrchestrator:
         service = str(incident.service) if incident.known_service else UNKNOWN_SERVICE
         if step.finished is not None and step.strategy is not None:
             metrics.actions.labels(service, step.strategy, step.finished[1].status.value).inc()
+        if incident.merged_into is None and "merged_into" in transition.changes:
+            metrics.merged.labels(service).inc()
         if transition.state is State.RESOLVED and incident.state is not State.RESOLVED:
             metrics.resolved.labels(service, transition.changes["outcome"]).inc()
             metrics.recover_seconds.labels(service).observe(self._context.clock() - incident.opened_at)

@@ -7,7 +7,7 @@ a worker that was overtaken writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -19,11 +19,13 @@ from self_healing_fabric.incidents.lifecycle import Transition, check_transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.leases import LEASE, steady
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
 Finished = tuple[str, Outcome]  # an action's id and how it ended
+Also = Callable[[Connection], None]
 
 
 def commit(
@@ -33,8 +35,12 @@ def commit(
     *,
     finished: Finished | None = None,
     verdict: tuple[str, str] | None = None,
-) -> None:
+    also: Sequence[Also] = (),
+    hold: bool = False,
+) -> Incident:
     """Write a step's result in one transaction, or nothing: raises LeaseLost, StoreUnavailable.
+
+    Returns the incident as it is from then on.
 
     Args:
         context: the fabric's parts.
@@ -42,13 +48,18 @@ def commit(
         transition: what the step decided.
         finished: an action that ended in this step.
         verdict: an action's id and the verdict of its verification.
+        also: what else belongs to it, called with the connection inside the transaction.
+        hold: keep the lease, because the next step follows at once.
     """
     check_transition(incident.state, transition.state)
     now = context.clock()
     entries = (*transition.entries, *_state_entries(incident, transition))
-    changes = {**_columns(incident, transition, now), **transition.changes}
+    lease = {} if hold else {"lease_owner": None, "lease_until": None}
+    changes = {**_columns(incident, transition, now), **lease, **transition.changes}
 
     def write(connection: Connection) -> None:
+        if also:
+            statements.serialize(connection, "correlation")
         statements.update_claimed(connection, incident.id, incident.epoch, changes)
         if finished is not None:
             action_id, outcome = finished
@@ -57,8 +68,11 @@ def commit(
         if verdict is not None:
             statements.update_action(connection, verdict[0], {"verdict": verdict[1]})
         timeline.append(connection, incident.id, entries, now)
+        for each in also:
+            each(connection)
 
     context.store.write(write)
+    return incident.after(changes)
 
 
 def _columns(incident: Incident, transition: Transition, now: float) -> dict[str, Any]:
@@ -67,8 +81,6 @@ def _columns(incident: Incident, transition: Transition, now: float) -> dict[str
         "state": transition.state.value,
         "updated_at": now,
         "due_at": None if transition.due_in is None else now + transition.due_in,
-        "lease_owner": None,
-        "lease_until": None,
         "faults": 0,
         "waiting_for": waiting,
         "waiting_since": (incident.waiting_since if incident.waiting_for else now) if waiting else None,
@@ -102,6 +114,8 @@ def announce(
     proposal = Proposal(str(incident.service), strategy, action["target"], disruptive, now)
 
     def write(connection: Connection) -> Refusal | None:
+        # Budgets are counted, then used up: two replicas must not count at the same time.
+        statements.serialize(connection, "announcement")
         refusal = guardrails.check(connection, proposal, context.settings)
         if refusal is not None:
             return refusal
@@ -123,14 +137,18 @@ def announce(
 
 def begin(context: Context, incident: Incident, action_id: str) -> bool:
     """Last look before the effect: still our lease, and not paused? False means: do nothing."""
-    now = context.clock()
+    mark, now = steady(), context.clock()  # in this order: see leases.Leases
 
     def write(connection: Connection) -> bool:
-        if mode.current(connection, context.settings) is Mode.PAUSED:
+        if mode.current(connection, context.settings, lock=True) is Mode.PAUSED:
             return False
-        statements.update_claimed(connection, incident.id, incident.epoch, {"updated_at": now})
+        prolonged = {"updated_at": now, "lease_until": now + LEASE}
+        statements.update_claimed(connection, incident.id, incident.epoch, prolonged)
         started = {"status": Status.STARTED.value, "started_at": now}
         statements.update_action(connection, action_id, started)
         return True
 
-    return context.store.write(write)
+    begun = context.store.write(write)
+    if begun:
+        context.leases.prolonged(incident, mark)
+    return begun

@@ -8,7 +8,7 @@ longer lists it; a server that does not answer ends nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import httpx
@@ -25,6 +25,7 @@ from shf_queries import QueryError
 
 log = structlog.get_logger()
 
+RETIRED_AT_ONCE = 200  # incidents in one transaction; the next comparison takes the next ones
 GRACE = 30.0  # seconds; an alert just delivered may be missing from a list that was read before
 
 
@@ -57,7 +58,7 @@ _LISTED = TypeAdapter(list[_ListedAlert])
 
 
 class Reconciliation:
-    """Compares the stored alerts with Alertmanager, or without one with Prometheus."""
+    """Compares the stored alerts with Alertmanager, or where that does not answer with Prometheus."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -65,11 +66,35 @@ class Reconciliation:
         self._reachable: dict[str, bool] = {}
 
     def run(self) -> None:
-        """Compare once. A server that does not answer is logged once and changes nothing."""
-        settings = self._context.settings.alertmanager
-        compared = self._with_alertmanager(settings) if settings else self._with_prometheus()
+        """Compare once, if this replica is the one that does. A server that is away changes nothing."""
+        context = self._context
+        context.graph.refresh(context.clock())
+        if not context.leases.lead():
+            return
+        self._housekeeping()
+        settings = context.settings.alertmanager
+        # Without Alertmanager's word only ends can be learnt; what is silenced, nobody else knows.
+        compared = (settings is not None and self._with_alertmanager(settings)) or self._with_prometheus()
         if compared:
-            self._context.metrics.last_reconcile.set(self._context.clock())
+            context.metrics.last_reconcile.set(context.clock())
+
+    def _housekeeping(self) -> None:
+        """Timers that got lost, and incidents whose retention is over."""
+        context = self._context
+        now, retention = context.clock(), context.settings.retention
+
+        def write(connection: Connection) -> tuple[int, int]:
+            stuck = statements.revive_stuck(connection, now)
+            statements.forget_ended_alerts(connection, now - retention)
+            return stuck, statements.retire_incidents(
+                connection, closed_before=now - retention, now=now, limit=RETIRED_AT_ONCE
+            )
+
+        stuck, retired = context.store.write(write)
+        if stuck:
+            log.warning("stuck_incidents_taken_up", number=stuck)
+        if retired:
+            log.info("incidents_retired", number=retired)
 
     def close(self) -> None:
         """Close the connections."""
@@ -94,9 +119,11 @@ class Reconciliation:
             for item in active
             if item.identity not in known
         ]
-        here = {item.identity for item in ours}
-        ended = [row for identity, row in known.items() if identity not in here and self._settled(row)]
-        self._store(alerts, [row.id for row in ended])
+        here = {item.identity: item.status.state == "suppressed" for item in ours}
+        ended = [row.id for identity, row in known.items() if identity not in here and self._settled(row)]
+        silenced = [row.id for identity, row in known.items() if here.get(identity) and not row.suppressed]
+        loud = [row.id for identity, row in known.items() if here.get(identity) is False and row.suppressed]
+        self._store(alerts, ended, silenced, loud)
         return True
 
     def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
@@ -127,8 +154,14 @@ class Reconciliation:
     def _settled(self, row: Any) -> bool:
         return bool(self._context.clock() - row.received_at > GRACE)
 
-    def _store(self, alerts: list[Alert], ended: list[int]) -> None:
-        if not alerts and not ended:
+    def _store(
+        self,
+        alerts: list[Alert],
+        ended: list[int],
+        silenced: Collection[int] = (),
+        loud: Collection[int] = (),
+    ) -> None:
+        if not alerts and not ended and not silenced and not loud:
             return
         now = self._context.clock()
 
@@ -138,9 +171,15 @@ class Reconciliation:
                 statements.revive_alert(connection, alert.fingerprint, alert.starts_at)
             for alert_id in ended:
                 statements.end_alert(connection, alert_id, now)
+            if silenced:
+                statements.set_suppressed(connection, silenced, True)
+            if loud:
+                statements.set_suppressed(connection, loud, False)
 
         self._context.store.write(write)
-        log.info("reconciled", found=len(alerts), ended=len(ended))
+        log.info(
+            "reconciled", found=len(alerts), ended=len(ended), silenced=len(silenced), no_longer=len(loud)
+        )
 
     def _note(self, server: str, reachable: bool, error: str | None = None) -> None:
         """Log only when it changes: an outage must not fill the log every 10 s."""

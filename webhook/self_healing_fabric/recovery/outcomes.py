@@ -5,8 +5,12 @@ Treating a timeout as a failure restarts a service twice; treating it as success
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+
+Permit = Callable[[], bool]
+"""Asked by every effect right before it begins; False: do nothing, somebody else may be at work."""
 
 
 class Status(StrEnum):
@@ -26,3 +30,8 @@ class Outcome:
     status: Status
     detail: str
     retry_in: float | None = None
+
+
+def forbidden() -> Outcome:
+    """The permit was over: nothing was done, and whoever holds the incident may try."""
+    return Outcome(Status.FAILED, "the lease had run out before it began; nothing was done", 0.0)

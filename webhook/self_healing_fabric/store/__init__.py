@@ -3,47 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.store.connections import ProcessLock, open_engine
-from self_healing_fabric.store.writer import Writer
+from self_healing_fabric.store import postgresql, sqlite
+from self_healing_fabric.store.postgresql import PostgresqlBackend
+from self_healing_fabric.store.sqlite import SqliteBackend
 
 T = TypeVar("T")
 
-__all__ = ["Store"]
+__all__ = ["Store", "examine"]
+
+
+def examine(url: str, password_file: Path | None = None) -> str:
+    """Look at the store without changing it; return what was found. Raises StoreUnavailable."""
+    if url.startswith("sqlite"):
+        return sqlite.examine(url)
+    return postgresql.examine(_with_password(url, password_file))
+
+
+def _with_password(url: str, password_file: Path | None) -> URL:
+    location = make_url(url)
+    if password_file is None:
+        return location
+    try:
+        return location.set(password=password_file.read_text(encoding="utf-8").strip())
+    except OSError as error:
+        raise StoreUnavailable(f"{password_file} cannot be read: {error.strerror}") from error
 
 
 class Store:
-    """The open store. Reads run on pooled connections in the caller's thread, writes on the writer thread.
+    """The open store: a SQLite file of one process, or a PostgreSQL database that replicas share.
+
+    Args:
+        url: `sqlite:///...` or `postgresql+psycopg://...`.
+        password_file: holds the password of the PostgreSQL user; without it the URL's own is used.
 
     Raises:
-        StoreInUse: another process holds the store.
-        StoreUnavailable: the file cannot be opened.
+        StoreInUse: another process holds the SQLite file.
+        StoreUnavailable: the file cannot be opened, the server cannot be reached.
     """
 
-    def __init__(self, url: str) -> None:
-        self._lock = ProcessLock(url)
-        self._lock.acquire()
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
+        self._backend: SqliteBackend | PostgresqlBackend
+        if url.startswith("sqlite"):
+            self._backend = SqliteBackend(url)
+        else:
+            self._backend = PostgresqlBackend(_with_password(url, password_file))
+
+    @property
+    def shared(self) -> bool:
+        """Whether other replicas may be at work on the same store."""
+        return self._backend.shared
+
+    def clock(self) -> float:
+        """The time that all users of the store agree on, seconds since 1970."""
+        return self._backend.clock()
+
+    def set_clock(self) -> None:
+        """Compare the clock with the store's. Raises StoreUnavailable; then the clock just goes on."""
         try:
-            self._engine = open_engine(url)
-        except StoreUnavailable:
-            self._lock.release()
-            raise
-        self._readers = self._engine.execution_options(read_only=True)
-        self._writer = Writer(self._engine)
+            self._backend.set_clock()
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(f"cannot read the store's clock: {error}") from error
 
     def write(self, function: Callable[[Connection], T]) -> T:
-        """Run `function` in a transaction on the writer thread and return its value once it is on disk."""
-        return self._writer.write(function)
+        """Run `function` in a transaction and return its value once it is on disk.
+
+        `function` only talks to the database and may run more than once, each time from the start.
+        """
+        return self._backend.write(function)
 
     def read(self, function: Callable[[Connection], T]) -> T:
         """Run `function` on a snapshot of what is committed. Raises StoreUnavailable."""
         try:
-            with self._readers.begin() as connection:
+            with self._backend.readers.begin() as connection:
                 return function(connection)
         except SQLAlchemyError as error:
             raise StoreUnavailable(
@@ -51,7 +90,5 @@ class Store:
             ) from error
 
     def close(self) -> None:
-        """Finish the queued writes and let the next process in."""
-        self._writer.close()
-        self._engine.dispose()
-        self._lock.release()
+        """Finish the queued writes and close the connections."""
+        self._backend.close()

@@ -4,27 +4,54 @@ A timer is the `due_at` of its incident: nobody sleeps in a thread. A claim is `
 `lease_until`; `epoch` rises with every claim and every commit names the epoch it started from, so a worker
 that was overtaken cannot write. The timeline is append-only, and the database itself refuses to change it.
 All times are seconds since 1970, UTC.
+
+The tables are made by the migrations (`store.migrations`), never from this page: a test compares the two.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
-    DDL,
     JSON,
+    BigInteger,
     Boolean,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
-    Text,
     UniqueConstraint,
-    event,
+    false,
+    text,
 )
+from sqlalchemy import Text as SqlText
+from sqlalchemy.types import TypeDecorator
+
+VERSION = "0002"  # the newest migration
+
+
+class Text(TypeDecorator[str]):
+    """Text of any origin: PostgreSQL refuses the character NUL, which a label may hold."""
+
+    impl = SqlText
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        """Replace NUL by the replacement character."""
+        return value.replace("\x00", "\ufffd") if value and "\x00" in value else value
+
+
+Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in an INTEGER PRIMARY KEY
 
 metadata = MetaData()
+
+# Work in hand; the other open incidents are only watched.
+IN_HEALING = text("state NOT IN ('escalated', 'resolved', 'closed')")
 
 incidents = Table(
     "incidents",
@@ -61,8 +88,12 @@ incidents = Table(
     Column("plan", JSON, nullable=False),  # strategies still to be tried, in order
     Column("diagnosis", JSON),
     Column("verification", JSON),  # what the pending verification compares with
+    Column("merged_into", Text),  # the incident of the cause, when this one was only a symptom
+    Column("split_from", Text),  # the incident that a person, or its own signals, showed it not to belong to
     Index("incidents_due", "due_at"),
+    Index("incidents_due_in_healing", "due_at", sqlite_where=IN_HEALING, postgresql_where=IN_HEALING),
     Index("incidents_by_time", "opened_at", "id"),
+    Index("incidents_by_end", "closed_at"),
     Index(
         "one_open_incident_a_subject",
         "subject",
@@ -72,10 +103,12 @@ incidents = Table(
     ),
 )
 
+_UNASSIGNED = text("incident_id IS NULL AND status = 'firing'")
+
 alerts = Table(
     "alerts",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Number, primary_key=True, autoincrement=True),
     Column("fingerprint", Text, nullable=False),
     Column("starts_at", Text, nullable=False),  # see incidents.ingestion.identity_time
     Column("status", Text, nullable=False),
@@ -84,14 +117,23 @@ alerts = Table(
     Column("received_at", Double, nullable=False),
     Column("ended_at", Double),
     Column("incident_id", Text, ForeignKey("incidents.id")),
+    Column("service", Text),  # the configured one that it names; None: none
+    Column("suppressed", Boolean, nullable=False, server_default=false()),  # silenced or inhibited
     UniqueConstraint("fingerprint", "starts_at", name="alert_identity"),
     Index("alerts_by_incident", "incident_id"),
+    Index("alerts_by_service", "service", "incident_id"),
+    Index(
+        "alerts_unassigned",
+        "id",
+        sqlite_where=_UNASSIGNED,
+        postgresql_where=_UNASSIGNED,
+    ),
 )
 
 actions = Table(
     "actions",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),  # the order in which they were announced
+    Column("number", Number, primary_key=True, autoincrement=True),  # the order in which they were announced
     Column("id", Text, nullable=False, unique=True),
     Column("incident_id", Text, ForeignKey("incidents.id"), nullable=False),
     Column("strategy", Text, nullable=False),
@@ -115,7 +157,7 @@ actions = Table(
 timeline = Table(
     "timeline",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Number, primary_key=True, autoincrement=True),
     Column("incident_id", Text, ForeignKey("incidents.id"), nullable=False),
     Column("at", Double, nullable=False),
     Column("kind", Text, nullable=False),
@@ -141,15 +183,34 @@ controls = Table(
     Column("changed_by", Text, nullable=False),
 )
 
-# REPLACE deletes without asking the DELETE trigger, so an id that exists may not be inserted either.
-_FORBIDDEN = {"UPDATE": "", "DELETE": "", "INSERT": "WHEN EXISTS (SELECT 1 FROM timeline WHERE id = NEW.id) "}
+inbox = Table(
+    "inbox",
+    metadata,
+    # Notifications as they came, acknowledged and not yet worked in.
+    Column("id", Number, primary_key=True, autoincrement=True),
+    Column("received_at", Double, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("faults", Integer, nullable=False, server_default="0"),  # unexpected errors while working it in
+    Column("error", Text),
+)
 
-for _verb, _condition in _FORBIDDEN.items():
-    event.listen(
-        timeline,
-        "after_create",
-        DDL(  # type: ignore[no-untyped-call] # SQLAlchemy ships this one call without types
-            f"CREATE TRIGGER timeline_refuses_{_verb.lower()} BEFORE {_verb} ON timeline "
-            f"{_condition}BEGIN SELECT RAISE(ABORT, 'the timeline is append-only'); END"
-        ).execute_if(dialect="sqlite"),
-    )
+leases = Table(
+    "leases",
+    metadata,
+    # Work that one of several replicas does for all, such as the comparison with the servers.
+    Column("name", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("until", Double, nullable=False),
+)
+
+retired = Table(
+    "retired",
+    metadata,
+    # What is left of an incident after its retention. Only a timeline named here may be deleted.
+    Column("incident_id", Text, primary_key=True),
+    Column("service", Text),
+    Column("outcome", Text),
+    Column("opened_at", Double, nullable=False),
+    Column("closed_at", Double, nullable=False),
+    Column("retired_at", Double, nullable=False),
+)

@@ -1,41 +1,135 @@
 """The statements on incidents, alerts, actions and the timeline, each with a line on what it is for.
 
 Every function takes a connection inside a transaction of the caller and returns plain rows; nothing here
-decides. What must not race is one statement or stands in one transaction: the claim, the fenced update, the
-alert's upsert.
+decides. What must not race is one statement, or stands in one transaction that `serialize` or a locked row
+orders among replicas; SQLite has one writer and needs neither.
+
+Statements of every step are built once, above their function: building one costs several times its execution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, Row, and_, case, delete, func, insert, or_, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    TextClause,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from self_healing_fabric.errors import LeaseLost
-from self_healing_fabric.store.schema import actions, alerts, controls, heartbeats, incidents, timeline
+from self_healing_fabric.store.schema import (
+    IN_HEALING,
+    actions,
+    alerts,
+    controls,
+    heartbeats,
+    inbox,
+    incidents,
+    leases,
+    retired,
+    timeline,
+)
 
 AnyRow = Row[Any]
 Changes = Mapping[str, Any]
+Key = TypeVar("Key", str, int)
 
 UNFINISHED = ("intended", "started")
+MAX_INBOX_FAULTS = 3  # unexpected errors after which a notification waits for people
+
+_LOCKS = {"correlation": 0x5348_4601, "announcement": 0x5348_4602}  # any numbers of ours
 
 
-def insert_incident(connection: Connection, values: Changes) -> None:
-    """Open an incident."""
-    connection.execute(insert(incidents), dict(values))
+def serialize(connection: Connection, what: str) -> None:
+    """Let only one transaction of all replicas do this at a time, until it ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCKS[what]})
 
 
-def incident(connection: Connection, incident_id: str) -> AnyRow | None:
-    """One incident, or None."""
-    return connection.execute(select(incidents).where(incidents.c.id == incident_id)).first()
+def _upsert(connection: Connection, table: Table) -> Any:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
 
 
-def open_incident_of(connection: Connection, subject: str) -> AnyRow | None:
-    """The one incident of this subject that is not closed, or None."""
-    query = select(incidents).where(incidents.c.subject == subject, incidents.c.closed_at.is_(None))
-    return connection.execute(query).first()
+def insert_incidents(connection: Connection, rows: Sequence[Changes]) -> None:
+    """Open incidents."""
+    if rows:
+        connection.execute(insert(incidents), [dict(row) for row in rows])
+
+
+_INCIDENT = select(incidents).where(incidents.c.id == bindparam("_id"))
+
+
+def incident(connection: Connection, incident_id: str, *, lock: bool = False) -> AnyRow | None:
+    """One incident, or None. `lock`: nobody else changes it before this transaction ends."""
+    query = _INCIDENT.with_for_update() if lock else _INCIDENT
+    return connection.execute(query, {"_id": incident_id}).first()
+
+
+def open_incidents_of(
+    connection: Connection, subjects: Collection[str], *, lock: bool = False
+) -> Sequence[AnyRow]:
+    """The incidents of these subjects that are not closed, oldest first.
+
+    `lock`: nobody else changes them before this transaction ends.
+    """
+    rows: list[AnyRow] = []
+    for part in _parts(subjects):
+        query = select(incidents).where(incidents.c.subject.in_(part), incidents.c.closed_at.is_(None))
+        rows += connection.execute(query.with_for_update() if lock else query).all()
+    return sorted(rows, key=lambda row: (row.opened_at, row.id))
+
+
+def memberships(connection: Connection, services: Collection[str]) -> Sequence[AnyRow]:
+    """(service, incident_id) of the services whose alerts belong to another service's open incident."""
+    rows: list[AnyRow] = []
+    for part in _parts(services):
+        query = (
+            select(alerts.c.service, alerts.c.incident_id)
+            .join(incidents, incidents.c.id == alerts.c.incident_id)
+            .where(
+                alerts.c.service.in_(part),
+                incidents.c.closed_at.is_(None),
+                incidents.c.service != alerts.c.service,
+            )
+            .distinct()
+        )
+        rows += cast(Sequence[AnyRow], connection.execute(query).all())
+    return rows
+
+
+def last_alert_times(connection: Connection, incident_ids: Collection[str]) -> Mapping[str, float]:
+    """When each incident's newest alert came."""
+    times: dict[str, float] = {}
+    for part in _parts(incident_ids):
+        query = select(alerts.c.incident_id, func.max(alerts.c.received_at).label("at"))
+        query = query.where(alerts.c.incident_id.in_(part)).group_by(alerts.c.incident_id)
+        times |= {row.incident_id: row.at for row in connection.execute(query)}
+    return times
+
+
+def _parts(values: Collection[Key], size: int = 500) -> Iterator[list[Key]]:
+    """Lists that a statement can take."""
+    ordered = sorted(values)
+    return (ordered[start : start + size] for start in range(0, len(ordered), size))
 
 
 def list_incidents(
@@ -45,10 +139,16 @@ def list_incidents(
     service: str | None = None,
     since: float | None = None,
     before: tuple[float, str] | None = None,
+    merged: bool = False,
     limit: int = 50,
 ) -> Sequence[AnyRow]:
-    """Incidents, newest first; `before` is (opened_at, id) of the last one of the page before."""
+    """Incidents, newest first; `before` is (opened_at, id) of the last one of the page before.
+
+    Those that turned out to be a symptom of another one, and were merged into it, only on demand.
+    """
     query = select(incidents).order_by(incidents.c.opened_at.desc(), incidents.c.id.desc()).limit(limit)
+    if not merged:
+        query = query.where(incidents.c.merged_into.is_(None))
     if states:
         query = query.where(incidents.c.state.in_(states))
     if service is not None:
@@ -71,45 +171,126 @@ def count_incidents(connection: Connection) -> Sequence[AnyRow]:
     return connection.execute(query.where(incidents.c.closed_at.is_(None)).group_by(*columns)).all()
 
 
-def claim_due(
-    connection: Connection, *, owner: str, now: float, lease: float, limit: int
-) -> Sequence[AnyRow]:
-    """Claim incidents whose timer is due and that nobody works on; each claim raises the epoch."""
+def _claim(condition: ColumnElement[bool] | TextClause) -> ReturningUpdate[Any]:
+    """The longest due of the incidents that nobody works on."""
+    free = or_(incidents.c.lease_until.is_(None), incidents.c.lease_until < bindparam("_now"))
     due = (
         select(incidents.c.id)
-        .where(
-            incidents.c.due_at <= now, or_(incidents.c.lease_until.is_(None), incidents.c.lease_until < now)
-        )
+        .where(condition, incidents.c.due_at <= bindparam("_now"), free)
+        .where(incidents.c.id.not_in(bindparam("_not_these", expanding=True)))
         .order_by(incidents.c.due_at)
-        .limit(limit)
+        .limit(bindparam("_limit"))
+        .with_for_update(skip_locked=True)
+        # A table expression: as a plain subquery PostgreSQL may run it, and lock, more than once.
+        .cte("due")
     )
-    query = (
+    return (
         update(incidents)
-        .where(incidents.c.id.in_(due))
-        .values(lease_owner=owner, lease_until=now + lease, epoch=incidents.c.epoch + 1)
+        .where(incidents.c.id.in_(select(due.c.id)))
+        .values(lease_owner=bindparam("_owner"), lease_until=bindparam("_until"), epoch=incidents.c.epoch + 1)
         .returning(*incidents.c)
     )
-    return connection.execute(query).all()
 
 
-def next_due(connection: Connection) -> float | None:
-    """When the next incident can be claimed: its timer is due and no lease on it is left."""
-    free_at = case(
-        (incidents.c.lease_until > incidents.c.due_at, incidents.c.lease_until), else_=incidents.c.due_at
-    )
-    value = connection.execute(select(func.min(free_at)).where(incidents.c.due_at.is_not(None))).scalar()
+_CLAIM = (_claim(IN_HEALING), _claim(true()))
+
+
+def claim_due(
+    connection: Connection,
+    *,
+    owner: str,
+    now: float,
+    lease: float,
+    limit: int,
+    not_these: Collection[str] = (),
+) -> Sequence[AnyRow]:
+    """Claim incidents whose timer is due and that nobody works on; each claim raises the epoch.
+
+    Those that are only watched come last: thousands of them must not keep a new one from being healed.
+    """
+    values = {"_owner": owner, "_now": now, "_until": now + lease, "_not_these": list(not_these)}
+    claimed: list[AnyRow] = []
+    for statement in _CLAIM:
+        if len(claimed) < limit:
+            claimed += connection.execute(statement, {**values, "_limit": limit - len(claimed)}).all()
+    return claimed
+
+
+_NEXT_DUE = (
+    select(incidents.c.due_at)
+    .where(incidents.c.due_at.is_not(None))
+    .where(or_(incidents.c.lease_until.is_(None), incidents.c.lease_until < bindparam("_now")))
+    .order_by(incidents.c.due_at)
+    .limit(1)
+)
+
+
+def next_due(connection: Connection, now: float) -> float | None:
+    """The earliest timer of the incidents that nobody works on."""
+    value = connection.execute(_NEXT_DUE, {"_now": now}).scalar()
     return None if value is None else float(value)
+
+
+def renew_leases(
+    connection: Connection, *, owner: str, held: Collection[str], now: float, lease: float
+) -> Mapping[str, int]:
+    """Prolong the leases of the incidents that one works on; return the epochs of those still held."""
+    kept: dict[str, int] = {}
+    for part in _parts(held):
+        query = update(incidents).where(incidents.c.id.in_(part), incidents.c.lease_owner == owner)
+        answer = connection.execute(
+            query.values(lease_until=now + lease).returning(incidents.c.id, incidents.c.epoch)
+        )
+        kept |= {row.id: row.epoch for row in answer}
+    return kept
+
+
+def release_leases(connection: Connection, owner: str, held: Collection[str]) -> None:
+    """Give incidents back that were claimed and not begun."""
+    for part in _parts(held):
+        query = update(incidents).where(incidents.c.id.in_(part), incidents.c.lease_owner == owner)
+        connection.execute(query.values(lease_owner=None, lease_until=None))
 
 
 def release_all_leases(connection: Connection) -> None:
     """At start on SQLite: the process that held these leases is dead, for it no longer holds the lock."""
-    connection.execute(update(incidents).values(lease_owner=None, lease_until=None))
+    held = update(incidents).where(incidents.c.lease_owner.is_not(None))
+    connection.execute(held.values(lease_owner=None, lease_until=None))
+    connection.execute(delete(leases))
+
+
+def acquire_lease(connection: Connection, *, name: str, owner: str, now: float, lease: float) -> bool:
+    """Become, or remain, the one who does `name`; False while another replica does it."""
+    statement = _upsert(connection, leases).values(name=name, owner=owner, until=now + lease)
+    free = or_(leases.c.owner == owner, leases.c.until < now)
+    mine = statement.on_conflict_do_update(
+        index_elements=["name"],
+        set_={"owner": statement.excluded.owner, "until": statement.excluded.until},
+        where=free,
+    )
+    return connection.execute(mine.returning(leases.c.owner)).first() is not None
+
+
+def release_lease(connection: Connection, name: str, owner: str) -> None:
+    """Let another replica do it from now on."""
+    connection.execute(delete(leases).where(leases.c.name == name, leases.c.owner == owner))
+
+
+def revive_stuck(connection: Connection, now: float) -> int:
+    """Give every open incident that has neither a timer nor a worker a timer again; return how many."""
+    stuck = update(incidents).where(incidents.c.due_at.is_(None), incidents.c.closed_at.is_(None))
+    return connection.execute(stuck.where(incidents.c.lease_owner.is_(None)).values(due_at=now)).rowcount
+
+
+_UPDATE_CLAIMED = update(incidents).where(
+    incidents.c.id == bindparam("_id"), incidents.c.epoch == bindparam("_epoch")
+)
 
 
 def update_claimed(connection: Connection, incident_id: str, epoch: int, changes: Changes) -> None:
-    """Change an incident under its lease. Raises LeaseLost when another worker has taken it over."""
-    query = update(incidents).where(incidents.c.id == incident_id, incidents.c.epoch == epoch)
-    if connection.execute(query.values(**changes)).rowcount != 1:
+    """Change an incident under its lease. Raises LeaseLost when it was taken over."""
+    values = {"_id": incident_id, "_epoch": epoch, **changes}
+    if connection.execute(_UPDATE_CLAIMED, values).rowcount != 1:
         raise LeaseLost(f"incident {incident_id} was taken over by another worker")
 
 
@@ -126,17 +307,74 @@ def annotate(connection: Connection, incident_id: str, changes: Changes) -> None
     connection.execute(update(incidents).where(incidents.c.id == incident_id).values(**changes))
 
 
-def upsert_alert(connection: Connection, values: Changes) -> None:
-    """Store an alert by its identity. `resolved` ends it; a stale `firing` does not revive it."""
-    statement = upsert(alerts).values(**values)
-    ended = statement.excluded.status == "resolved"
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["fingerprint", "starts_at"],
-            set_={"status": statement.excluded.status, "ended_at": statement.excluded.ended_at},
-            where=and_(ended, alerts.c.status == "firing"),
-        )
+_PUT = insert(inbox)
+
+
+def put_in_inbox(connection: Connection, body: bytes, now: float) -> None:
+    """Keep a notification as it came, until it is worked in."""
+    connection.execute(_PUT, {"received_at": now, "body": body})
+
+
+def from_inbox(connection: Connection, max_bytes: int) -> Sequence[AnyRow]:
+    """The oldest notifications that still wait, at most so many bytes of them and at least one."""
+    sizes = select(inbox.c.id, func.length(inbox.c.body).label("size")).where(
+        inbox.c.faults < MAX_INBOX_FAULTS
     )
+    chosen: list[int] = []
+    total = 0
+    for row in connection.execute(sizes.order_by(inbox.c.id).limit(500)):
+        total += row.size
+        if chosen and total > max_bytes:
+            break
+        chosen.append(row.id)
+    return connection.execute(select(inbox).where(inbox.c.id.in_(chosen)).order_by(inbox.c.id)).all()
+
+
+def remove_from_inbox(connection: Connection, ids: Collection[int]) -> None:
+    """They are worked in."""
+    connection.execute(delete(inbox).where(inbox.c.id.in_(ids)))
+
+
+def note_inbox_fault(connection: Connection, inbox_id: int, error: str) -> None:
+    """It could not be worked in; it stays, and after a few times it no longer holds up the others."""
+    query = update(inbox).where(inbox.c.id == inbox_id)
+    connection.execute(query.values(faults=inbox.c.faults + 1, error=error))
+
+
+def count_inbox(connection: Connection) -> tuple[int, int]:
+    """How many notifications wait to be worked in, and how many failed for good."""
+    failed = func.count().filter(inbox.c.faults >= MAX_INBOX_FAULTS)
+    total, given_up = connection.execute(select(func.count(), failed).select_from(inbox)).one()
+    return total - given_up, given_up
+
+
+_ANYTHING_NEW = select(
+    or_(
+        exists().where(inbox.c.faults < MAX_INBOX_FAULTS),
+        exists().where(alerts.c.incident_id.is_(None), alerts.c.status == "firing"),
+    )
+)
+
+
+def anything_new(connection: Connection) -> bool:
+    """Whether a notification, or an alert without an incident, waits."""
+    return bool(connection.execute(_ANYTHING_NEW).scalar())
+
+
+def upsert_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
+    """Store alerts by their identity. `resolved` ends one; a stale `firing` does not revive it."""
+    if not rows:
+        return
+    statement = _upsert(connection, alerts)
+    ended = statement.excluded.status == "resolved"
+    statement = statement.on_conflict_do_update(
+        index_elements=["fingerprint", "starts_at"],
+        set_={"status": statement.excluded.status, "ended_at": statement.excluded.ended_at},
+        where=and_(ended, alerts.c.status == "firing"),
+    )
+    # In one order everywhere: two replicas that lock the same alerts crosswise would stop each other.
+    ordered = sorted(rows, key=lambda row: (row["fingerprint"], row["starts_at"]))
+    connection.execute(statement, [dict(row) for row in ordered])
 
 
 def revive_alert(connection: Connection, fingerprint: str, starts_at: str) -> None:
@@ -163,42 +401,87 @@ def unassigned_alerts(connection: Connection, limit: int) -> Sequence[AnyRow]:
 
 
 def firing_alerts(connection: Connection) -> Sequence[AnyRow]:
-    """All alerts that fire as far as we know."""
-    return connection.execute(select(alerts).where(alerts.c.status == "firing")).all()
+    """All alerts that fire as far as we know, without what people read."""
+    columns = ("id", "fingerprint", "starts_at", "labels", "received_at", "suppressed")
+    query = select(*(alerts.c[name] for name in columns)).where(alerts.c.status == "firing")
+    return connection.execute(query).all()
+
+
+_ALERTS_OF = select(alerts).where(alerts.c.incident_id == bindparam("_id")).order_by(alerts.c.id)
 
 
 def alerts_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
     """The alerts of one incident, oldest first."""
-    return connection.execute(
-        select(alerts).where(alerts.c.incident_id == incident_id).order_by(alerts.c.id)
-    ).all()
+    return connection.execute(_ALERTS_OF, {"_id": incident_id}).all()
 
 
-def assign_alert(connection: Connection, alert_id: int, incident_id: str) -> None:
-    """Make the alert part of the incident."""
-    connection.execute(update(alerts).where(alerts.c.id == alert_id).values(incident_id=incident_id))
+def assign_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
+    """Make alerts part of incidents: rows of `alert_id`, `to_incident`, `to_service`."""
+    if rows:
+        query = update(alerts).where(alerts.c.id == bindparam("alert_id"))
+        values: dict[str, Any] = {"incident_id": bindparam("to_incident"), "service": bindparam("to_service")}
+        connection.execute(query.values(values), [dict(row) for row in rows])
+
+
+def move_alerts(
+    connection: Connection, *, from_incident: str, to_incident: str, service: str | None = None
+) -> int:
+    """Move the alerts of an incident, or only those of one service, to another; return how many."""
+    query = update(alerts).where(alerts.c.incident_id == from_incident)
+    if service is not None:
+        query = query.where(alerts.c.service == service)
+    return connection.execute(query.values(incident_id=to_incident)).rowcount
+
+
+def set_suppressed(connection: Connection, alert_ids: Collection[int], suppressed: bool) -> None:
+    """Note that alerts are silenced or inhibited, or no longer so."""
+    for part in _parts(alert_ids):
+        connection.execute(update(alerts).where(alerts.c.id.in_(part)).values(suppressed=suppressed))
+
+
+_INSERT_ACTION = insert(actions)
 
 
 def insert_action(connection: Connection, values: Changes) -> None:
     """Announce an action before it happens."""
-    connection.execute(insert(actions), dict(values))
+    connection.execute(_INSERT_ACTION, dict(values))
+
+
+_UPDATE_ACTION = update(actions).where(actions.c.id == bindparam("_id"))
 
 
 def update_action(connection: Connection, action_id: str, changes: Changes) -> None:
     """Note how an action went on."""
-    connection.execute(update(actions).where(actions.c.id == action_id).values(**changes))
+    connection.execute(_UPDATE_ACTION, {"_id": action_id, **changes})
+
+
+def count_disruptive_actions(connection: Connection, since: float) -> Mapping[str, int]:
+    """How many disruptive actions count against each target's budget since then."""
+    query = select(actions.c.target, func.count().label("number")).where(_COUNTS).group_by(actions.c.target)
+    return {row.target: row.number for row in connection.execute(query, {"_since": since})}
+
+
+_ACTIONS_OF = select(actions).where(actions.c.incident_id == bindparam("_id")).order_by(actions.c.number)
 
 
 def actions_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
     """The actions of one incident, oldest first."""
-    query = select(actions).where(actions.c.incident_id == incident_id)
-    return connection.execute(query.order_by(actions.c.number)).all()
+    return connection.execute(_ACTIONS_OF, {"_id": incident_id}).all()
 
 
 def unfinished_action_of(connection: Connection, incident_id: str) -> AnyRow | None:
     """The action that was announced and never finished: a crash came between. None when there is none."""
-    query = select(actions).where(actions.c.incident_id == incident_id, actions.c.status.in_(UNFINISHED))
-    return connection.execute(query).first()
+    return next((row for row in actions_of(connection, incident_id) if row.status in UNFINISHED), None)
+
+
+_COUNTS = and_(
+    actions.c.disruptive,
+    or_(actions.c.intended_at >= bindparam("_since"), *(actions.c.status == each for each in UNFINISHED)),
+    ~and_(actions.c.status == "failed", actions.c.started_at.is_(None)),
+)
+_DISRUPTIVE_ON = (
+    select(actions).where(actions.c.target == bindparam("_target"), _COUNTS).order_by(actions.c.number.desc())
+)
 
 
 def disruptive_actions_on(connection: Connection, target: str, since: float) -> Sequence[AnyRow]:
@@ -206,16 +489,16 @@ def disruptive_actions_on(connection: Connection, target: str, since: float) -> 
 
     An action that failed before its effect began has disturbed nothing and is not among them.
     """
-    recent = or_(actions.c.intended_at >= since, actions.c.status.in_(UNFINISHED))
-    never_began = and_(actions.c.status == "failed", actions.c.started_at.is_(None))
-    query = select(actions).where(actions.c.target == target, actions.c.disruptive, recent, ~never_began)
-    return connection.execute(query.order_by(actions.c.number.desc())).all()
+    return connection.execute(_DISRUPTIVE_ON, {"_target": target, "_since": since}).all()
+
+
+_APPEND = insert(timeline)
 
 
 def append_timeline(connection: Connection, rows: Sequence[Changes]) -> None:
     """Append to the timeline: the only thing that can be done to it."""
     if rows:
-        connection.execute(insert(timeline), [dict(row) for row in rows])
+        connection.execute(_APPEND, [dict(row) for row in rows])
 
 
 def timeline_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
@@ -228,7 +511,7 @@ def register_heartbeats(connection: Connection, services: Collection[str], now: 
     """Begin to wait for the heartbeats of services that are new, and forget those that are gone."""
     connection.execute(delete(heartbeats).where(heartbeats.c.service.not_in(services)))
     for service in services:
-        statement = upsert(heartbeats).values(service=service, at=now)
+        statement = _upsert(connection, heartbeats).values(service=service, at=now)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["service"]))
 
 
@@ -243,13 +526,50 @@ def heartbeat_times(connection: Connection) -> Mapping[str, float]:
     return {row.service: row.at for row in connection.execute(select(heartbeats))}
 
 
-def control(connection: Connection, name: str) -> AnyRow | None:
-    """A control's value, such as the mode, or None when nobody has set it."""
-    return connection.execute(select(controls).where(controls.c.name == name)).first()
+_CONTROL = select(controls).where(controls.c.name == bindparam("_name"))
+
+
+def control(connection: Connection, name: str, *, lock: bool = False) -> AnyRow | None:
+    """A control's value, such as the mode, or None when nobody has set it.
+
+    `lock`: nobody changes it before this transaction ends.
+    """
+    query = _CONTROL.with_for_update(read=True) if lock else _CONTROL
+    return connection.execute(query, {"_name": name}).first()
 
 
 def set_control(connection: Connection, *, name: str, value: str, by: str, now: float) -> None:
     """Set a control; it stays set across restarts."""
-    statement = upsert(controls).values(name=name, value=value, changed_at=now, changed_by=by)
+    statement = _upsert(connection, controls).values(name=name, value=value, changed_at=now, changed_by=by)
     changed = {key: statement.excluded[key] for key in ("value", "changed_at", "changed_by")}
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
+
+
+def retire_incidents(connection: Connection, *, closed_before: float, now: float, limit: int) -> int:
+    """Delete closed incidents with all that belongs to them, leaving one line of each; return how many."""
+    old = (
+        select(incidents.c.id)
+        .where(incidents.c.closed_at < closed_before)
+        .order_by(incidents.c.closed_at)
+        .limit(limit)
+    )
+    ids = list(connection.execute(old.with_for_update(skip_locked=True)).scalars())
+    if not ids:
+        return 0
+    kept = ("service", "outcome", "opened_at", "closed_at")
+    lines = select(incidents.c.id, *(incidents.c[name] for name in kept), bindparam("now", now).label("at"))
+    connection.execute(
+        insert(retired).from_select(
+            ["incident_id", *kept, "retired_at"], lines.where(incidents.c.id.in_(ids))
+        )
+    )
+    for table in (timeline, actions, alerts):
+        connection.execute(delete(table).where(table.c.incident_id.in_(ids)))
+    connection.execute(delete(incidents).where(incidents.c.id.in_(ids)))
+    return len(ids)
+
+
+def forget_ended_alerts(connection: Connection, ended_before: float) -> int:
+    """Delete alerts that ended long ago without ever becoming part of an incident; return how many."""
+    query = delete(alerts).where(alerts.c.incident_id.is_(None), alerts.c.ended_at < ended_before)
+    return connection.execute(query).rowcount

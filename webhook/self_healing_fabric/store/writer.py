@@ -2,8 +2,9 @@
 
 With a connection a thread, SQLite's writers wait for each other by polling, and the slowest request takes ten
 times as long as with one writer. Here every write is a function put into a queue; the writer runs all that
-have gathered in one transaction and answers each only after the commit. A function that fails is rolled back
-to its savepoint and harms no other; a commit that fails, or a database that gives the transaction up, fails
+have gathered in one transaction and answers each only after the commit. They rarely fail, so they run without
+savepoints first; when one fails, all is rolled back and every function runs once more, each within a
+savepoint, so that it harms no other. A commit that fails, or a database that gives the transaction up, fails
 them all, and nobody was told that it worked.
 """
 
@@ -22,6 +23,7 @@ from self_healing_fabric.errors import StoreUnavailable
 
 T = TypeVar("T")
 Job = tuple[Callable[[Connection], Any], "Future[Any]"]
+Answer = tuple[Any, BaseException | None]
 
 MAX_BATCH = 200  # writes in one commit; bounds how long the first of them waits
 MAX_QUEUE = 10_000  # writes that may wait; beyond it the webhook answers 503 instead of eating memory
@@ -39,7 +41,7 @@ class Writer:
         self._thread.start()
 
     def write(self, function: Callable[[Connection], T]) -> T:
-        """Run `function` in a transaction and return its value after the commit.
+        """Run `function` in a transaction and return its value after the commit. It may run twice.
 
         Raises:
             StoreUnavailable: it was not stored, or not in time. (After a timeout it may still be stored, so
@@ -86,27 +88,53 @@ class Writer:
         return batch
 
     def _commit(self, batch: list[Job]) -> None:
-        answers: list[tuple[Future[Any], Any, BaseException | None]] = []
         live = [(function, future) for function, future in batch if future.set_running_or_notify_cancel()]
         try:
-            with self._engine.begin() as connection:
-                for function, future in live:
-                    try:
-                        with connection.begin_nested():
-                            answers.append((future, function(connection), None))
-                    except Exception as error:  # noqa: BLE001 - belongs to this caller, who gets it
-                        _check_transaction(connection, error)
-                        answers.append((future, None, error))
+            try:
+                answers = self._transaction(live, self._plainly)
+            except _Again:
+                answers = self._transaction(live, self._within_savepoints)
         except Exception as error:  # noqa: BLE001 - nothing of the batch is stored: everyone must hear it
             reason = getattr(error, "orig", None) or error
             for _, future in live:
                 future.set_exception(StoreUnavailable(f"cannot store: {reason}"))
             return
-        for future, value, failure in answers:
+        for (_, future), (value, failure) in zip(live, answers, strict=True):
             if failure is None:
                 future.set_result(value)
             else:
                 future.set_exception(_as_ours(failure))
+
+    def _transaction(
+        self, live: list[Job], run: Callable[[Connection, list[Job]], list[Answer]]
+    ) -> list[Answer]:
+        with self._engine.begin() as connection:
+            return run(connection, live)
+
+    def _plainly(self, connection: Connection, live: list[Job]) -> list[Answer]:
+        answers: list[Answer] = []
+        for function, _ in live:
+            try:
+                answers.append((function(connection), None))
+            except Exception as error:
+                _check_transaction(connection, error)
+                raise _Again from error
+        return answers
+
+    def _within_savepoints(self, connection: Connection, live: list[Job]) -> list[Answer]:
+        answers: list[Answer] = []
+        for function, _ in live:
+            try:
+                with connection.begin_nested():
+                    answers.append((function(connection), None))
+            except Exception as error:  # noqa: BLE001 - belongs to this caller, who gets it
+                _check_transaction(connection, error)
+                answers.append((None, error))
+        return answers
+
+
+class _Again(Exception):
+    """A function failed: roll back and run each by itself."""
 
 
 def _check_transaction(connection: Connection, error: BaseException) -> None:

@@ -6,9 +6,15 @@ incident must not be forgotten in a corner.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection, Row
+
+from self_healing_fabric.errors import LeaseLost
+from self_healing_fabric.guardrails import mode
+from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.evidence import Evidence
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
@@ -17,9 +23,11 @@ from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.escalation_manager import escalate, hand_to_people, watch_from
 from self_healing_fabric.recovery.verification import watched_signals
+from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
 WAIT_POLL = 5.0  # seconds between two tries while a server is away
+SILENCE_POLL = 5.0  # seconds between two looks at whether a silence has ended
 
 
 @dataclass(frozen=True)
@@ -30,18 +38,86 @@ class Step:
     finished: journal.Finished | None = None
     verdict: tuple[str, str] | None = None
     strategy: str | None = None  # of the finished action
+    also: tuple[journal.Also, ...] = ()  # what else is written in the same transaction
+
+
+def waited(incident: Incident, context: Context) -> float:
+    """Seconds for which the incident has been waiting."""
+    if not incident.waiting_since or not incident.waiting_for:
+        return 0.0
+    return context.clock() - incident.waiting_since
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the store knows of one incident at one moment: rows of its alerts and actions, and the mode."""
+
+    service: str | None
+    alerts: Sequence[Row[Any]]
+    actions: Sequence[Row[Any]]
+    mode: Mode
+
+    @property
+    def own_alerts(self) -> list[Row[Any]]:
+        """The alerts of the suspected cause; those of its symptoms say nothing about its own signals."""
+        return [row for row in self.alerts if row.service == self.service]
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The known signals that the alerts of the suspected cause name."""
+        return watched_signals([row.labels for row in self.own_alerts])
+
+    @property
+    def silenced(self) -> bool:
+        """Whether people have silenced all that still fires: then nothing is done and nobody is called."""
+        firing = [
+            row for row in self.alerts if row.status == "firing" and row.service in (None, self.service)
+        ]
+        return bool(firing) and all(row.suppressed for row in firing)
+
+    @property
+    def symptoms(self) -> dict[str, tuple[str, ...]]:
+        """The services other than the cause whose alerts still fire, and the signals that these name."""
+        found: dict[str, list[Mapping[str, str]]] = {}
+        for row in self.alerts:
+            if row.status == "firing" and row.service not in (None, self.service):
+                found.setdefault(row.service, []).append(row.labels)
+        return {service: watched_signals(labels) for service, labels in found.items()}
+
+    @property
+    def unfinished_action(self) -> Row[Any] | None:
+        """The action that was announced and never finished: a crash came between."""
+        return next((row for row in self.actions if row.status in statements.UNFINISHED), None)
+
+
+def facts_of(incident: Incident, context: Context) -> Facts:
+    """Read them, all from one snapshot."""
+
+    def read(connection: Connection) -> Facts:
+        return Facts(
+            incident.service,
+            statements.alerts_of(connection, incident.id),
+            statements.actions_of(connection, incident.id),
+            mode.current(connection, context.settings),
+        )
+
+    return context.store.read(read)
 
 
 def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_POLL) -> Step:
     """Stay and try again; after `escalation.max_wait` call people, and go on waiting as escalated."""
     stay = Transition(incident.state, poll, waiting_for=reason)
-    waited = (
-        context.clock() - incident.waiting_since if incident.waiting_since and incident.waiting_for else 0.0
-    )
-    if waited < context.settings.escalation.max_wait or incident.state in (State.ESCALATED, State.RESOLVED):
+    seconds = waited(incident, context)
+    if seconds < context.settings.escalation.max_wait or incident.state in (State.ESCALATED, State.RESOLVED):
         return Step(stay)
     moved = Transition(State.ESCALATED, poll, changes=watch_from(context.clock()))
-    return Step(escalate(incident, context, moved, f"has waited {waited:.0f} s: {reason}"))
+    return Step(escalate(incident, context, moved, f"has waited {seconds:.0f} s: {reason}"))
+
+
+def until_silence_ends(incident: Incident, poll: float = SILENCE_POLL) -> Step:
+    """Stay, without doing anything or calling anybody, and look again."""
+    silenced = "people have silenced its alerts: nothing is done until the silence ends"
+    return Step(Transition(incident.state, poll, waiting_for=silenced))
 
 
 def to_people(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
@@ -65,7 +141,27 @@ def evidence_entry(fact: Evidence) -> Entry:
     return Entry(Kind.EVIDENCE, fact.statement, fact.as_dict())
 
 
-def signals_of(incident: Incident, context: Context) -> tuple[str, ...]:
-    """The known signals that the alerts of the incident name."""
-    rows = context.store.read(lambda connection: statements.alerts_of(connection, incident.id))
-    return watched_signals([row.labels for row in rows])
+def merged_into_cause(incident: Incident, context: Context, **finished: Any) -> Step | None:
+    """Fold this incident into that of a failing service which it depends on; None when there is none."""
+    if not context.graph.topology.direct_dependencies(str(incident.service)):
+        return None
+    now, window = context.clock(), context.settings.correlation.window
+    topology = context.graph.topology
+    cause = context.store.read(
+        lambda connection: correlation.cause_among(connection, incident, topology, window, now)
+    )
+    return None if cause is None else merged_into(incident, context, cause, **finished)
+
+
+def merged_into(incident: Incident, context: Context, cause: Row[Any], **finished: Any) -> Step:
+    """Fold this incident into that of its cause, unless it ends meanwhile."""
+    now = context.clock()
+
+    def also(connection: Connection) -> None:
+        current = statements.incident(connection, cause.id, lock=True)
+        if current is None or current.state in (State.RESOLVED.value, State.CLOSED.value):
+            raise LeaseLost(f"incident {cause.id} ended before {incident.id} could join it")
+        correlation.merge(connection, incident.id, str(incident.service), cause.id, cause.service, now)
+
+    transition = Transition(State.CLOSED, None, changes=correlation.merged_changes(cause.id, now))
+    return Step(transition, also=(also,), **finished)

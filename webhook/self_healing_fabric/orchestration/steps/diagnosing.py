@@ -7,6 +7,7 @@ label.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
 from self_healing_fabric.diagnosis.evidence import Observations, collect
@@ -15,20 +16,29 @@ from self_healing_fabric.diagnosis.localization import Localization
 from self_healing_fabric.diagnosis.patterns import Change
 from self_healing_fabric.diagnosis.scoring import Symptom
 from self_healing_fabric.diagnosis.topology import CallGraph
+from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.steps.common import (
+    Facts,
     Step,
     evidence_entry,
-    signals_of,
+    facts_of,
+    merged_into,
+    merged_into_cause,
     to_people,
+    until_silence_ends,
+    waited,
     with_changes,
 )
-from self_healing_fabric.recovery.planning import Plan, make_plan
+from self_healing_fabric.recovery.planning import TRUSTED_CAUSE, Plan, make_plan
 from self_healing_fabric.store import statements
 from shf_queries import catalogue
+from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT, LATENCY_P95
+
+CAUSE_POLL = 2.0  # seconds between two looks for the alert of a suspected cause
 
 
 def detected(incident: Incident, context: Context) -> Step:
@@ -44,29 +54,35 @@ def detected(incident: Incident, context: Context) -> Step:
 
 def diagnosing(incident: Incident, context: Context) -> Step:
     """Ask Prometheus, diagnose, plan."""
-    now = context.clock()
+    merged = merged_into_cause(incident, context)
+    if merged is not None:
+        return merged
+    now, facts = context.clock(), facts_of(incident, context)
+    if facts.silenced:
+        return until_silence_ends(incident)
     service = str(incident.service)
     configured = context.settings.services[service]
+    topology = context.graph.topology
     with context.metrics.diagnosis_seconds.time():
         seen = collect(
             context.prometheus,
             service=service,
-            depends_on=configured.depends_on,
+            depends_on=sorted(topology.direct_dependencies(service)),
             thresholds=context.settings.thresholds_of(service),
             at=now,
         )
-        dependants = [
-            name for name, other in context.settings.services.items() if service in other.depends_on
-        ]
         diagnosis = diagnose(
             seen,
-            localization=_localization(incident, context, seen, now),
-            alert_signals=signals_of(incident, context),
+            localization=_localization(incident, context, facts, seen, now),
+            alert_signals=facts.signals,
             opened_at=incident.opened_at,
             severity=incident.severity,
             tier=configured.tier,
-            dependants=dependants,
+            dependants=sorted(topology.direct_dependants(service)),
         )
+    suspected = _suspected_dependency(incident, context, diagnosis, facts, seen)
+    if suspected is not None:
+        return suspected
     plan = make_plan(
         failure_class=diagnosis.failure_class.value,
         cause_service=diagnosis.cause.service,
@@ -78,17 +94,22 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     return _diagnosed(incident, context, diagnosis, plan)
 
 
-def _localization(incident: Incident, context: Context, seen: Observations, now: float) -> Localization:
+def _localization(
+    incident: Incident, context: Context, facts: Facts, seen: Observations, now: float
+) -> Localization:
     """What the series of the last hour say, around the first of the incident's alerts."""
     service = str(incident.service)
-    rows = context.store.read(lambda connection: statements.alerts_of(connection, incident.id))
-    began = min((_started(row.starts_at, incident.opened_at) for row in rows), default=incident.opened_at)
-    signals = [signal for signal in (incident.signal, *signals_of(incident, context)) if signal]
+    began = min(
+        (_started(row.starts_at, incident.opened_at) for row in facts.alerts), default=incident.opened_at
+    )
+    signals = [signal for signal in (incident.signal, *facts.signals) if signal]
     settings = context.settings
     return locate(
         context.prometheus,
         symptom=Symptom(service, catalogue.kind_of_signal(signals[0]) if signals else "", min(began, now)),
-        graph=CallGraph.of_dependencies({name: one.depends_on for name, one in settings.services.items()}),
+        graph=CallGraph.of_dependencies(
+            {name: context.graph.topology.direct_dependencies(name) for name in settings.services}
+        ),
         at=now,
         interval=max(settings.prometheus.scrape_interval, settings.prometheus.evaluation_interval),
         changes=_changes(seen),
@@ -109,22 +130,61 @@ def _changes(seen: Observations) -> tuple[Change, ...]:
     return () if started is None else (Change(seen.service, started, "it started"),)
 
 
+def _suspected_dependency(
+    incident: Incident, context: Context, diagnosis: Diagnosis, facts: Facts, seen: Observations
+) -> Step | None:
+    """A cause that does not alert (yet): suspect it, and wait for its own alert before anything is done."""
+    cause = diagnosis.cause
+    waited_enough = waited(incident, context) >= context.settings.correlation.wait_for_cause
+    if not facts.own_alerts:
+        reason = f"an alert of {incident.service}, the likely cause, which does not alert itself"
+        if not waited_enough:
+            return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=reason))
+        # No alert names a signal by which its health could be told, before an action or after it.
+        step = to_people(incident, context, f"waited in vain for {reason}", *_diagnosis_entries(diagnosis))
+        return Step(with_changes(step.transition, **_diagnosis_columns(diagnosis)))
+    if waited_enough:
+        return None
+    known = cause.service in context.settings.services and cause.service != incident.service
+    if not known or cause.confidence < TRUSTED_CAUSE or incident.split_from is not None:
+        return None
+    if not any(seen.breach(each, service=cause.service) for each in (HEARTBEAT, ERROR_RATIO, LATENCY_P95)):
+        return None  # it has changed, but is inside its limits: an alert of its own is not to be expected
+    subject = correlation.subject_of(cause.service)
+    rows = context.store.read(lambda connection: statements.open_incidents_of(connection, {subject}))
+    if rows and rows[0].state != State.RESOLVED.value:
+        return merged_into(incident, context, rows[0])
+    if rows:
+        reason = f"{cause.service}, the likely cause, was resolved a moment ago: this may end by itself"
+        return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=reason))
+    message = f"{incident.service} depends on {cause.service}, which fails too and is suspected from now on."
+    changes = correlation.moved_to(cause.service, context.clock())
+    return Step(
+        Transition(
+            State.DIAGNOSING, 0.0, (*_diagnosis_entries(diagnosis), Entry(Kind.STATE, message)), changes
+        )
+    )
+
+
 def _diagnosed(incident: Incident, context: Context, diagnosis: Diagnosis, plan: Plan) -> Step:
     entries = (
         *_diagnosis_entries(diagnosis),
         Entry(Kind.PLAN, str(plan), {"strategies": list(plan.strategies)}),
     )
-    changes = {
-        "diagnosis": diagnosis.as_dict(),
-        "failure_class": diagnosis.failure_class.value,
-        "pattern": diagnosis.cause.pattern.value,
-        "confidence": diagnosis.cause.confidence,
-        "plan": list(plan.strategies),
-    }
+    changes = {**_diagnosis_columns(diagnosis), "plan": list(plan.strategies)}
     if plan.strategies:
         return Step(Transition(State.RECOVERING, 0.0, entries, changes))
     step = to_people(incident, context, f"nothing may be tried for {diagnosis.failure_class.value}", *entries)
     return Step(with_changes(step.transition, **changes))
+
+
+def _diagnosis_columns(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "diagnosis": diagnosis.as_dict(),
+        "failure_class": diagnosis.failure_class.value,
+        "pattern": diagnosis.cause.pattern.value,
+        "confidence": diagnosis.cause.confidence,
+    }
 
 
 def _diagnosis_entries(diagnosis: Diagnosis) -> list[Entry]:

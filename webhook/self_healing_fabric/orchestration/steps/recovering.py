@@ -13,13 +13,22 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from self_healing_fabric.guardrails import Refusal, mode
+from self_healing_fabric.guardrails import Refusal
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.steps.common import Step, evidence_entry, signals_of, to_people, wait
+from self_healing_fabric.orchestration.steps.common import (
+    Facts,
+    Step,
+    evidence_entry,
+    facts_of,
+    merged_into_cause,
+    to_people,
+    until_silence_ends,
+    wait,
+)
 from self_healing_fabric.orchestration.steps.verifying import verify_from
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
 from self_healing_fabric.recovery.outcomes import Status
@@ -27,31 +36,33 @@ from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.recovery.strategies import Strategy
 from self_healing_fabric.recovery.verification import Health
 from self_healing_fabric.settings import Mode
-from self_healing_fabric.store import statements
 
 PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
 
 
 def awaiting_approval(incident: Incident, context: Context) -> Step:
     """The deadline for a person's answer has passed."""
+    if facts_of(incident, context).silenced:
+        return until_silence_ends(incident)
     return to_people(incident, context, "nobody approved the plan in time")
 
 
 def recovering(incident: Incident, context: Context) -> Step:
     """Try the first strategy of the plan, if it still fails and the guardrails allow it."""
-    unfinished = context.store.read(
-        lambda connection: statements.unfinished_action_of(connection, incident.id)
-    )
-    if unfinished is not None:
-        return _after_interruption(incident, context, unfinished)
+    facts = facts_of(incident, context)
+    if facts.unfinished_action is not None:
+        return _after_interruption(incident, context, facts.unfinished_action)
+    if facts.silenced:
+        return until_silence_ends(incident)
+    merged = merged_into_cause(incident, context)
+    if merged is not None:
+        return merged
     if not incident.plan:
         return to_people(incident, context, "everything that may be tried has been tried")
     strategy = context.strategies[incident.plan[0]]
     if not strategy.disruptive:
-        return _act(incident, context, strategy, ())
-    health, evidence = context.verifier.health(
-        str(incident.service), signals_of(incident, context), context.clock()
-    )
+        return _act(incident, context, strategy, facts, ())
+    health, evidence = context.verifier.health(str(incident.service), facts.signals, context.clock())
     entries = tuple(evidence_entry(fact) for fact in evidence)
     if health is Health.UNKNOWN:
         return wait(incident, context, "no current samples tell whether it still fails, so nothing is done")
@@ -60,19 +71,20 @@ def recovering(incident: Incident, context: Context) -> Step:
             Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so."
         )
         return Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
-    return _act(incident, context, strategy, entries)
+    return _act(incident, context, strategy, facts, entries)
 
 
-def _act(incident: Incident, context: Context, strategy: Strategy, entries: tuple[Entry, ...]) -> Step:
+def _act(
+    incident: Incident, context: Context, strategy: Strategy, facts: Facts, entries: tuple[Entry, ...]
+) -> Step:
     service = str(incident.service)
     configured = context.settings.services[service]
-    current = context.store.read(lambda connection: mode.current(connection, context.settings))
-    if current is Mode.DRY_RUN:
+    if facts.mode is Mode.DRY_RUN:
         would = Entry(
             Kind.NOTE, f"Dry run: would {strategy.name} {strategy.platform(service, configured)[1]}."
         )
         return to_people(incident, context, "dry run: a person must do it", *entries, would)
-    if current is Mode.APPROVAL and strategy.disruptive and not incident.approved_by:
+    if facts.mode is Mode.APPROVAL and strategy.disruptive and not incident.approved_by:
         deadline = context.settings.escalation.levels[incident.level].deadline
         asks = Entry(
             Kind.PLAN, f"Asks for approval to {strategy.name} {service}.", {"strategy": strategy.name}
@@ -81,7 +93,7 @@ def _act(incident: Incident, context: Context, strategy: Strategy, entries: tupl
             Transition(State.AWAITING_APPROVAL, deadline, (*entries, asks), waiting_for="a person's approval")
         )
     try:
-        action = _new_action(incident, context, strategy)
+        action = _new_action(incident, context, strategy, facts.actions)
     except TargetUnreadable as error:
         return _next(incident, context, f"{strategy.name} is not possible: {error}", *entries)
     refusal = journal.announce(
@@ -112,11 +124,12 @@ def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tu
     return Step(Transition(State.RECOVERING, poll, told, waiting_for=reason))
 
 
-def _new_action(incident: Incident, context: Context, strategy: Strategy) -> dict[str, Any]:
+def _new_action(
+    incident: Incident, context: Context, strategy: Strategy, earlier: Sequence[Row[Any]]
+) -> dict[str, Any]:
     """Describe the next attempt and what the target looks like before it. Raises TargetUnreadable."""
     service = str(incident.service)
     configured = context.settings.services[service]
-    earlier = context.store.read(lambda connection: statements.actions_of(connection, incident.id))
     platform, target = strategy.platform(service, configured)
     before = dict(strategy.before(service, configured))
     if strategy.disruptive:
@@ -153,6 +166,7 @@ def _perform(incident: Incident, context: Context, strategy: Strategy, action: d
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
+            permit=context.leases.permit(incident),
         )
     return _after_action(incident, context, strategy, action, outcome)
 

@@ -6,13 +6,25 @@ service still fails; without evidence nothing more is done.
 
 from __future__ import annotations
 
+from sqlalchemy import Connection
+
+from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.escalation_manager import escalate
-from self_healing_fabric.orchestration.steps.common import Step, look_interval, signals_of, to_people
-from self_healing_fabric.recovery.verification import Look, Verdict
+from self_healing_fabric.orchestration.steps.common import (
+    Facts,
+    Step,
+    facts_of,
+    look_interval,
+    merged_into_cause,
+    to_people,
+    until_silence_ends,
+)
+from self_healing_fabric.recovery.verification import Health, Look, Verdict
 from self_healing_fabric.store import statements
 from shf_queries import QueryError
 
@@ -27,12 +39,12 @@ def verify_from(
     return Transition(State.VERIFYING, look_interval(context), entries, {"verification": pending})
 
 
-def look_at(incident: Incident, context: Context) -> Look:
+def look_at(incident: Incident, context: Context, facts: Facts) -> Look:
     """One look at the fresh samples of the incident's signals. Raises QueryError."""
     pending = incident.verification or {}
     return context.verifier.look(
         str(incident.service),
-        signals_of(incident, context),
+        facts.signals,
         since=pending["since"],
         deadline=pending["deadline"],
         now=context.clock(),
@@ -42,9 +54,9 @@ def look_at(incident: Incident, context: Context) -> Look:
 
 def verifying(incident: Incident, context: Context) -> Step:
     """Look; go on looking, resolve, or take the verdict's consequence."""
-    pending = incident.verification or {}
+    pending, facts = incident.verification or {}, facts_of(incident, context)
     try:
-        look = look_at(incident, context)
+        look = look_at(incident, context, facts)
     except QueryError as error:
         if context.clock() < pending["deadline"]:
             return Step(Transition(State.VERIFYING, look_interval(context), waiting_for=str(error)))
@@ -55,15 +67,17 @@ def verifying(incident: Incident, context: Context) -> Step:
     action = pending["action"]
     verdict = (action, look.verdict.value) if action else None
     if look.verdict is Verdict.HEALED:
-        return Step(resolve(context, _outcome(incident, context), entry), verdict=verdict)
+        transition = resolve(context, _outcome(incident, facts), entry)
+        return Step(transition, verdict=verdict, also=split_unhealed(incident, context, facts))
+    if facts.silenced:
+        return until_silence_ends(incident, look_interval(context))
     return _not_healed(incident, context, look, entry, verdict)
 
 
-def _outcome(incident: Incident, context: Context) -> Outcome:
+def _outcome(incident: Incident, facts: Facts) -> Outcome:
     """Only a disruptive action can claim to have healed; after a mere probe it recovered by itself."""
-    actions = context.store.read(lambda connection: statements.actions_of(connection, incident.id))
     verified = (incident.verification or {}).get("action")
-    healed = any(row.id == verified and row.disruptive for row in actions)
+    healed = any(row.id == verified and row.disruptive for row in facts.actions)
     return Outcome.HEALED if healed else Outcome.RECOVERED
 
 
@@ -73,10 +87,42 @@ def resolve(context: Context, outcome: Outcome, entry: Entry) -> Transition:
     return Transition(State.RESOLVED, context.settings.relapse_window, (entry,), changes)
 
 
+def split_unhealed(incident: Incident, context: Context, facts: Facts) -> tuple[journal.Also, ...]:
+    """The cause has healed: symptoms that still fail were none, and get incidents of their own."""
+    failing = []
+    for service, signals in facts.symptoms.items():
+        try:
+            health, _ = context.verifier.health(service, signals, context.clock())
+        except QueryError:
+            continue  # looked at again when the relapse window is over
+        if health is Health.FAILING:
+            failing.append(service)
+    reason = f"{incident.service} has healed, and it still fails"
+    return tuple(split_off(incident, service, reason, context) for service in failing)
+
+
+def split_off(incident: Incident, service: str, reason: str, context: Context) -> journal.Also:
+    """Give the service's alerts an incident of their own, in the transaction of the step."""
+    now = context.clock()
+
+    def also(connection: Connection) -> None:
+        row = statements.incident(connection, incident.id)
+        # A person may have split it off while its samples were asked for.
+        if row is not None and any(
+            each.service == service for each in statements.alerts_of(connection, incident.id)
+        ):
+            correlation.split(connection, row, service, reason, now)
+
+    return also
+
+
 def _not_healed(
     incident: Incident, context: Context, look: Look, entry: Entry, verdict: tuple[str, str] | None
 ) -> Step:
     """One level up in any case; on with the plan only when it is known that the service still fails."""
+    merged = merged_into_cause(incident, context, verdict=verdict)
+    if merged is not None:
+        return merged
     rest = list(incident.plan[1:]) if verdict else list(incident.plan)
     if look.verdict is Verdict.NO_EVIDENCE or not rest:
         return to_people(incident, context, look.statement, entry, verdict=verdict)

@@ -12,50 +12,74 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.escalation_manager import escalate
-from self_healing_fabric.orchestration.steps.common import Step, look_interval
-from self_healing_fabric.orchestration.steps.verifying import look_at, resolve
+from self_healing_fabric.orchestration.steps.common import Step, facts_of, look_interval
+from self_healing_fabric.orchestration.steps.verifying import (
+    look_at,
+    resolve,
+    split_off,
+    split_unhealed,
+)
 from self_healing_fabric.recovery.verification import Verdict
-from self_healing_fabric.store import statements
 from shf_queries import QueryError
+
+WATCHED_SHARE = 0.05  # of the time for which an incident has been watched passes between two looks
+LONGEST_PATIENCE = 60.0  # seconds between two looks
 
 
 def escalated(incident: Incident, context: Context) -> Step:
     """Watch whether it heals, and call the next level when its time has come."""
     if not incident.known_service:
         return _close_when_alerts_ended(incident, context)
-    now, unseen = context.clock(), None
+    now, facts, unseen = context.clock(), facts_of(incident, context), None
     try:
-        look = look_at(incident, context)
+        look = look_at(incident, context, facts)
     except QueryError as error:
         unseen = str(error)  # the levels' deadlines run on: nobody may wait for a Prometheus that is away
     else:
         if look.verdict is Verdict.HEALED:
             told = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
-            return Step(resolve(context, Outcome.RECOVERED, told))
-    stay = Transition(State.ESCALATED, look_interval(context), waiting_for=unseen)
-    if incident.level_due_at is None or incident.acknowledged_by or now < incident.level_due_at:
+            resolved_now = resolve(context, Outcome.RECOVERED, told)
+            return Step(resolved_now, also=split_unhealed(incident, context, facts))
+    stay = Transition(State.ESCALATED, _patience(incident, context), waiting_for=unseen)
+    not_yet = incident.level_due_at is None or now < incident.level_due_at
+    if not_yet or incident.acknowledged_by or facts.silenced:
         return Step(stay)
     return Step(
         escalate(incident, context, stay, "not healed and not acknowledged within the level's deadline")
     )
 
 
+def _patience(incident: Incident, context: Context) -> float:
+    """Seconds until the next look: longer the longer it has lasted, for thousands may be watched at once.
+
+    The next level is still called in time.
+    """
+    now, interval = context.clock(), look_interval(context)
+    since = float((incident.verification or {}).get("since", now))
+    pause = max(interval, min(LONGEST_PATIENCE, WATCHED_SHARE * (now - since)))
+    if incident.level_due_at is not None and not incident.acknowledged_by:
+        pause = min(pause, max(interval, incident.level_due_at - now))
+    return pause
+
+
 def _close_when_alerts_ended(incident: Incident, context: Context) -> Step:
-    if _firing(incident, context):
-        return Step(Transition(State.ESCALATED, context.settings.reconcile_interval))
+    if any(row.status == "firing" for row in facts_of(incident, context).alerts):
+        pause = max(context.settings.reconcile_interval, _patience(incident, context))
+        return Step(Transition(State.ESCALATED, pause))
     ended = Entry(Kind.STATE, "All of its alerts ended. Nothing had been done about it.")
     return Step(Transition(State.CLOSED, None, (ended,), {"closed_at": context.clock()}))
 
 
 def resolved(incident: Incident, context: Context) -> Step:
-    """The relapse window is over: close when all alerts ended, start over when one still fires."""
-    if not _firing(incident, context):
-        return Step(Transition(State.CLOSED, None, changes={"closed_at": context.clock()}))
-    again = Entry(Kind.STATE, "Re-opened: an alert still fires although the incident was resolved.")
-    changes = reopened(incident.relapses, context.clock())
-    return Step(Transition(State.DIAGNOSING, 0.0, (again,), {**changes, "state": State.DIAGNOSING.value}))
+    """The relapse window is over: close when all alerts ended, start over when one of its own still fires.
 
-
-def _firing(incident: Incident, context: Context) -> bool:
-    rows = context.store.read(lambda connection: statements.alerts_of(connection, incident.id))
-    return any(row.status == "firing" for row in rows)
+    A symptom's alert that outlives its cause by so much was no symptom.
+    """
+    facts = facts_of(incident, context)
+    if any(row.status == "firing" for row in facts.own_alerts):
+        again = Entry(Kind.STATE, "Re-opened: an alert still fires although the incident was resolved.")
+        changes = {**reopened(incident.relapses, context.clock()), "state": State.DIAGNOSING.value}
+        return Step(Transition(State.DIAGNOSING, 0.0, (again,), changes))
+    reason = f"{incident.service} has healed, and its alert still fires"
+    also = tuple(split_off(incident, each, reason, context) for each in facts.symptoms)
+    return Step(Transition(State.CLOSED, None, changes={"closed_at": context.clock()}), also=also)

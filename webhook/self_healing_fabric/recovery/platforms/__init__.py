@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from self_healing_fabric.errors import ShfError
-from self_healing_fabric.recovery.outcomes import Outcome
+from self_healing_fabric.recovery.outcomes import Outcome, Permit
 from self_healing_fabric.settings import ServiceSettings
 
 
@@ -27,8 +27,11 @@ class Platform(Protocol):
     def snapshot(self) -> Mapping[str, Any]:
         """What the target looks like before an effect, as JSON. Raises TargetUnreadable."""
 
-    def restart(self, key: str, before: Mapping[str, Any]) -> Outcome:
-        """Restart the target once. `key` identifies the action for targets that know idempotency keys."""
+    def restart(self, key: str, before: Mapping[str, Any], permit: Permit) -> Outcome:
+        """Restart the target once. `key` identifies the action for targets that know idempotency keys.
+
+        `permit` is asked when all is ready and only the order itself is left to be sent.
+        """
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Learn from the target whether a restart happened since `before`; never acts.

@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.settings import DockerRecovery
 
@@ -50,7 +50,7 @@ class DockerPlatform:
             "restart_count": state["RestartCount"],
         }
 
-    def restart(self, key: str, before: Mapping[str, Any]) -> Outcome:
+    def restart(self, key: str, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """Restart the container whose id was read before, not one that took over its name since."""
         try:
             engine = self._engine()
@@ -58,6 +58,8 @@ class DockerPlatform:
             # It did not even tell its version: the order was never sent.
             return Outcome(Status.FAILED, f"the engine at {self._settings.host} cannot be asked: {error}")
         try:
+            if not permit():
+                return forbidden()
             # Never 0 for a fraction of a second: that means SIGKILL at once.
             engine.api.restart(before["id"], timeout=math.ceil(self._settings.stop_timeout))
         except NotFound:

@@ -12,11 +12,16 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.certificates import authorities
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.settings import HttpRecovery, bearer_headers
 
 READ_TIMEOUT = 5.0  # seconds to ask for `started_at`
+
+
+class _Forbidden(Exception):
+    """The permit was over when the request was about to be sent."""
 
 
 class HttpPlatform:
@@ -34,11 +39,23 @@ class HttpPlatform:
         """Read `started_at` when a URL for it is configured."""
         return {} if self._settings.started_at is None else {"started_at": self._started_at()}
 
-    def restart(self, key: str, before: Mapping[str, Any]) -> Outcome:
+    def restart(self, key: str, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """POST to the restart URL; when the answer does not tell whether it happened, ask the target."""
+
+        def ask_permit(event: str, _: Mapping[str, Any]) -> None:
+            # The connection may have taken seconds; from here on only the request itself is sent.
+            if event == "http11.send_request_headers.started" and not permit():
+                raise _Forbidden
+
         try:
             with self._client(self._settings.timeout) as client:
-                answer = client.post(self._settings.restart, headers={"Idempotency-Key": key})
+                answer = client.post(
+                    self._settings.restart,
+                    headers={"Idempotency-Key": key},
+                    extensions={"trace": ask_permit},
+                )
+        except _Forbidden:
+            return forbidden()
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             return Outcome(Status.FAILED, f"{self._settings.restart} cannot be reached: {error}")
         except httpx.HTTPError as error:
@@ -98,4 +115,6 @@ class HttpPlatform:
                 f"{self._settings.bearer_token_file} cannot be read: {error.strerror}"
             ) from error
         # No redirects: they would send the call to a host that the configuration does not name.
-        return httpx.Client(timeout=timeout, headers=headers, follow_redirects=False, trust_env=False)
+        return httpx.Client(
+            timeout=timeout, headers=headers, follow_redirects=False, trust_env=False, verify=authorities()
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from self_healing_fabric.recovery.outcomes import Outcome
+from self_healing_fabric.recovery.outcomes import Outcome, Permit
 from self_healing_fabric.recovery.strategies.restart import Restart
 from self_healing_fabric.recovery.strategies.retry import Retry
 from self_healing_fabric.settings import ServiceSettings, Settings
@@ -33,9 +33,10 @@ class Strategy(Protocol):
         """What to remember of the target before the effect. Raises platforms.TargetUnreadable."""
 
     def perform(
-        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any]
-    ) -> Outcome:
-        """Do it, once. `attempt` counts from 1; `key` identifies the action."""
+        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any],
+        permit: Permit,
+    ) -> Outcome:  # fmt: skip
+        """Do it, once, unless the permit is over. `attempt` counts from 1; `key` identifies the action."""
 
     def longest_effect(self, service: str, settings: ServiceSettings) -> float:
         """Seconds after which an interrupted `perform` has ended; `observe` is asked only then."""

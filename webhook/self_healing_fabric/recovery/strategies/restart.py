@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status
 from self_healing_fabric.recovery.platforms import Platform, TargetUnreadable, platform_of
 from self_healing_fabric.settings import ServiceSettings
 
@@ -33,11 +33,12 @@ class Restart:
         return self._platform(service, settings).snapshot()
 
     def perform(
-        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any]
-    ) -> Outcome:
+        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any],
+        permit: Permit,
+    ) -> Outcome:  # fmt: skip
         """Restart once."""
         try:
-            return self._platform(service, settings).restart(key, before)
+            return self._platform(service, settings).restart(key, before, permit)
         except TargetUnreadable as error:
             return Outcome(Status.FAILED, str(error))
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.certificates import authorities
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.settings import RetrySettings, ServiceSettings
 
 
@@ -45,9 +46,12 @@ class Retry:
         return {}
 
     def perform(
-        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any]
-    ) -> Outcome:
+        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any],
+        permit: Permit,
+    ) -> Outcome:  # fmt: skip
         """One probe; when it fails and attempts are left, ask for another after a random wait."""
+        if not permit():
+            return forbidden()
         problem = self._probe(str(settings.health))
         if problem is None:
             return Outcome(Status.SUCCEEDED, f"{settings.health} answered at attempt {attempt}")
@@ -65,7 +69,13 @@ class Retry:
 
     def _probe(self, url: str) -> str | None:
         try:
-            answer = httpx.get(url, timeout=self._settings.timeout, follow_redirects=False, trust_env=False)
+            answer = httpx.get(
+                url,
+                timeout=self._settings.timeout,
+                follow_redirects=False,
+                trust_env=False,
+                verify=authorities(),
+            )
         except httpx.HTTPError as error:
             return f"{url} does not answer: {error or type(error).__name__}"
         return None if answer.is_success else f"{url} answered {answer.status_code}"

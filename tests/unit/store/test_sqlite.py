@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from self_healing_fabric.errors import StoreInUse, StoreUnavailable
-from self_healing_fabric.store import Store, connections, statements
+from self_healing_fabric.store import Store, sqlite, statements
 
 HOLDER = """
 import sys, time
@@ -21,6 +21,12 @@ store = Store(sys.argv[1])
 print("open", flush=True)
 time.sleep(600)
 """
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'shf.db'}"
 
 
 @pytest.fixture
@@ -55,18 +61,6 @@ def test_a_closed_store_lets_the_next_one_in(url: str) -> None:
     Store(url).close()
 
 
-def test_data_survive_reopening(url: str) -> None:
-    """What was written before the close is there after the next opening."""
-    store = Store(url)
-    store.write(lambda c: statements.set_control(c, name="mode", value="paused", by="me", now=1.0))
-    store.close()
-    again = Store(url)
-    row = again.read(lambda connection: statements.control(connection, "mode"))
-    again.close()
-    assert row is not None
-    assert (row.value, row.changed_by, row.changed_at) == ("paused", "me", 1.0)
-
-
 def test_every_connection_has_the_settings_that_survive_a_power_cut(store: Store) -> None:
     """WAL, FULL (2) and foreign keys hold for the writer and for readers."""
     for run in (store.write, store.read):
@@ -96,7 +90,7 @@ def test_a_database_that_stays_locked_is_unavailable_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than the busy timeout: nothing is stored and the caller hears it; afterwards writes work."""
-    monkeypatch.setattr(connections, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
     store = Store(f"sqlite:///{tmp_path / 'shf.db'}")
 
     def write(name: str) -> None:
@@ -127,21 +121,3 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         Store(f"sqlite:///{tmp_path / 'file' / 'shf.db'}")
-
-
-def test_a_read_sees_one_snapshot(store: Store) -> None:
-    """A write that commits in the middle of a read does not show in it."""
-
-    def set_to(value: str) -> None:
-        store.write(lambda c: statements.set_control(c, name="x", value=value, by="me", now=1.0))
-
-    def read(connection: connections.Any) -> list[str]:
-        before = statements.control(connection, "x")
-        set_to("new")
-        after = statements.control(connection, "x")
-        assert before is not None
-        assert after is not None
-        return [before.value, after.value]
-
-    set_to("old")
-    assert store.read(read) == ["old", "old"]

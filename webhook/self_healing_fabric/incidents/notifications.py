@@ -1,0 +1,74 @@
+"""Alertmanager's notifications: their shape, and their way from the inbox into alerts.
+
+The request path validates a notification and keeps it as it came, one row whatever its size. It is worked in
+later, in the order of arrival, in the transaction that also gives its alerts their incident; so nothing that
+was acknowledged waits in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
+from self_healing_fabric.incidents.models import Alert
+from self_healing_fabric.store import statements
+
+log = structlog.get_logger()
+
+MAX_BYTES = 2_000_000  # of notifications in one transaction: bounds its memory and its time
+
+Fingerprint = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class WebhookAlert(BaseModel):
+    """One alert of the notification. Keys that newer versions add are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    startsAt: Moment  # noqa: N815 - Alertmanager's name
+    fingerprint: Fingerprint
+
+    def alert(self) -> Alert:
+        """The alert as the fabric stores it."""
+        starts_at = identity_time(self.startsAt)
+        return Alert(self.fingerprint, starts_at, self.status, self.labels, self.annotations)
+
+
+class WebhookMessage(BaseModel):
+    """Alertmanager's webhook body, version 4 (https://prometheus.io/docs/alerting/latest/configuration/#webhook_config)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: Literal["4"]
+    alerts: tuple[WebhookAlert, ...]
+    truncatedAlerts: int = Field(0, ge=0)  # noqa: N815 - Alertmanager's name
+
+
+def work_in(connection: Connection) -> None:
+    """Store the alerts of the oldest notifications and take these out of the inbox.
+
+    One that fails unexpectedly stays there with its error and harms no other.
+    """
+    done: list[int] = []
+    for row in statements.from_inbox(connection, MAX_BYTES):
+        try:
+            with connection.begin_nested():
+                message = WebhookMessage.model_validate_json(row.body)
+                store_alerts(connection, [item.alert() for item in message.alerts], row.received_at)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
+                raise  # the database's trouble, not the notification's: it is tried again as it is
+            log.exception("notification_failed", inbox=row.id)
+            statements.note_inbox_fault(connection, row.id, f"{type(error).__name__}: {error}")
+        else:
+            done.append(row.id)
+    if done:
+        statements.remove_from_inbox(connection, done)

@@ -1,0 +1,197 @@
+"""Who works on what: the leases of this process, and the leave to begin an effect.
+
+A lease is short, so that what a dead process held is taken over soon, and is prolonged for as long as the
+step runs. A process that was frozen, or cut off from the store, cannot prolong: others take its incidents
+over, and everything that it still wants to write is refused by the epoch. That does not stop an effect, which
+is no write to the store: so every effect asks its permit at the last moment, and a permit is over as soon as
+somebody else may have taken over, by a clock that goes on while the process is frozen.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+import structlog
+from sqlalchemy import Connection
+
+from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.incidents.models import Incident, incident_of
+from self_healing_fabric.recovery.outcomes import Permit
+from self_healing_fabric.settings import MAX_EFFECT_TIMEOUT
+from self_healing_fabric.store import Store, statements
+
+log = structlog.get_logger()
+
+LEASE = 6.0  # seconds; a dead replica's incidents are taken over after at most so long
+RENEWAL = 2.0  # seconds between two renewals
+LONGEST_STEP = 2 * MAX_EFFECT_TIMEOUT + 60.0  # seconds; what takes longer hangs, and is let go
+CLOCK_CHECK = 10.0  # seconds between two comparisons with the store's clock
+LEADER = "reconciliation"  # what one replica does for all
+
+
+@dataclass(frozen=True)
+class _Held:
+    epoch: int
+    until: float  # on the steady clock
+    since: float
+
+
+def steady() -> float:
+    """Seconds on a clock that nobody sets and that goes on while process or machine are suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Leases:
+    """The incidents that this process has claimed. Safe to share between threads.
+
+    The steady clock is always read before the store's: a process that freezes between the two then believes
+    that its lease ends too early, never too late.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self.owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
+        self._store = store
+        self._clock = clock
+        self._held: dict[str, _Held] = {}
+        self._lock = threading.Lock()
+        self._leader_until = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def held(self) -> Collection[str]:
+        """The ids of the claimed incidents."""
+        with self._lock:
+            return set(self._held)
+
+    def start(self) -> None:
+        """Begin to prolong."""
+        if not self._store.shared:
+            self._store.write(statements.release_all_leases)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop prolonging, and give back what is still held, so that others need not wait."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        held = self.held()
+
+        def give_back(connection: Connection) -> None:
+            statements.release_leases(connection, self.owner, held)
+            statements.release_lease(connection, LEADER, self.owner)
+
+        try:
+            self._store.write(give_back)
+        except StoreUnavailable as error:
+            log.error("leases_not_given_back", error=str(error))  # they run out by themselves
+        with self._lock:
+            self._held.clear()
+            self._leader_until = 0.0
+
+    def claim(self, limit: int) -> list[Incident]:
+        """Claim what is due and nobody works on, the longest due first. Raises StoreUnavailable."""
+        mark, now, mine = steady(), self._clock(), self.held()
+        rows = self._store.write(
+            lambda connection: statements.claim_due(
+                connection, owner=self.owner, now=now, lease=LEASE, limit=limit, not_these=mine
+            )
+        )
+        claimed = [incident_of(row) for row in rows]
+        with self._lock:
+            for incident in claimed:
+                self._held[incident.id] = _Held(incident.epoch, mark + LEASE, mark)
+        return claimed
+
+    def drop(self, incident: Incident) -> None:
+        """The work on it is done, or lost."""
+        with self._lock:
+            if incident.id in self._held and self._held[incident.id].epoch == incident.epoch:
+                del self._held[incident.id]
+
+    def holds(self, incident: Incident) -> bool:
+        """Whether the incident is still ours: nobody else can have taken it over."""
+        with self._lock:
+            held = self._held.get(incident.id)
+        return held is not None and held.epoch == incident.epoch and steady() < held.until
+
+    def permit(self, incident: Incident) -> Permit:
+        """What an effect asks at the last moment before it begins."""
+        return lambda: self.holds(incident)
+
+    def prolonged(self, incident: Incident, mark: float) -> None:
+        """The incident's lease was renewed in the store by another write, begun at `mark` (steady clock)."""
+        with self._lock:
+            held = self._held.get(incident.id)
+            if held is not None and held.epoch == incident.epoch:
+                self._held[incident.id] = replace(held, until=mark + LEASE)
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process does what one replica does for all."""
+        return not self._store.shared or steady() < self._leader_until
+
+    def lead(self) -> bool:
+        """Become, or remain, the leader where nobody else is. Raises StoreUnavailable."""
+        if not self._store.shared:
+            return True
+        mark, now = steady(), self._clock()
+        won = self._store.write(
+            lambda connection: statements.acquire_lease(
+                connection, name=LEADER, owner=self.owner, now=now, lease=LEASE
+            )
+        )
+        self._leader_until = mark + LEASE if won else 0.0
+        return won
+
+    def renew(self) -> None:
+        """Prolong everything that is held, but not a step that hangs. Raises StoreUnavailable."""
+        mark, now = steady(), self._clock()
+        with self._lock:
+            for incident_id in [
+                each for each, held in self._held.items() if mark - held.since > LONGEST_STEP
+            ]:
+                log.error("step_hangs", incident=incident_id, seconds=LONGEST_STEP)
+                del self._held[incident_id]
+            mine = dict(self._held)
+        if mine:
+            kept = self._store.write(
+                lambda connection: statements.renew_leases(
+                    connection, owner=self.owner, held=mine, now=now, lease=LEASE
+                )
+            )
+            with self._lock:
+                for incident_id, held in mine.items():
+                    current = self._held.get(incident_id)
+                    if current is None or current.epoch != held.epoch:
+                        continue  # dropped meanwhile, perhaps claimed again: the answer is not about that
+                    if kept.get(incident_id) == held.epoch:
+                        self._held[incident_id] = replace(current, until=mark + LEASE)
+                    else:
+                        del self._held[incident_id]
+
+    def _run(self) -> None:
+        clock_checked = steady()
+        away = False
+        while not self._stopping.wait(RENEWAL):
+            try:
+                self.renew()
+                self.lead()
+                if steady() - clock_checked > CLOCK_CHECK:
+                    self._store.set_clock()
+                    clock_checked = steady()
+                away = False
+            except StoreUnavailable as error:
+                if not away:
+                    log.error("leases_not_renewed", error=str(error))
+                away = True
+            except Exception:
+                log.exception("leases_failed")

@@ -1,0 +1,253 @@
+"""PostgreSQL: any number of replicas share one store, and none of them waits for ever.
+
+Each write is a transaction of its own in the caller's thread; the server commits many at once by itself. What
+SQLite's one writer orders is ordered by locks here (`statements.serialize`, `FOR UPDATE`, SKIP LOCKED).
+
+Time is the database's, so that replicas whose clocks differ agree on whose lease has run out. It is read off
+a clock that nobody can set, counted from the last comparison with the server.
+
+A server that accepts and never answers would keep every thread of ours, for the driver has no deadline of its
+own: a watchdog shuts the socket of a connection whose statement gets no answer for too long. In turn the
+server ends the transactions of a replica that was frozen in the middle of one, for it may hold locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.store.documents import dumps
+from self_healing_fabric.store.migrations import migrate, version_of
+
+T = TypeVar("T")
+
+POOL_SIZE = 24  # connections of one replica at most
+POOL_TIMEOUT = 5.0  # seconds to wait for a free one
+TRANSACTION_TIMEOUT = 8.0  # seconds; shorter than the 10 s after which Alertmanager gives up on an answer
+IDLE_TIMEOUT = 4.0  # seconds for which a transaction may hold its locks without a statement
+MIGRATION_TIMEOUT = 60.0  # seconds for one statement, and for other replicas that migrate at the same time
+CLOCK_TRIES = 3  # in a row, until one is answered in time
+MAX_CLOCK_ANSWER = 1.0  # seconds; the clock may be wrong by half of it
+MAX_TRIES = 5  # of a transaction that another one got in the way of
+_IN_THE_WAY = ("40001", "40P01")  # serialization failure, deadlock: nothing was done, so it is done again
+_MIGRATION_LOCK = 0x5348_4600  # any number of ours
+_ACTIVE = 1  # libpq's PQTRANS_ACTIVE: a statement was sent and its answer has not come
+_MAY_CREATE = text("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+
+
+class PostgresqlBackend:
+    """Connections to one database. Raises StoreUnavailable when it cannot be reached."""
+
+    shared = True
+
+    def __init__(self, url: URL) -> None:
+        self._name = url.difference_update_query(["password"]).render_as_string(hide_password=True)
+        self._closed = threading.Event()
+        self.engine = _engine(url)
+        self.readers = self.engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._watchdog = _Watchdog(self.engine, MIGRATION_TIMEOUT)
+        self._anchor = (0.0, 0.0)
+        try:
+            with self.engine.begin() as connection:
+                for name in _deadlines():
+                    connection.execute(text(f"SET LOCAL {name} = '{MIGRATION_TIMEOUT:.0f}s'"))
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                migrate(connection)
+            self._watchdog.patience = TRANSACTION_TIMEOUT
+            self.set_clock()
+        except SQLAlchemyError as error:
+            self.close()
+            raise StoreUnavailable(f"{self._name}: cannot be opened: {_reason(error)}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, function: Callable[[Connection], T]) -> T:
+        """Run `function` in a transaction and return its value after the commit.
+
+        `function` may run more than once, each time from the start.
+
+        Raises:
+            StoreUnavailable: it was not stored. (When the connection broke in the commit it may have been,
+                so writes from outside are idempotent, and those from inside are found again.)
+        """
+        tries = 0
+        while not self._closed.is_set():
+            tries += 1
+            try:
+                with self.engine.begin() as connection:
+                    return function(connection)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in _IN_THE_WAY or tries == MAX_TRIES:
+                    raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
+                time.sleep(random.uniform(0, 0.01 * 2**tries))  # noqa: S311 - no secret
+            except SQLAlchemyError as error:
+                raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
+        raise StoreUnavailable("the store is shutting down")
+
+    def clock(self) -> float:
+        """The database's time, seconds since 1970."""
+        then, mark = self._anchor
+        return then + (_steady() - mark)
+
+    def set_clock(self) -> None:
+        """Compare with the server's clock. Raises StoreUnavailable, SQLAlchemyError; the old one goes on.
+
+        When the answer took long, or we were frozen while it came, nobody knows of which moment it tells: by
+        a clock that is wrong by seconds we would hold leases that others take over.
+        """
+        with self.engine.connect() as connection:
+            for _ in range(CLOCK_TRIES):
+                before = _steady()
+                then = float(connection.execute(_CLOCK).scalar_one())
+                took = _steady() - before
+                if took <= MAX_CLOCK_ANSWER:
+                    self._anchor = (then, before + took / 2)
+                    return
+        raise StoreUnavailable(f"{self._name}: takes {took:.1f} s to tell the time")
+
+    def close(self) -> None:
+        """Take no more writes and close the connections."""
+        self._closed.set()
+        self._watchdog.close()
+        self.engine.dispose()
+
+
+def examine(url: URL) -> str:
+    """Ask the server without changing anything; return what was found. Raises StoreUnavailable."""
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            server = connection.execute(text("SHOW server_version")).scalar_one()
+            if not connection.execute(_MAY_CREATE).scalar_one():
+                raise StoreUnavailable("the user may not create tables in its schema: make it the owner")
+            return f"PostgreSQL {server}, version {version_of(connection) or 'none yet'}"
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(_reason(error)) from error
+    finally:
+        engine.dispose()
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        return create_engine(
+            url,
+            pool_size=POOL_SIZE,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT,
+            pool_pre_ping=True,  # a server that was restarted costs nobody an error
+            json_serializer=dumps,
+            connect_args=_connect_arguments(url),
+        )
+    except ModuleNotFoundError as error:
+        name = url.render_as_string(hide_password=True)
+        raise StoreUnavailable(
+            f"{name} needs an extra: pip install 'self-healing-fabric[postgresql]'"
+        ) from error
+
+
+def _deadlines() -> dict[str, float]:
+    """What the server ends by itself, and after how many seconds."""
+    return {
+        "statement_timeout": TRANSACTION_TIMEOUT,
+        "lock_timeout": POOL_TIMEOUT,
+        "idle_in_transaction_session_timeout": IDLE_TIMEOUT,
+    }
+
+
+def _connect_arguments(url: URL) -> dict[str, Any]:
+    """The deadlines of a connection; what the URL itself says goes first."""
+    options = [f"-c {name}={seconds * 1000:.0f}" for name, seconds in _deadlines().items()]
+    defaults = {
+        "application_name": "self-healing-fabric",
+        "connect_timeout": 3,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        "tcp_user_timeout": int(TRANSACTION_TIMEOUT * 1000),
+    }
+    arguments: dict[str, Any] = {name: value for name, value in defaults.items() if name not in url.query}
+    # The last one of a name counts, so these are beside what the URL says and not instead of it.
+    return arguments | {"options": " ".join([*options, *url.normalized_query.get("options", ())])}
+
+
+def _steady() -> float:
+    """Seconds on a clock that goes on while the machine is suspended, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).strip()
+
+
+class _Watchdog:
+    """Shuts the socket of a connection whose statement gets no answer for `patience` seconds.
+
+    It looks once a second. Stuck is what waits for an answer at every look and has got none, nor changed hands,
+    between them: a busy connection does so all the time, so it is never mistaken for a stuck one.
+    """
+
+    def __init__(self, engine: Engine, patience: float) -> None:
+        self.patience = patience
+        self._steps: dict[Any, int] = {}  # how often each open connection got an answer or changed hands
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        event.listen(engine, "connect", self._went_on)
+        event.listen(engine, "checkout", self._went_on)
+        event.listen(engine, "checkin", self._went_on)
+        event.listen(engine, "after_cursor_execute", self._answered)
+        event.listen(engine, "close", self._gone)
+        event.listen(engine, "close_detached", self._gone)
+        self._thread = threading.Thread(target=self._run, name="store-watchdog", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _went_on(self, connection: Any, *_: Any) -> None:
+        if connection is not None:  # at the return of one that broke
+            with self._lock:
+                self._steps[connection] = self._steps.get(connection, 0) + 1
+
+    def _answered(self, _: Connection, cursor: Any, *__: Any) -> None:
+        self._went_on(cursor.connection)
+
+    def _gone(self, connection: Any, *_: Any) -> None:
+        with self._lock:
+            self._steps.pop(connection, None)
+
+    def _run(self) -> None:
+        waiting: dict[Any, tuple[int, int]] = {}  # steps, and the looks since the last of them
+        while not self._stopping.wait(1.0):
+            with self._lock:
+                open_now = dict(self._steps)
+            looks = {}
+            for connection, steps in open_now.items():
+                if connection.closed or connection.info.transaction_status != _ACTIVE:
+                    continue
+                before, count = waiting.get(connection, (steps, 0))
+                looks[connection] = (steps, count + 1 if before == steps else 1)
+                if looks[connection][1] > self.patience:
+                    with contextlib.suppress(Exception):  # it may be closed just now
+                        _shut(connection.fileno())
+            waiting = looks
+
+
+def _shut(descriptor: int) -> None:
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,149 @@
+"""SQLite with settings that survive a power cut, and a lock against a second process.
+
+`synchronous=FULL` in WAL mode means that a commit is on disk before the webhook answers 2xx. SQLite allows
+several processes, but two orchestrators on one file would both heal: the lock file beside the database keeps
+the second one out, and the kernel drops the lock when the first one dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from self_healing_fabric.errors import StoreInUse, StoreUnavailable
+from self_healing_fabric.store.documents import dumps
+from self_healing_fabric.store.migrations import migrate, version_of
+from self_healing_fabric.store.writer import Writer
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT = 5.0  # seconds to wait for another writer, such as a person's sqlite3 shell
+READERS = 80  # pooled connections: the HTTP threads, the workers, the loop, the writer
+
+
+class SqliteBackend:
+    """One file, one process, one writer thread. Raises StoreInUse, StoreUnavailable."""
+
+    shared = False
+
+    def __init__(self, url: str) -> None:
+        self._lock = ProcessLock(url)
+        self._lock.acquire()
+        try:
+            self.engine = open_engine(url)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.readers = self.engine.execution_options(read_only=True)
+        self._writer = Writer(self.engine)
+
+    def write(self, function: Callable[[Connection], T]) -> T:
+        """Run `function` in a transaction on the writer thread and return its value once it is on disk."""
+        return self._writer.write(function)
+
+    def clock(self) -> float:
+        """This machine's time: nobody else uses the file."""
+        return time.time()
+
+    def set_clock(self) -> None:
+        """Nothing to compare with."""
+
+    def close(self) -> None:
+        """Finish the queued writes and let the next process in."""
+        self._writer.close()
+        self.engine.dispose()
+        self._lock.release()
+
+
+def examine(url: str) -> str:
+    """Look at the file without changing it; return what was found. Raises StoreUnavailable."""
+    path = Path(make_url(url).database or "").absolute()
+    if not path.exists():
+        folder = next(parent for parent in path.parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise StoreUnavailable(f"{path} does not exist and {folder} cannot be written")
+        return "will be created"
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+        raise StoreUnavailable(f"{path} and its folder must be writable")
+    engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true")
+    try:
+        with engine.connect() as connection:
+            return f"version {version_of(connection) or 'of 0.1.0 or none'}"
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(f"{path}: {getattr(error, 'orig', None) or error}") from error
+    finally:
+        engine.dispose()
+
+
+def open_engine(url: str) -> Engine:
+    """Open the database and bring it to the newest schema. Raises StoreUnavailable when it cannot be used."""
+    path = Path(make_url(url).database or "")
+    engine = create_engine(url, poolclass=QueuePool, pool_size=READERS, max_overflow=0, json_serializer=dumps)
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin_immediately)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with engine.begin() as connection:
+            migrate(connection)
+    except (SQLAlchemyError, OSError) as error:
+        engine.dispose()
+        raise StoreUnavailable(f"{url}: cannot be opened: {getattr(error, 'orig', None) or error}") from error
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _configure(connection: Any, _: Any) -> None:
+    # The driver's own transactions begin too late and commit behind our back: we send BEGIN ourselves.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={int(BUSY_TIMEOUT * 1000)}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediately(connection: Any) -> None:
+    # A deferred transaction that reads first and writes later fails with "database is locked" and no waiting.
+    mode = "" if connection.get_execution_options().get("read_only") else " IMMEDIATE"
+    connection.exec_driver_sql(f"BEGIN{mode}")
+
+
+class ProcessLock:
+    """Holds `<database>.lock` for as long as this process lives."""
+
+    def __init__(self, url: str) -> None:
+        self._path = Path(f"{make_url(url).database}.lock")
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises StoreInUse when another process holds it, StoreUnavailable without a file."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise StoreInUse(f"{self._path}: another process uses this store") from error
+        self._file = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; harmless when it is not held."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
