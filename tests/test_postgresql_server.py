@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from postgresql_server import (
     PostgresqlMissing,
@@ -83,6 +84,35 @@ def test_the_url_is_one_for_sqlalchemy(server: PostgresqlServer) -> None:
             connection.execute(text("CREATE TABLE once (n integer)"))
         engine.dispose()
     assert url != server.url
+
+
+def test_a_database_can_be_copied_emptied_and_removed(server: PostgresqlServer) -> None:
+    """A copy has what the template has; emptied it has no rows and no sessions, and counts from 1 again."""
+    template = create_engine(server.create_database("template"))
+    with template.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (n integer)"))
+        connection.execute(text("CREATE TABLE parent (id bigserial PRIMARY KEY)"))
+        connection.execute(text("CREATE TABLE child (id bigint REFERENCES parent)"))
+        for table in ("alembic_version", "parent", "child"):
+            connection.execute(text(f"INSERT INTO {table} VALUES (1)"))  # noqa: S608
+    template.dispose()
+    url = server.create_database("copy", "template")
+    engine = create_engine(url)
+    with engine.connect() as left_open, engine.connect() as connection:
+        assert left_open.execute(text("SELECT id FROM child")).scalars().all() == [1]
+        assert server.empty_database("copy") == url
+        with pytest.raises(OperationalError):
+            left_open.execute(text("SELECT 1"))
+        connection.invalidate()
+        left_open.invalidate()
+    with engine.begin() as connection:
+        for table, rows in (("alembic_version", 1), ("parent", 0), ("child", 0)):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == rows  # noqa: S608
+        assert connection.execute(text("INSERT INTO parent DEFAULT VALUES RETURNING id")).scalar() == 1
+    server.drop_database("copy")  # also while the pool still has a connection to it
+    engine.dispose()
+    with pytest.raises(OperationalError, match="does not exist"):
+        engine.connect()
 
 
 def test_a_crash_loses_only_what_was_not_committed(server: PostgresqlServer) -> None:

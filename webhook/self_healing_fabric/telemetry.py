@@ -19,6 +19,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
 )
 
 from self_healing_fabric import __version__
@@ -38,6 +39,8 @@ class Metrics:
     """All counters, histograms and directly set gauges. One instance, and one registry, for each fabric."""
 
     def __init__(self, services: Iterable[str]) -> None:
+        # When each of thousands of series was born interests nobody and is a third of all lines.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 0.26 left its types out
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

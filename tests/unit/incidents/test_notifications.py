@@ -69,7 +69,7 @@ def test_notifications_are_worked_in_and_leave_the_inbox(store: Store, put: Put)
 
 
 def test_the_order_of_arrival_decides(store: Store, put: Put) -> None:
-    """What came first is what the alert is known by, with the time at which it came; the rest only ends it."""
+    """What came first is what the alert is known by, with the time at which it came; the rest ends it."""
     put(body("f1", runbook="first"), now=100.0)
     put(body("f1", runbook="second"), now=115.0)
     put(body("f1", status="resolved", runbook="third"), now=130.0)

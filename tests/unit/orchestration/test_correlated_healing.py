@@ -1,4 +1,4 @@
-"""Services that fail together: the cause is healed, once, and its symptoms are left alone until they prove none.
+"""Services that fail together: the cause is healed, once; its symptoms are left alone until they prove none.
 
 All effects are counted at real HTTP targets, one for each service.
 """
@@ -90,7 +90,7 @@ def test_alert_that_is_waited_for_is_taken_up_at_once(shop: Any) -> None:
 
 
 def test_suspect_that_never_alerts_goes_to_people(shop: Any) -> None:
-    """After the wait for its alert people are called; neither of the two is restarted, however long it takes."""
+    """After the wait for its alert people are called; neither is restarted, however long it takes."""
     shop.receive(symptom(shop))
     shop.run(seconds=55)
     assert shop.calls == []
@@ -117,7 +117,7 @@ def test_symptom_that_still_fails_is_healed_by_itself(shop: Any) -> None:
 
 
 def test_symptom_whose_alert_outlives_the_cause_is_looked_at_by_itself(shop: Any) -> None:
-    """Calm when the cause healed, its alert still firing at the end of the relapse window: split, not lost."""
+    """Calm when the cause healed, its alert still firing after the relapse window: split, not lost."""
     first = cause(shop)
     shop.receive(first, symptom(shop))
     shop.run(seconds=20)
@@ -130,7 +130,7 @@ def test_symptom_whose_alert_outlives_the_cause_is_looked_at_by_itself(shop: Any
 
 
 def test_effect_under_way_is_not_overtaken_by_the_cause(shop: Any) -> None:
-    """The cause alerts while its symptom is being restarted: that restart's end is written, the cause heals."""
+    """The cause alerts while its symptom is being restarted: that is written to its end, the cause heals."""
     shop.healthy("db")
 
     def fall_silent() -> None:
@@ -149,7 +149,7 @@ def test_effect_under_way_is_not_overtaken_by_the_cause(shop: Any) -> None:
 
 
 def test_restart_that_did_not_help_is_put_down_to_the_failing_cause(shop: Any) -> None:
-    """Not healed at the deadline while its dependency fails: merged into that, and nobody is called for it."""
+    """Not healed at the deadline while its dependency fails: merged into that, nobody is called for it."""
     shop.healthy("db")
     shop.targets["db"].answer = 403
     shop.target.on_restart = lambda: shop.silent("db")
@@ -201,7 +201,7 @@ def test_relapse_of_a_symptom_does_not_reopen_the_cause(shop: Any) -> None:
 
 
 def test_relapse_of_the_cause_reopens_its_incident_and_takes_the_symptom_with_it(shop: Any) -> None:
-    """Both fail again within the relapse window: the same incident, healed by a second restart of the cause."""
+    """Both fail again within the relapse window: the same incident, a second restart of the cause."""
     shop.receive(cause(shop), symptom(shop))
     shop.run(seconds=20)
     shop.silent("db")
@@ -214,7 +214,7 @@ def test_relapse_of_the_cause_reopens_its_incident_and_takes_the_symptom_with_it
 
 
 def test_split_by_hand_is_healed_by_itself_and_stays_apart(shop: Any) -> None:
-    """A person says that it is no symptom: healed like any other, and the cause's next alert leaves it alone."""
+    """A person says that it is no symptom: healed like any other; the cause's next alert leaves it alone."""
     change_mode(shop, Mode.PAUSED)
     shop.receive(cause(shop), symptom(shop))
     shop.run(seconds=2)
@@ -299,12 +299,13 @@ def test_storm_of_one_root_failure_is_one_restart(make_world: Callable[..., Any]
     world.silent("root")
     fail(0.9)
     world.targets["root"].on_restart = back
+    signals = {name: "heartbeat" if name == "root" else "error_ratio" for name in edges}
     alerts = [
-        world.alert(service=name, signal="heartbeat" if name == "root" else "error_ratio", fingerprint=f"{name}/{n}")
-        for name in edges
-        for n in range(5)
+        world.alert(service=name, signal=signal, fingerprint=f"{name}/{number}")
+        for name, signal in signals.items()
+        for number in range(5)
     ]
-    dice = random.Random(seed)
+    dice = random.Random(seed)  # noqa: S311 - a shuffle
     dice.shuffle(alerts)
     while alerts:
         taken = dice.randint(1, 60)
@@ -319,7 +320,7 @@ def test_storm_of_one_root_failure_is_one_restart(make_world: Callable[..., Any]
 
 
 def test_person_splits_off_while_the_fabric_is_about_to(shop: Any) -> None:
-    """Both find that it is no symptom: one incident of its own, and the cause's end is recorded all the same."""
+    """Both find that it is no symptom: one incident of its own, and the cause's end is still recorded."""
     shop.targets["db"].on_restart = lambda: shop.healthy("db")
     shop.receive(cause(shop), symptom(shop))
     health = shop.context.verifier.health

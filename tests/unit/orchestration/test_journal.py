@@ -3,6 +3,7 @@
 Two stores on one PostgreSQL are two replicas; the moments at which they meet are held by the test.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ from self_healing_fabric.telemetry import Metrics
 
 START = 1_800_000_000.0
 TARGET = "http:cart"
+ENDED = {"status": "succeeded", "started_at": START, "finished_at": START}
 numbers = count()
 
 
@@ -135,10 +137,8 @@ def test_of_two_that_announce_at_the_same_time_one_is_refused(
 
     def slowly(*args: Any) -> Refusal | None:
         refusal = check(*args)
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):
             checking.wait(0.5)  # the other one is checking too: then both would find the target free
-        except threading.BrokenBarrierError:
-            pass
         return refusal
 
     monkeypatch.setattr(guardrails, "check", slowly)
@@ -161,16 +161,16 @@ def test_many_that_announce_together_stay_within_the_budget(postgresql_url: str)
     def work(number: int) -> int:
         replica, incident, announced = pair[number % 2], incidents[number], 0
         together.wait(10)
-        for _ in range(6):
-            if replica.announce(incident) is None:
+        while (refusal := replica.announce(incident)) is None or refusal.guardrail != "max_actions":
+            replica.now += 1.0
+            if refusal is None:
                 announced += 1
                 most.append(sum(status == "intended" for _, status in actions(replica.store)))
                 row = replica.store.read(
                     lambda c, incident=incident: statements.unfinished_action_of(c, incident.id)
                 )
                 assert row is not None
-                ended = {"status": "succeeded", "started_at": START, "finished_at": START}
-                replica.store.write(lambda c, row=row: statements.update_action(c, row.id, ended))
+                replica.store.write(lambda c, row=row: statements.update_action(c, row.id, ENDED))
         return announced
 
     with ThreadPoolExecutor(8) as pool:
@@ -230,7 +230,7 @@ def test_a_beginning_prolongs_the_lease(
 def test_one_that_froze_at_the_beginning_may_not_act(
     replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looked at one clock, stood still for a minute, and looked at the other: the lease counts from before."""
+    """It looked at one clock, froze for a minute, and looked at the other: the lease counts from before."""
     first, second = replicas
     steady = [100.0]
 
@@ -334,7 +334,7 @@ def test_beginnings_do_not_wait_for_each_other(
 
 
 def test_a_commit_is_whole_or_nothing(replicas: tuple[Replica, Replica]) -> None:
-    """Incident, action, verdict, timeline and what else belongs to it: one failure, and none of it is there."""
+    """Incident, action, verdict, timeline and the rest: one failure, and none of it is there."""
     first, _ = replicas
     incident = first.claim(open_incident(first.store, "i1"))
     assert first.announce(incident, id="a1") is None

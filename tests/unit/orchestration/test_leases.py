@@ -1,4 +1,4 @@
-"""Leases: who may begin an effect, by a clock that goes on while a process is frozen, and who follows the dead."""
+"""Leases: who may begin an effect, by a clock that no freeze stops, and who follows the dead."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ START = 1_800_000_000.0
 
 
 class Time:
-    """The store's clock and the steady one. A frozen process sees both jump; `between` runs between two looks."""
+    """The store's clock and the steady one. A frozen process sees both jump; `between` runs after a look."""
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -174,7 +174,7 @@ def test_a_permit_is_over_before_another_process_can_claim(store: Store, passing
 def test_a_process_that_froze_while_it_asked_holds_no_longer_than_the_store_says(
     store: Store, passing: Time, what: str
 ) -> None:
-    """Between its look at the one clock and at the other a minute passed: the lease is counted from before."""
+    """Between its looks at the two clocks a minute passed: the lease is counted from before."""
     leases = Leases(store, passing.clock)
 
     def freeze() -> None:
@@ -356,7 +356,9 @@ def test_a_stop_without_the_store_is_a_stop(store: Store, passing: Time) -> None
     assert not leases.holds(incident)
 
 
-def test_at_a_start_the_leases_of_the_dead_end_only_where_nobody_else_can_be(store: Store, passing: Time) -> None:
+def test_at_a_start_the_leases_of_the_dead_end_only_where_nobody_else_can_be(
+    store: Store, passing: Time
+) -> None:
     """A SQLite file has one process, so whoever held them is dead; a shared store may have living owners."""
     dead = Leases(store, passing.clock)
     dead.claim(2)
@@ -477,7 +479,5 @@ def test_alone_on_a_file_one_always_leads(tmp_path: Path, passing: Time) -> None
     assert leases.lead()
     passing.passed += 1000.0
     assert leases.leader
-    assert store.write(
-        lambda c: statements.acquire_lease(c, name=LEADER, owner="x", now=START, lease=LEASE)
-    )
+    assert store.write(lambda c: statements.acquire_lease(c, name=LEADER, owner="x", now=START, lease=LEASE))
     store.close()

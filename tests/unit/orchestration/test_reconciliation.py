@@ -169,7 +169,10 @@ def test_absurd_list_ends_nothing(compared: Any, alertmanager: Alertmanager) -> 
 def test_while_alertmanager_is_away_prometheus_tells_what_ended(
     compared: Any, alertmanager: Alertmanager, listed: bool
 ) -> None:
-    """The loop goes on without Alertmanager: an alert ends when Prometheus, which answers, fires it no more."""
+    """The loop goes on without Alertmanager: an alert ends when Prometheus answers and does not fire it.
+
+    A rule whose condition is only pending does not fire.
+    """
     world, compare = compared
     known = alert(world)
     world.receive(known)
@@ -325,7 +328,9 @@ def test_silenced_incident_that_waits_for_prometheus_calls_nobody(
     assert world.target.restarts == []
 
 
-def test_silenced_incident_is_not_asked_about(make_world: Callable[..., Any], alertmanager: Alertmanager) -> None:
+def test_silenced_incident_is_not_asked_about(
+    make_world: Callable[..., Any], alertmanager: Alertmanager
+) -> None:
     """Nobody approved the plan of an incident that people have silenced: nobody is called for that."""
     world = make_world(mode="approval", alertmanager={"url": alertmanager.url})
     reconciliation = Reconciliation(world.context)
@@ -412,7 +417,8 @@ def test_replica_that_does_not_lead_compares_nothing(
     alertmanager.list()
     monkeypatch.setattr(world.context.leases, "lead", lambda: False)
     compare()
-    assert [(row.fingerprint, row.status) for row in world.alerts_of(world.incident())] == [("gone", "firing")]
+    known = [(row.fingerprint, row.status) for row in world.alerts_of(world.incident())]
+    assert known == [("gone", "firing")]
     assert world.context.metrics.last_reconcile._value.get() == 0.0
 
 

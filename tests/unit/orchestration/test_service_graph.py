@@ -1,4 +1,4 @@
-"""The dependencies as they are known now: configured, measured, and what counts while they cannot be asked."""
+"""The dependencies as known now: configured, measured, and what counts while they cannot be asked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Prometheus:
         self.asked.append((promql, at))
         if self.error is not None:
             raise self.error
-        return tuple(Sample(dict(zip(("client", "server"), call, strict=False)), at, 1.0) for call in self.calls)
+        labels = (dict(zip(("client", "server"), call, strict=False)) for call in self.calls)
+        return tuple(Sample(each, at, 1.0) for each in labels)
 
 
 def graph_of(prometheus: Prometheus, **settings: Any) -> ServiceGraph:
@@ -62,8 +63,8 @@ def test_measured_calls_are_added_to_the_configured_ones() -> None:
 def test_the_query_names_the_configured_metric_and_labels() -> None:
     """Asked for the moment of the comparison."""
     prometheus = Prometheus()
-    names = {"metric": "istio_requests_total", "client_label": "source_app", "server_label": "destination_app"}
-    graph_of(prometheus, service_graph=names).refresh(NOW)
+    labels = {"client_label": "source_app", "server_label": "destination_app"}
+    graph_of(prometheus, service_graph={"metric": "istio_requests_total", **labels}).refresh(NOW)
     ((query, at),) = prometheus.asked
     assert at == NOW
     assert "sum by (source_app, destination_app) (rate(istio_requests_total[5m])) > 0" in query

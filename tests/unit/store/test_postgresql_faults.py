@@ -1,7 +1,7 @@
 """A PostgreSQL that dies, is cut off or freezes: what was acknowledged is there, and nobody waits for ever.
 
-The servers of these tests are real, and so are their deaths. Each test ends with the store at work again, which
-nobody has restarted.
+The servers of these tests are real, and so are their deaths. Each test ends with the store at work again, and
+nobody has restarted it.
 """
 
 import threading
@@ -105,7 +105,9 @@ def test_a_restart_between_two_writes_is_not_noticed(server: PostgresqlServer, u
     store.close()
 
 
-def test_restarts_during_writes_lose_nothing_that_was_acknowledged(server: PostgresqlServer, url: str) -> None:
+def test_restarts_during_writes_lose_nothing_that_was_acknowledged(
+    server: PostgresqlServer, url: str
+) -> None:
     """Each write is either acknowledged and there, or was refused; afterwards all writers go on."""
     store = Store(url)
     acknowledged: list[str] = []
@@ -163,7 +165,10 @@ def test_a_server_that_is_away_is_told_at_once(server: PostgresqlServer, url: st
 def test_connections_that_are_reset_are_told_at_once(far: Store, proxy: CuttableProxy) -> None:
     """Old ones are cut and new ones refused; when the network is back, so is the store."""
     proxy.refuse()
-    futures = meanwhile(*(lambda: refused(lambda: far.write(put("cut"))) for _ in range(4)), lambda: refused(lambda: names(far)))
+    futures = meanwhile(
+        *(lambda: refused(lambda: far.write(put("cut"))) for _ in range(4)),
+        lambda: refused(lambda: names(far)),
+    )
     assert max(future.result() for future in futures) < 5
     proxy.forward()
     assert far.write(put("after")) == "after"
@@ -186,7 +191,7 @@ def test_a_cut_in_the_middle_of_a_transaction_stores_nothing(far: Store, proxy: 
 
 
 def test_a_network_that_swallows_everything_keeps_nobody(far: Store, proxy: CuttableProxy) -> None:
-    """With the deadlines of production: within 12 s writers and readers hear it, more of them than connections.
+    """With the deadlines of production: writers and readers hear it within 12 s, also when they are many.
 
     One of them is in the middle of its transaction. Afterwards the store is at work again.
     """
@@ -223,7 +228,7 @@ def test_a_network_that_swallows_everything_keeps_nobody(far: Store, proxy: Cutt
 def test_a_server_that_freezes_keeps_nobody(
     server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It accepts connections and says nothing; thawed, it finds a store that works, without being restarted."""
+    """It accepts connections and says nothing; when it goes on, so does the store."""
     monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT", 2.0)
     store = Store(url)
     store.write(put("a"))

@@ -1,13 +1,13 @@
 """Several replicas on one store: each piece of work has one owner at a time, whoever asks and whenever."""
 
 import itertools
-import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import Connection
 
 from self_healing_fabric.errors import LeaseLost
 from self_healing_fabric.store import Store, statements
@@ -40,10 +40,12 @@ def test_an_incident_has_one_worker_at_a_time(
     problems: list[str] = []
 
     def work(number: int) -> None:
-        store, owner, dice = replicas[number % len(replicas)], f"w{number}", random.Random(number)
+        store, owner = replicas[number % len(replicas)], f"w{number}"
+        limits = itertools.cycle((1, 7, 12, 3))
         while not problems:
+            limit = next(limits)
             rows = store.write(
-                lambda c: statements.claim_due(c, owner=owner, now=1e6, lease=60.0, limit=dice.randint(1, 12))
+                lambda c, n=limit: statements.claim_due(c, owner=owner, now=1e6, lease=60.0, limit=n)
             )
             with lock:
                 for row in rows:
@@ -61,14 +63,13 @@ def test_an_incident_has_one_worker_at_a_time(
             with lock:  # before it is free in the store: whoever claims it then must find it free here
                 for row in rows:
                     del at_work[row.id]
-            again = {row.id: row.epoch < TURNS for row in rows}
+            store.write(lambda c, rows=rows: give_back(c, rows))
 
-            def give_back(connection: statements.Connection) -> None:
-                for row in rows:
-                    changes = {"lease_owner": None, "lease_until": None, "due_at": 1.0 if again[row.id] else None}
-                    statements.update_claimed(connection, row.id, row.epoch, changes)
-
-            store.write(give_back)
+    def give_back(connection: Connection, rows: Sequence[statements.AnyRow]) -> None:
+        for row in rows:
+            due_at = 1.0 if row.epoch < TURNS else None
+            changes = {"lease_owner": None, "lease_until": None, "due_at": due_at}
+            statements.update_claimed(connection, row.id, row.epoch, changes)
 
     with ThreadPoolExecutor(CLAIMERS) as pool:
         for future in [pool.submit(work, number) for number in range(CLAIMERS)]:

@@ -1,15 +1,15 @@
-"""Retention: what is old and closed goes, with all that belongs to it; a timeline that still counts does not."""
+"""Retention: what is old and closed goes, with all that belongs to it; a timeline that counts does not."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.store import Store, statements
+from self_healing_fabric.store import Store, schema, statements
 
 Opens = Callable[..., str]
 
@@ -69,10 +69,11 @@ def retire(store: Store, closed_before: float = 100.0, limit: int = 10) -> int:
 
 def left(store: Store) -> dict[str, set[str]]:
     """The incidents that each table knows."""
-    columns = {"incidents": "id", "alerts": "incident_id", "actions": "incident_id", "timeline": "incident_id"}
+    columns = [schema.incidents.c.id]
+    columns += [table.c.incident_id for table in (schema.alerts, schema.actions, schema.timeline)]
     return {
-        table: set(store.read(lambda c, q=f"SELECT {column} FROM {table}": c.execute(text(q)).scalars().all()))  # noqa: S608
-        for table, column in columns.items()
+        column.table.name: set(store.read(lambda c, column=column: c.execute(select(column)).scalars().all()))
+        for column in columns
     }
 
 
@@ -162,7 +163,7 @@ def test_an_incident_with_something_left_behind_cannot_be_deleted(store: Store, 
     """The foreign keys hold: nothing points to an incident that is not there."""
     whole("i1")
     for table in ("timeline", "actions", "alerts"):
-        with pytest.raises(StoreUnavailable, match="(?i)foreign key|append-only"):
+        with pytest.raises(StoreUnavailable, match=r"(?i)foreign key|append-only"):
             store.write(execute("DELETE FROM incidents"))
         if table != "timeline":
             store.write(execute(f"DELETE FROM {table}"))  # noqa: S608
@@ -179,7 +180,7 @@ CHANGES = [
 
 
 def test_a_timeline_that_is_not_retired_cannot_be_changed(store: Store, whole: Opens) -> None:
-    """Not even beside one that may be deleted; TRUNCATE, which only PostgreSQL has, asks for all or nothing."""
+    """Not even beside one that may be deleted; TRUNCATE, which only PostgreSQL has, takes all or nothing."""
     whole("stays")
     whole("old", state="closed", opened_at=1.0, closed_at=2.0)
     store.write(execute("INSERT INTO retired VALUES ('old', 'cart', 'healed', 1, 2, 3)"))

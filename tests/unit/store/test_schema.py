@@ -65,7 +65,7 @@ def test_the_timeline_refuses_to_be_changed_by_a_shell(
 def test_one_subject_has_one_open_incident(store: Store, open_incident: Callable[..., str]) -> None:
     """A second open incident of a subject is refused; after the first is closed it is allowed."""
     open_incident("i1", subject="service/cart")
-    with pytest.raises(StoreUnavailable, match="(?i)unique"):
+    with pytest.raises(StoreUnavailable, match=r"(?i)unique"):
         open_incident("i2", subject="service/cart")
     store.write(lambda connection: statements.overtake(connection, "i1", {"closed_at": 5.0}))
     assert open_incident("i3", subject="service/cart") == "i3"
@@ -85,5 +85,5 @@ def test_an_action_belongs_to_an_incident(store: Store) -> None:
         "before": {},
         "intended_at": 1.0,
     }
-    with pytest.raises(StoreUnavailable, match="(?i)foreign key"):
+    with pytest.raises(StoreUnavailable, match=r"(?i)foreign key"):
         store.write(lambda connection: statements.insert_action(connection, action))

@@ -95,7 +95,13 @@ def test_next_due_is_none_when_nothing_has_a_timer(store: Store, open_incident: 
 
 @pytest.mark.parametrize(
     ("due_at", "lease_until", "expected"),
-    [(100.0, None, 100.0), (100.0, 160.0, None), (200.0, 160.0, None), (100.0, 50.0, 100.0), (200.0, None, 200.0)],
+    [
+        (100.0, None, 100.0),
+        (100.0, 160.0, None),
+        (200.0, 160.0, None),
+        (100.0, 50.0, 100.0),
+        (200.0, None, 200.0),
+    ],
 )
 def test_next_due_is_the_earliest_timer_that_nobody_works_on(
     store: Store, open_incident: Opens, due_at: float, lease_until: float | None, expected: float | None
@@ -285,7 +291,9 @@ def test_leases_are_renewed_only_for_their_owner(store: Store, open_incident: Op
     store.write(lambda c: statements.claim_due(c, owner="a", now=9.0, lease=6.0, limit=9))
     store.write(lambda c: statements.overtake(c, "given-back", {}))
     store.write(lambda c: statements.overtake(c, "lost", {}))
-    store.write(lambda c: statements.claim_due(c, owner="b", now=9.0, lease=6.0, limit=9, not_these={"given-back"}))
+    store.write(
+        lambda c: statements.claim_due(c, owner="b", now=9.0, lease=6.0, limit=9, not_these={"given-back"})
+    )
     held = {"mine", "lost", "given-back", "nobody"}
     kept = store.write(lambda c: statements.renew_leases(c, owner="a", held=held, now=11.0, lease=6.0))
     assert kept == {"mine": 1}
@@ -348,7 +356,7 @@ def test_only_what_lost_its_timer_is_revived(store: Store, open_incident: Opens)
 
 
 def test_open_incidents_are_found_by_their_subjects(store: Store, open_incident: Opens) -> None:
-    """Oldest first, closed ones not; with or without a lock, and for more subjects than one statement takes."""
+    """Oldest first, no closed ones; with or without a lock, for more subjects than one statement takes."""
     open_incident("b", subject="s2", opened_at=2.0)
     open_incident("a", subject="s1", opened_at=3.0)
     open_incident("old", subject="s1-old", opened_at=1.0, closed_at=2.0)
@@ -501,7 +509,9 @@ def test_merged_incidents_are_listed_on_demand(store: Store, open_incident: Open
     """They are a detail of the one that they were merged into."""
     open_incident("cause")
     open_incident("symptom", merged_into="cause", state="closed", closed_at=5.0)
-    listed = [[row.id for row in store.read(lambda c, m=m: statements.list_incidents(c, merged=m))] for m in (0, 1)]
+    listed = [
+        [row.id for row in store.read(lambda c, m=m: statements.list_incidents(c, merged=m))] for m in (0, 1)
+    ]
     assert listed == [["cause"], ["symptom", "cause"]]
 
 

@@ -144,7 +144,16 @@ def test_what_no_number_can_say_is_stored_as_prometheus_says_it(store: Store, op
     assert math.isnan(float(entry.data["value"]))  # and it can be read as a number again
 
 
-TEXTS = ["", " ", "ü€\U0001f600", "line\nbreak\ttab\r", "'; DROP TABLE incidents; --", "%s %(x)s :x ?", "\\", "\u2028\x7f\x01"]
+TEXTS = [
+    "",
+    " ",
+    "ü€\U0001f600",
+    "line\nbreak\ttab\r",
+    "'; DROP TABLE incidents; --",
+    "%s %(x)s :x ?",
+    "\\",
+    "\u2028\x7f\x01",
+]
 
 
 @pytest.mark.parametrize("value", TEXTS)

@@ -127,6 +127,8 @@ class HealingOrchestrator:
         topology, window, now = context.graph.topology, context.settings.correlation.window, context.clock()
 
         def write(connection: Connection) -> correlation.Opened:
+            # Before the first alert is touched: replicas that work repetitions in would lock each other out.
+            statements.serialize(connection, "correlation")
             work_in(connection)
             return correlation.open_incidents(connection, topology, window, now)
 

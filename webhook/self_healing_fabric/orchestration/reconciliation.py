@@ -8,7 +8,7 @@ longer lists it; a server that does not answer ends nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import httpx
@@ -139,12 +139,8 @@ class Reconciliation:
             self._note("prometheus", False, str(error))
             return False
         self._note("prometheus", True)
-        firing = [item.get("labels", {}) for item in listed if item.get("state") == "firing"]
-        ended = [
-            row.id
-            for row in self._firing()
-            if self._settled(row) and not any(_same(labels, row.labels) for labels in firing)
-        ]
+        is_listed = _lookup([item.get("labels", {}) for item in listed if item.get("state") == "firing"])
+        ended = [row.id for row in self._firing() if self._settled(row) and not is_listed(row.labels)]
         self._store([], ended)
         return True
 
@@ -190,6 +186,21 @@ class Reconciliation:
         self._reachable[server] = reachable
 
 
-def _same(listed: Mapping[str, str], stored: Mapping[str, str]) -> bool:
-    """Prometheus lists an alert without the external labels that it adds when it sends it."""
-    return listed.items() <= stored.items()
+def _lookup(listed: Collection[Mapping[str, str]]) -> Callable[[Mapping[str, str]], bool]:
+    """A function that tells whether a stored alert is among those that Prometheus lists.
+
+    Prometheus lists an alert without the external labels that it adds when it sends it, so the stored one has
+    at least the listed labels. In a storm ten thousand are compared with ten thousand: they are looked up by
+    the few different sets of label names, not one by one.
+    """
+    values_by_names: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for labels in listed:
+        names = tuple(sorted(labels))
+        values_by_names.setdefault(names, set()).add(tuple(labels[name] for name in names))
+
+    def is_listed(stored: Mapping[str, str]) -> bool:
+        return any(
+            tuple(stored.get(name) for name in names) in values for names, values in values_by_names.items()
+        )
+
+    return is_listed

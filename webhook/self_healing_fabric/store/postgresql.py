@@ -197,8 +197,8 @@ def _reason(error: BaseException) -> str:
 class _Watchdog:
     """Shuts the socket of a connection whose statement gets no answer for `patience` seconds.
 
-    It looks once a second. Stuck is what waits for an answer at every look and has got none, nor changed hands,
-    between them: a busy connection does so all the time, so it is never mistaken for a stuck one.
+    It looks once a second. Stuck is what waits for an answer at every look and between them got none, nor
+    changed hands: a busy connection does so all the time, so it is never mistaken for a stuck one.
     """
 
     def __init__(self, engine: Engine, patience: float) -> None:

@@ -27,7 +27,7 @@ from self_healing_fabric.store.writer import Writer
 T = TypeVar("T")
 
 BUSY_TIMEOUT = 5.0  # seconds to wait for another writer, such as a person's sqlite3 shell
-READERS = 80  # pooled connections: the HTTP threads, the workers, the loop, the writer
+READERS = 100  # pooled connections: the HTTP threads, the workers, the loop, the writer
 
 
 class SqliteBackend:

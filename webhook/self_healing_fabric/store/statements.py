@@ -27,7 +27,6 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    text,
     true,
     update,
 )
@@ -55,13 +54,17 @@ Key = TypeVar("Key", str, int)
 UNFINISHED = ("intended", "started")
 MAX_INBOX_FAULTS = 3  # unexpected errors after which a notification waits for people
 
-_LOCKS = {"correlation": 0x5348_4601, "announcement": 0x5348_4602}  # any numbers of ours
+_LOCKS = {"correlation": 0x5348_4601, "announcement": 0x5348_4602, "control": 0x5348_4603}  # any of ours
 
 
-def serialize(connection: Connection, what: str) -> None:
-    """Let only one transaction of all replicas do this at a time, until it ends."""
+def serialize(connection: Connection, what: str, *, shared: bool = False) -> None:
+    """Let only one transaction of all replicas do this at a time, until it ends.
+
+    `shared`: several may, but not beside one that does it alone.
+    """
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCKS[what]})
+        lock = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock
+        connection.execute(select(lock(_LOCKS[what])))
 
 
 def _upsert(connection: Connection, table: Table) -> Any:
@@ -365,16 +368,24 @@ def upsert_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
     """Store alerts by their identity. `resolved` ends one; a stale `firing` does not revive it."""
     if not rows:
         return
-    statement = _upsert(connection, alerts)
+    # In one order everywhere: two replicas that lock the same alerts crosswise would stop each other.
+    ordered = sorted(rows, key=lambda row: (row["fingerprint"], row["starts_at"]))
+    connection.execute(_UPSERT_ALERTS[connection.dialect.name], [dict(row) for row in ordered])
+
+
+def _upsert_alerts(statement: Any) -> Any:
     ended = statement.excluded.status == "resolved"
-    statement = statement.on_conflict_do_update(
+    return statement.on_conflict_do_update(
         index_elements=["fingerprint", "starts_at"],
         set_={"status": statement.excluded.status, "ended_at": statement.excluded.ended_at},
         where=and_(ended, alerts.c.status == "firing"),
     )
-    # In one order everywhere: two replicas that lock the same alerts crosswise would stop each other.
-    ordered = sorted(rows, key=lambda row: (row["fingerprint"], row["starts_at"]))
-    connection.execute(statement, [dict(row) for row in ordered])
+
+
+_UPSERT_ALERTS: Mapping[str, Any] = {
+    "postgresql": _upsert_alerts(postgresql.insert(alerts)),
+    "sqlite": _upsert_alerts(sqlite.insert(alerts)),
+}
 
 
 def revive_alert(connection: Connection, fingerprint: str, starts_at: str) -> None:
@@ -534,12 +545,14 @@ def control(connection: Connection, name: str, *, lock: bool = False) -> AnyRow 
 
     `lock`: nobody changes it before this transaction ends.
     """
-    query = _CONTROL.with_for_update(read=True) if lock else _CONTROL
-    return connection.execute(query, {"_name": name}).first()
+    if lock:  # not of the row, which does not exist before somebody sets it for the first time
+        serialize(connection, "control", shared=True)
+    return connection.execute(_CONTROL, {"_name": name}).first()
 
 
 def set_control(connection: Connection, *, name: str, value: str, by: str, now: float) -> None:
     """Set a control; it stays set across restarts."""
+    serialize(connection, "control")
     statement = _upsert(connection, controls).values(name=name, value=value, changed_at=now, changed_by=by)
     changed = {key: statement.excluded[key] for key in ("value", "changed_at", "changed_by")}
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
