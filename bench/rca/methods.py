@@ -16,10 +16,10 @@ import numpy as np
 
 from bench.rca.cases import Case, CasePrometheus, FloatArray
 from self_healing_fabric.diagnosis.calibration import Calibration
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.localization import Localization, localize
 from self_healing_fabric.diagnosis.patterns import Change, Pattern
 from self_healing_fabric.diagnosis.scoring import Symptom
-from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.diagnosis.windows import collect_window
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.history import HISTORY, locate
 from self_healing_fabric.diagnosis.localization import Localization
 from self_healing_fabric.diagnosis.scoring import Symptom
-from self_healing_fabric.diagnosis.topology import CallGraph
 from shf_queries import PartialResult, PrometheusUnavailable, QueryError, Series, catalogue
 
 AT = 1_800_000_000.0

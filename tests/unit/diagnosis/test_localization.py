@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from self_healing_fabric.diagnosis.calibration import Calibration
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.localization import (
     LEAST_CONFIDENCE,
     RULES_VERSION,
@@ -20,7 +21,6 @@ from self_healing_fabric.diagnosis.localization import (
 )
 from self_healing_fabric.diagnosis.patterns import Change, Pattern
 from self_healing_fabric.diagnosis.scoring import Symptom
-from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.diagnosis.windows import window_of
 from shf_queries import Series, catalogue
 

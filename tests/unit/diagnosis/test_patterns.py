@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.localization import localize
 from self_healing_fabric.diagnosis.patterns import PRIOR, Change, Classified, Pattern, classify_pattern
 from self_healing_fabric.diagnosis.scoring import Scorer, Symptom
-from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.diagnosis.windows import Window, window_of
 from shf_queries import Series, catalogue
 

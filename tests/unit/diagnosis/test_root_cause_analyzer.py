@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from self_healing_fabric.diagnosis import diagnose
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
 from self_healing_fabric.diagnosis.localization import Claim, Localization, Suspect, localize
 from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.root_cause_analyzer import Cause, analyze, with_localization
 from self_healing_fabric.diagnosis.scoring import Symptom
-from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.diagnosis.windows import window_of
 from self_healing_fabric.incidents.evidence import Evidence
 from self_healing_fabric.settings import Thresholds

@@ -97,15 +97,17 @@ class FakePrometheus:
 
     def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
         self._ask(promql)
+        times = np.arange(start, end + 1e-6, step)
         found = []
-        for query in self.history:
+        for query, history in self.history.items():
             name, _, rest = query.partition("{")
             if catalogue.kind_of_series(name):
                 service = json.loads(rest.removeprefix("service=").removesuffix("}"))
-                times = np.arange(start, end + 1e-6, step)
-                pairs = [(t, v) for t in times if (v := self.value_at(query, float(t))) is not None]
-                labels = {"__name__": name, "service": service}
-                found.append(Series(labels, np.array([t for t, _ in pairs]), np.array([v for _, v in pairs])))
+                # The value of the last change before each time; NaN before the first, and while it is gone.
+                values = np.array([np.nan, *(np.nan if value is None else value for _, value in history)])
+                sampled = values[np.searchsorted([since for since, _ in history], times, side="right")]
+                there = ~np.isnan(sampled)
+                found.append(Series({"__name__": name, "service": service}, times[there], sampled[there]))
         return tuple(found)
 
     def alerts(self) -> Sequence[Any]:

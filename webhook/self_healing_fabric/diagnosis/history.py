@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from self_healing_fabric.diagnosis.calibration import Calibration
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.localization import Localization, localize
 from self_healing_fabric.diagnosis.patterns import Change
 from self_healing_fabric.diagnosis.scoring import Symptom
-from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.diagnosis.windows import RangeSource, collect_window, window_of
 from shf_queries import QueryError
 

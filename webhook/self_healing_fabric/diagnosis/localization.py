@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from self_healing_fabric.diagnosis.calibration import Calibration, Support, raw_confidence
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.kinds import Family
 from self_healing_fabric.diagnosis.patterns import ABNORMAL, Change, Classified, Pattern, classify_pattern
 from self_healing_fabric.diagnosis.scoring import Factor, Scored, Scorer, Symptom
 from self_healing_fabric.diagnosis.shifts import CLEAR
-from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.diagnosis.windows import Window
 from shf_queries import catalogue
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.kinds import SYMPTOMS, Family, Kind
 from self_healing_fabric.diagnosis.onsets import ALERTED, Onset, already_so, find_onset, first_shifts
 from self_healing_fabric.diagnosis.shifts import (
@@ -26,7 +27,6 @@ from self_healing_fabric.diagnosis.shifts import (
     baseline_of,
     shifts_of,
 )
-from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.diagnosis.windows import Window
 
 EXPLAINED_AWAY = 0.85  # of a caller's symptom, when its callees explain all of it

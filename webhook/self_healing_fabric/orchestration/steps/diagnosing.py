@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import Any
 
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.evidence import Observations, collect
 from self_healing_fabric.diagnosis.history import locate
 from self_healing_fabric.diagnosis.localization import Localization
 from self_healing_fabric.diagnosis.patterns import Change
 from self_healing_fabric.diagnosis.scoring import Symptom
-from self_healing_fabric.diagnosis.topology import CallGraph
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident

@@ -1,6 +1,6 @@
 """Callers suffer from callees, through services that nobody measures too."""
 
-from self_healing_fabric.diagnosis.topology import CallGraph
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 
 GRAPH = CallGraph(
     [("web", "cart"), ("cart", "mesh"), ("mesh", "db"), ("db", "web"), ("mail", "web"), ("a", "a")]
