@@ -43,8 +43,10 @@ lint: setup venv ## check style, types, layers and rules
 	promtool check rules $(RULES)
 	promtool test rules $(RULE_TESTS)
 
-bench: setup venv ## measure what the rules cost on a real Prometheus, for 250 and 1,000 services of 5 instances; 7 minutes
+bench: SETUP = test
+bench: setup venv ## measure what the rules cost on a real Prometheus, and the store on SQLite and PostgreSQL; 25 minutes
 	$(VENV)/bin/python bench/rules.py --services 250 --services 1000
+	$(VENV)/bin/python bench/store.py
 
 bench-rca: venv ## judge the diagnosis on labelled cases: DATA=DIR PREDICTIONS=FILE [REPORT=FILE] [PART=first|second|both]
 	@test -n '$(DATA)' -a -n '$(PREDICTIONS)' || { echo 'usage: make bench-rca DATA=DIR PREDICTIONS=FILE' >&2; exit 2; }

@@ -145,10 +145,11 @@ class PostgresqlServer:
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             connection.execute("SET session_replication_role = replica")  # no triggers, no foreign keys
-            for (table,) in connection.execute(tables).fetchall():
-                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(str(table))))
-            for (sequence,) in connection.execute("SELECT sequencename FROM pg_sequences").fetchall():
-                connection.execute("SELECT setval(%s, 1, false)", (sequence,))
+            connection.execute("SET synchronous_commit = off")
+            names = [str(name) for (name,) in connection.execute(tables).fetchall()]
+            deletes = [sql.SQL("DELETE FROM {}").format(sql.Identifier(name)) for name in names]
+            connection.execute(sql.SQL("; ").join(deletes))
+            connection.execute("SELECT setval(sequencename::text, 1, false) FROM pg_sequences")
         return self._url(name)
 
     def start(self) -> None:

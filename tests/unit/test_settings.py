@@ -220,6 +220,56 @@ def test_a_store_that_would_forget_is_refused(problems: Problems, store: str) ->
     assert set(problems({"store": store})) == {"store"}
 
 
+@pytest.mark.parametrize("store", ["postgresql+psycopg://shf@db", "postgresql+psycopg://shf@db:5432/"])
+def test_a_server_without_a_database_is_no_store(problems: Problems, store: str) -> None:
+    """The driver would silently take the user's name for the database."""
+    assert "name the database" in problems({"store": store})["store"]
+
+
+def test_a_database_on_a_server_is_a_store(load: Load, tmp_path: Path) -> None:
+    """The password stays out of the URL, in a file."""
+    store = {"store": "postgresql+psycopg://shf@db:5432/shf", "store_password_file": str(tmp_path / "secret")}
+    settings = load(store)
+    assert (settings.store, settings.store_password_file) == (store["store"], tmp_path / "secret")
+
+
+def test_retention_covers_what_the_budgets_count(load: Load, problems: Problems) -> None:
+    """Deleted actions would be forgotten by the guardrails, and a budget be free again too early."""
+    assert load({"retention": "2d", "guardrails": {"per": "2d"}}).retention == 2 * 86400
+    (message,) = problems({"retention": "2d", "guardrails": {"per": "49h"}}).values()
+    assert "guardrails.per" in message
+    assert set(problems({"retention": "23h"})) == {"retention"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metric": 'up"} or vector(1) #'},
+        {"client_label": "source-app"},
+        {"server_label": ""},
+        {"server": "destination"},
+    ],
+)
+def test_a_service_graph_takes_names_and_no_promql(problems: Problems, wrong: dict[str, str]) -> None:
+    """They become part of a query."""
+    (name,) = wrong
+    found = problems({"correlation": {"service_graph": wrong}})
+    assert set(found) == {f"correlation.service_graph.{name}"}
+
+
+@pytest.mark.parametrize("wrong", [{"window": -1}, {"wait_for_cause": "-1s"}, {"windows": 5}])
+def test_wrong_settings_of_correlation_are_refused(problems: Problems, wrong: dict[str, Any]) -> None:
+    """A misspelt or impossible one must not leave the default in force."""
+    (name,) = wrong
+    assert set(problems({"correlation": wrong})) == {f"correlation.{name}"}
+
+
+@pytest.mark.parametrize("workers", [0, 65, "many"])
+def test_an_impossible_number_of_workers_is_refused(problems: Problems, workers: Any) -> None:
+    """None would do nothing, and hundreds would wait for each other."""
+    assert set(problems({"workers": workers})) == {"workers"}
+
+
 def test_the_environment_wins_over_the_file(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable replaces one value and leaves its neighbours."""
     monkeypatch.setenv("SHF_PROMETHEUS__URL", "http://elsewhere:9090")

@@ -320,7 +320,7 @@ def test_a_split_takes_the_alerts_of_one_service_and_tells_both(shop: Fleet) -> 
 
 
 def test_a_split_joins_the_incident_that_the_service_has_already(shop: Fleet) -> None:
-    """A service never has two open incidents."""
+    """A service never has two open incidents; the one it has is not merged again from then on."""
     shop.take(alert("db"), alert("cart"))
     (incident,) = shop.listed()
     shop.change(incident, state="resolved", resolved_at=105.0)
@@ -328,6 +328,7 @@ def test_a_split_joins_the_incident_that_the_service_has_already(shop: Fleet) ->
     own = next(row for row in shop.listed() if row.service == "cart")
     assert shop.store.write(lambda c: correlation.split(c, incident, "cart", "so", 110.0)) == own.id
     assert shop.members(own) == {"cart": 2}
+    assert next(row.split_from for row in shop.listed() if row.id == own.id) == incident.id
 
 
 def test_the_nearest_cause_is_asked_for_first(shop: Fleet) -> None:

@@ -166,6 +166,22 @@ def test_restart_that_did_not_help_is_put_down_to_the_failing_cause(shop: Any) -
     assert {alert.service for alert in shop.alerts_of(incident)} == {"db", "cart"}
     assert [call.service for call in shop.calls] == ["db"]
     assert shop.restarts() == {"cart": 1}
+    assert shop.context.metrics.merged.labels("cart")._value.get() == 1.0
+
+
+def test_incidents_that_the_cause_takes_over_count_as_merged(make_world: Callable[..., Any]) -> None:
+    """Two were opened for symptoms: one becomes that of the cause, the other is counted as merged."""
+    world = make_world({"web": ["db"], "cart": ["db"], "db": []}, mode="paused")
+    for service in ("web", "cart", "db"):
+        world.receive(world.alert(service=service))
+        world.orchestrator.take_in()
+        world.clock.now += 1
+    metrics = world.context.metrics
+    counted = {
+        service: (metrics.opened.labels(service)._value.get(), metrics.merged.labels(service)._value.get())
+        for service in world.targets
+    }
+    assert counted == {"web": (1.0, 0.0), "cart": (1.0, 1.0), "db": (0.0, 0.0)}
 
 
 def test_cause_is_asked_for_right_before_the_effect(make_world: Callable[..., Any]) -> None:

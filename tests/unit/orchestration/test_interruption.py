@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration import journal
+from self_healing_fabric.store import statements
 
 
 class Killed(BaseException):
@@ -107,6 +110,33 @@ def test_killed_and_the_target_cannot_tell(make_world: Callable[..., Any], monke
     assert len(world.target.restarts) == 1
     assert [row.status for row in world.actions()] == ["indeterminate"]
     assert world.incident().state is State.ESCALATED
+
+
+def test_notification_leaves_the_inbox_only_together_with_its_correlation(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Correlation fails: nothing is half taken in, and the notification is worked in again."""
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "Test", "service": "cart"},
+        "startsAt": "2027-01-15T08:00:00Z",
+        "fingerprint": "f1",
+    }
+    body = json.dumps({"version": "4", "alerts": [alert]}).encode()
+    world.context.store.write(lambda c: statements.put_in_inbox(c, body, world.clock.now))
+
+    def explode(*_: Any) -> None:
+        raise RuntimeError("boom")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(correlation, "open_incidents", explode)
+        with pytest.raises(RuntimeError, match="boom"):
+            world.orchestrator.take_in()
+    assert world.context.store.read(statements.count_inbox) == (1, 0)
+    assert world.context.store.read(statements.firing_alerts) == []
+    world.orchestrator.take_in()
+    assert world.context.store.read(statements.count_inbox) == (0, 0)
+    assert [row.fingerprint for row in world.alerts_of(world.incident())] == ["f1"]
 
 
 @pytest.mark.parametrize("step", range(1, 9))

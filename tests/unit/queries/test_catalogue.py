@@ -80,7 +80,8 @@ def test_all_signals_of_several_services_stays_one_selector(services: list[str])
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
 def test_prometheus_itself_parses_every_query_of_hostile_names(tmp_path: Path) -> None:
     """promtool accepts each query of the catalogue for names that try to break out."""
-    queries = [catalogue.silent_services(), catalogue.known_services()]
+    graph = catalogue.service_graph("traces_service_graph_request_total", client="client", server="server")
+    queries = [catalogue.silent_services(), catalogue.known_services(), graph]
     for value in NASTY:
         queries += [
             *(series_of(signal.series, value) for signal in SIGNALS.values()),
@@ -97,6 +98,33 @@ def test_prometheus_itself_parses_every_query_of_hostile_names(tmp_path: Path) -
         ["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_the_service_graph_names_who_calls_whom_now(tmp_path: Path) -> None:
+    """One sample for each pair that calls, labelled alike whatever the labels of the metric."""
+    metric = "istio_requests_total"
+    expression = catalogue.service_graph(metric, client="source_app", server="destination_app")
+    pair = 'source_app="{}",destination_app="{}"'
+    series = {
+        f'{metric}{{{pair.format("web", "cart")},pod="1"}}': "0+30x20",
+        f'{metric}{{{pair.format("web", "cart")},pod="2"}}': "0+30x20",
+        f"{metric}{{{pair.format('cart', 'db')}}}": "0+10x5 _x15",
+        f"{metric}{{{pair.format('web', 'mail')}}}": "7x20",
+    }
+    told = f'{{client="web",server="cart",{pair.format("web", "cart")}}}'
+    case = {"expr": expression, "eval_time": "20m", "exp_samples": [{"labels": told, "value": 1}]}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [case],
+    }
+    path = tmp_path / "graph_test.yml"
+    path.write_text(yaml.safe_dump({"tests": [test]}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_signals_are_found_by_the_name_that_alerts_carry() -> None:

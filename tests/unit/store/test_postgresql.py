@@ -449,7 +449,7 @@ def impatient(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 def test_a_connection_that_many_use_in_turn_is_not_taken_for_stuck(impatient: Store) -> None:
     """Whenever the watchdog looks, the only connection waits for an answer: each time for another one."""
-    end = time.monotonic() + 4.0
+    end = time.monotonic() + 3.3
 
     def work(number: int) -> int:
         done = 0
@@ -466,7 +466,7 @@ def test_a_long_transaction_is_not_taken_for_stuck(impatient: Store) -> None:
     """Many statements that each get their answer may take longer than one may."""
 
     def job(connection: Connection) -> str:
-        for _ in range(16):
+        for _ in range(13):
             connection.execute(text("SELECT pg_sleep(0.25)"))
         return put("a")(connection)
 

@@ -96,10 +96,18 @@ def meanwhile(*functions: Callable[[], Any]) -> list["Future[Any]"]:
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_restart_between_two_writes_is_not_noticed(server: PostgresqlServer, url: str, mode: Any) -> None:
     """All connections of the pool are dead, and nobody gets an error."""
-    store = Store(url)
-    meanwhile(*(lambda n=n: store.write(put(f"a{n}")) for n in range(6)))
+    store, together = Store(url), threading.Barrier(6)  # so that each has a connection of its own
+
+    def write(letter: str, number: int) -> Callable[[], str]:
+        def job(connection: Connection) -> str:
+            together.wait(10)
+            return put(f"{letter}{number}")(connection)
+
+        return lambda: store.write(job)
+
+    meanwhile(*(write("a", number) for number in range(6)))
     server.restart(mode)
-    futures = meanwhile(*(lambda n=n: store.write(put(f"b{n}")) for n in range(6)))
+    futures = meanwhile(*(write("b", number) for number in range(6)))
     assert [future.result() for future in futures] == [f"b{number}" for number in range(6)]
     assert names(store) == {f"{letter}{number}" for letter in "ab" for number in range(6)}
     store.close()
@@ -131,7 +139,7 @@ def test_restarts_during_writes_lose_nothing_that_was_acknowledged(
     threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
     for thread in threads:
         thread.start()
-    for mode in ("immediate", "fast", "immediate"):
+    for mode in ("immediate", "fast"):
         time.sleep(0.3)
         server.restart(mode)
     marked = len(acknowledged)
@@ -229,7 +237,7 @@ def test_a_server_that_freezes_keeps_nobody(
     server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It accepts connections and says nothing; when it goes on, so does the store."""
-    monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT", 2.0)
+    monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT", 1.0)
     store = Store(url)
     store.write(put("a"))
     server.pause()
@@ -237,7 +245,6 @@ def test_a_server_that_freezes_keeps_nobody(
         work = (lambda: store.write(put("frozen")), lambda: names(store), store.set_clock)
         futures = meanwhile(*(lambda each=each: refused(each) for each in work))
         assert max(future.result() for future in futures) < NOT_NEVER - 6
-        assert refused(lambda: store.write(put("frozen"))) < 5
     finally:
         server.resume()
     assert eventually(lambda: store.write(put("b")), within=5) == "b"

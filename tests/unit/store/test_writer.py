@@ -192,6 +192,20 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
     assert stored(store, *acknowledged) == acknowledged
 
 
+def test_a_disk_that_is_full_only_in_the_second_run_loses_nothing_either(store: Store) -> None:
+    """With savepoints too: what the database has given up is told to nobody as stored."""
+    with Held(store).batch() as held:
+        held.write("before", put("before"))
+        held.write("defect", fail)
+        held.write("full", fill_the_disk)
+        held.write("after", put("after"))
+    acknowledged = [name for name in ("before", "after") if held.outcomes[name] == name]
+    assert isinstance(held.outcomes["full"], StoreUnavailable)
+    assert stored(store, *acknowledged) == acknowledged
+    store.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000") and None)
+    assert store.write(put("next")) == "next"
+
+
 def test_a_full_disk_is_named_as_the_reason(store: Store) -> None:
     """The text says what is full, not which savepoint is missing."""
     with pytest.raises(StoreUnavailable, match="disk is full"):

@@ -396,7 +396,9 @@ def split(connection: Connection, incident: Row[Any], service: str, reason: str,
         "due_at": now,
         "split_from": incident.id,
     }
-    if not existing:
+    if existing:
+        statements.annotate(connection, split_id, {"split_from": incident.id})
+    else:
         statements.insert_incidents(connection, [values])
     statements.move_alerts(connection, from_incident=incident.id, to_incident=split_id, service=service)
     data = {"from": incident.id, "into": split_id, "service": service}

@@ -12,6 +12,8 @@ from enum import StrEnum
 Permit = Callable[[], bool]
 """Asked by every effect right before it begins; False: do nothing, somebody else may be at work."""
 
+BEGINS_WITHIN = 5.0  # seconds after it was recorded that it begins; what cannot begin by then never does
+
 
 class Status(StrEnum):
     """Of an action. `INTENDED` and `STARTED` are found only after a crash."""
@@ -34,4 +36,4 @@ class Outcome:
 
 def forbidden() -> Outcome:
     """The permit was over: nothing was done, and whoever holds the incident may try."""
-    return Outcome(Status.FAILED, "the lease had run out before it began; nothing was done", 0.0)
+    return Outcome(Status.FAILED, "it might no longer begin when all was ready; nothing was done", 0.0)

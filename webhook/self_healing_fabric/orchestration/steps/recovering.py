@@ -13,12 +13,14 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from self_healing_fabric.guardrails import Refusal
+from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.guardrails import Refusal, mode
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.leases import steady
 from self_healing_fabric.orchestration.steps.common import (
     Facts,
     Step,
@@ -30,8 +32,8 @@ from self_healing_fabric.orchestration.steps.common import (
     wait,
 )
 from self_healing_fabric.orchestration.steps.verifying import verify_from
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Permit, Status
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
-from self_healing_fabric.recovery.outcomes import Status
 from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.recovery.strategies import Strategy
 from self_healing_fabric.recovery.verification import Health
@@ -154,7 +156,7 @@ def _failures_in_a_row(actions: Sequence[Row[Any]], strategy: str) -> int:
 
 
 def _perform(incident: Incident, context: Context, strategy: Strategy, action: dict[str, Any]) -> Step:
-    service = str(incident.service)
+    service, mark = str(incident.service), steady()
     if not journal.begin(context, incident, action["id"]):
         outcome = ActionOutcome(Status.FAILED, "paused before it began; nothing was done", 0.0)
         paused = Transition(State.RECOVERING, PAUSE_POLL, waiting_for="mode: the fabric is paused")
@@ -166,9 +168,27 @@ def _perform(incident: Incident, context: Context, strategy: Strategy, action: d
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
-            permit=context.leases.permit(incident),
+            permit=_permit(incident, context, mark + BEGINS_WITHIN),
         )
     return _after_action(incident, context, strategy, action, outcome)
+
+
+def _permit(incident: Incident, context: Context, until: float) -> Permit:
+    """The leave to begin until then (on the steady clock).
+
+    Connecting to the target takes a while. Meanwhile people may have stopped the fabric, and whoever finds the
+    action unfinished after a crash asks the target when the longest effect should be over: a late one would
+    come after that.
+    """
+
+    def permit() -> bool:
+        try:
+            now = context.store.read(lambda connection: mode.current(connection, context.settings))
+        except StoreUnavailable:
+            return False
+        return now is not Mode.PAUSED and steady() < until and context.leases.holds(incident)
+
+    return permit
 
 
 def _after_action(

@@ -22,7 +22,9 @@ class Platform(Protocol):
 
     name: str
     target: str  # what guardrails count by; the same for every incident that can touch the same thing
-    longest_effect: float  # seconds after which an effect that began has ended, whether or not we heard of it
+    # Seconds after the record of its beginning until an effect has ended, whether or not we heard of it: at
+    # most `outcomes.BEGINS_WITHIN` until the order is sent, and what the target may take from there.
+    longest_effect: float
 
     def snapshot(self) -> Mapping[str, Any]:
         """What the target looks like before an effect, as JSON. Raises TargetUnreadable."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.settings import DockerRecovery
 
@@ -38,8 +38,7 @@ class DockerPlatform:
     def __init__(self, settings: DockerRecovery) -> None:
         self._settings = settings
         self.target = f"docker:{settings.host}/{settings.container}"
-        # A restart is two calls: which version the engine speaks, and the order itself.
-        self.longest_effect = math.ceil(settings.stop_timeout) + 2 * ENGINE_TIMEOUT
+        self.longest_effect = BEGINS_WITHIN + math.ceil(settings.stop_timeout) + ENGINE_TIMEOUT
 
     def snapshot(self) -> Mapping[str, Any]:
         """Read the container's identity and start time."""

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from self_healing_fabric.recovery.certificates import authorities
-from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.settings import HttpRecovery, bearer_headers
 
@@ -33,7 +33,7 @@ class HttpPlatform:
         self._service = service
         self._settings = settings
         self.target = f"http:{settings.restart}"
-        self.longest_effect = settings.timeout + READ_TIMEOUT
+        self.longest_effect = BEGINS_WITHIN + settings.timeout
 
     def snapshot(self) -> Mapping[str, Any]:
         """Read `started_at` when a URL for it is configured."""
