@@ -7,11 +7,11 @@ STAMP := $(VENV)/.installed
 RULES = $(wildcard alert_rules/*.rules.yml)
 RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
 
-.PHONY: help setup venv demo test lint bench clean
+.PHONY: help setup venv demo test lint bench bench-rca clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: ## install the servers that the demo and the tests need, where missing
 	@PYTHON='$(PYTHON)' sh demo/setup.sh $(SETUP)
@@ -47,6 +47,13 @@ bench: SETUP = test
 bench: setup venv ## measure what the rules cost on a real Prometheus, and the store on SQLite and PostgreSQL; 25 minutes
 	$(VENV)/bin/python bench/rules.py --services 250 --services 1000
 	$(VENV)/bin/python bench/store.py
+
+bench-rca: venv ## judge the diagnosis on labelled cases: DATA=DIR PREDICTIONS=FILE [REPORT=FILE] [PART=first|second|both]
+	@test -n '$(DATA)' -a -n '$(PREDICTIONS)' || { echo 'usage: make bench-rca DATA=DIR PREDICTIONS=FILE' >&2; exit 2; }
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --group bench || \
+	    echo 'fse-baro cannot be installed: BARO is left out.' >&2
+	$(VENV)/bin/python -m bench.rca --data '$(DATA)' --predictions '$(PREDICTIONS)' \
+	    $(if $(REPORT),--report '$(REPORT)') $(if $(PART),--part '$(PART)')
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -117,6 +117,48 @@ def watchdog() -> str:
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
 
+# What a diagnosis reads over time, and what each series measures. Left out: limits and baselines, which are
+# computed from these, and the short windows, which repeat them with more noise.
+DIAGNOSED = {
+    REQUEST_RATE: "request_rate",
+    ERROR_RATIO.series: "error_ratio",
+    LATENCY_P95.series: "latency_p95_seconds",
+    "service:shf_latency:mean_seconds": "latency_mean_seconds",
+    CPU.series: "cpu_utilisation",
+    MEMORY.series: "memory_utilisation",
+    "service:shf_restarts:increase": "restarts_increase",
+    HEARTBEAT.fresh_series: "up_ratio",
+    "service:shf_config_drift:paths": "config_drift_paths",
+    "service:shf_state:digests": "state_digests",
+}
+CUSTOM = "service:shf_custom:"  # whatever people record under it takes part in the diagnosis
+_SERIES_OF_KIND = {kind: series for series, kind in DIAGNOSED.items()}
+
+
+def diagnosed(services: Iterable[str]) -> str:
+    """Everything that a diagnosis reads over time of these services, in one query."""
+    names = "|".join((*DIAGNOSED, f"{CUSTOM}.+"))
+    return f'{{__name__=~"{names}",service=~{one_of(services)}}}'
+
+
+def kind_of_series(name: str) -> str:
+    """What a recorded series measures, in words; empty for one that a diagnosis does not read."""
+    return DIAGNOSED.get(name) or (name.removeprefix(CUSTOM) if name.startswith(CUSTOM) else "")
+
+
+def kind_of_signal(name: str) -> str:
+    """The kind of series that an alert's signal speaks of; empty for a signal that nothing is recorded
+    for."""
+    signal = SIGNALS.get(name)
+    return (DIAGNOSED.get(signal.series) or DIAGNOSED.get(signal.fresh_series) or "") if signal else ""
+
+
+def diagnosed_series_of(kind: str, service: str, peer: str = "") -> str:
+    """The one series of `diagnosed` that measures `kind` at a service, towards a peer where there is one."""
+    series = series_of(_SERIES_OF_KIND.get(kind, CUSTOM + kind), service)
+    return f"{series[:-1]},peer={quote(peer)}}}" if peer else series
+
+
 ABSENT = "service:shf_heartbeat:absent"  # 1 for a service that is expected and that nothing checks
 
 

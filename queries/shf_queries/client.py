@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +58,24 @@ class PrometheusClient:
     def raw(self, selector: str, *, seconds: float, at: float | None = None) -> tuple[Series, ...]:
         """Return the samples of the last `seconds` as stored, with their own times: no look-back."""
         return self._query(f"{selector}[{max(1, round(seconds * 1000))}ms]", at, matrix)
+
+    def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
+        """Evaluate `promql` at every `step` seconds from `start` to `end` (seconds since 1970).
+
+        Unlike `raw`, a value is repeated for up to five minutes after its sample, unless its series was
+        marked stale.
+        """
+        return self._ask(
+            lambda: matrix(
+                self._connection.custom_query_range(
+                    promql,
+                    datetime.fromtimestamp(start, UTC),
+                    datetime.fromtimestamp(end, UTC),
+                    f"{step:.3f}",
+                    timeout=self._timeout,
+                )
+            )
+        )
 
     def alerts(self) -> Sequence[Mapping[str, Any]]:
         """Return the pending and firing alerts as `GET /api/v1/alerts` lists them."""

@@ -1,6 +1,7 @@
 """The root cause: a table of what was observed, the pattern that it supports, and how much."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from self_healing_fabric.diagnosis import diagnose
+from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
-from self_healing_fabric.diagnosis.root_cause_analyzer import Pattern, analyze
+from self_healing_fabric.diagnosis.localization import Claim, Localization, Suspect, localize
+from self_healing_fabric.diagnosis.patterns import Pattern
+from self_healing_fabric.diagnosis.root_cause_analyzer import Cause, analyze, with_localization
+from self_healing_fabric.diagnosis.scoring import Symptom
+from self_healing_fabric.diagnosis.windows import window_of
+from self_healing_fabric.incidents.evidence import Evidence
 from self_healing_fabric.settings import Thresholds
 from shf_queries import catalogue
 from shf_queries.catalogue import CPU, MEMORY, SIGNALS
@@ -144,6 +151,7 @@ def test_confidence_is_a_share_and_the_diagnosis_repeatable(
         )
         return diagnose(
             seen,
+            localization=localize(window_of(()), Symptom("cart", "", opened_at), CallGraph()),
             alert_signals=["heartbeat"],
             opened_at=opened_at,
             severity="critical",
@@ -155,3 +163,47 @@ def test_confidence_is_a_share_and_the_diagnosis_repeatable(
     assert found.as_dict() == run(dict(reversed(values.items()))).as_dict()
     for cause in (found.cause, *found.alternatives):
         assert 0.0 <= cause.confidence < 1.0
+
+
+def located(see_db: float, *, abstained: bool = False) -> Localization:
+    """A localisation that names resource exhaustion in `db` with a share."""
+    claim = Claim("db", "cpu", "db: cpu rose.", "cpu", 0.9, 0.3, 50.0, 12.0, 3.7, ())
+    return replace(
+        localize(window_of(()), Symptom("cart", "", 40.0), CallGraph()),
+        order=("db", "cart"),
+        suspects=(Suspect("db", 3.7, (claim,), ()),),
+        confidence=0.9,
+        pattern=Pattern.UNKNOWN if abstained else Pattern.RESOURCE_EXHAUSTION,
+        shares={Pattern.RESOURCE_EXHAUSTION: see_db},
+        abstained=abstained,
+    )
+
+
+def test_what_the_series_say_is_ranked_among_the_rules(see: See) -> None:
+    """The more confident of the two is the cause, the other an alternative; the claim keeps its baseline."""
+    ruled = analyze(see(queries={MEMORY_PEAK: 0.99}), opened_at=1000.0)
+    assert ruled[0].confidence == pytest.approx(0.9)
+    cause, others = with_localization(ruled, located(0.95))
+    assert (cause.service, others) == ("db", (ruled[0],))
+    assert (cause.evidence[0].baseline, cause.evidence[0].weight) == (0.3, 3.7)
+    cause, others = with_localization(ruled, located(0.5))
+    assert (cause, others[0].service) == (ruled[0], "db")
+
+
+def test_an_unknown_cause_gives_way_to_what_the_series_say(see: See) -> None:
+    """Where the rules find nothing, the series' suspect is the cause."""
+    cause, others = with_localization(analyze(see({}), opened_at=1000.0), located(0.4))
+    assert (cause.pattern, cause.service, others) == (Pattern.RESOURCE_EXHAUSTION, "db", ())
+
+
+def test_two_views_of_one_cause_do_not_confirm_each_other(see: See) -> None:
+    """The same pattern in the same service: the higher confidence, and the evidence of both."""
+    ruled = Cause(Pattern.RESOURCE_EXHAUSTION, "db", 0.6, (Evidence("a", "q", 1.0, 50.0),))
+    cause, others = with_localization((ruled, ()), located(0.4))
+    assert (cause.confidence, len(cause.evidence), others) == (0.6, 2, ())
+
+
+def test_an_abstaining_localisation_changes_nothing(see: See) -> None:
+    """A lead is no cause."""
+    ruled = analyze(see(queries={MEMORY_PEAK: 0.99}), opened_at=1000.0)
+    assert with_localization(ruled, located(0.95, abstained=True)) == ruled

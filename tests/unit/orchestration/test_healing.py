@@ -11,7 +11,7 @@ from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.settings import Mode
-from shf_queries import catalogue
+from shf_queries import PrometheusUnavailable, catalogue
 from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT
 
 
@@ -460,3 +460,32 @@ def test_not_healed_goes_on_with_the_next_strategy(make_world: Callable[..., Any
     world.run(seconds=64)
     assert world.incident().level == 1
     assert [row.strategy for row in world.actions()] == ["restart", "retry"]
+
+
+def test_the_diagnosis_keeps_what_the_series_say(world: Any) -> None:
+    """Stored with the incident: the lead, what is missing, the version of the rules, and queries to paste."""
+    world.clock.now += 600
+    world.silent()
+    world.clock.now += 30
+    world.receive(world.alert())
+    world.run()
+    told = world.incident().diagnosis
+    assert told["localization"]["lead"] == "cart"
+    assert told["rules_version"] == told["localization"]["rules_version"]
+    assert told["localization"]["suspects"][0]["claims"][0]["query"] == 'service:shf_up:ratio{service="cart"}'
+    assert any("cart: cpu" in text for text in told["missing"])
+
+
+def test_a_range_query_that_fails_does_not_stop_the_healing(world: Any) -> None:
+    """The dearest query may fail while the others answer: the service is healed, and the gap is told."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PrometheusUnavailable("query timed out")
+
+    world.prometheus.range = refuse
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(world.alert())
+    world.run(seconds=15)
+    assert (world.incident().state, world.incident().outcome) == (State.RESOLVED, "healed")
+    assert world.incident().diagnosis["missing"] == ["series over time: query timed out"]

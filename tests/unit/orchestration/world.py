@@ -25,7 +25,7 @@ from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
-from shf_queries import PrometheusUnavailable, Sample, Series
+from shf_queries import PrometheusUnavailable, Sample, Series, catalogue
 from shf_queries.catalogue import HEARTBEAT, Signal, series_of
 
 START = 1_800_000_000.0
@@ -94,6 +94,21 @@ class FakePrometheus:
         if not pairs:
             return ()
         return (Series({}, np.array([t for t, _ in pairs]), np.array([v for _, v in pairs])),)
+
+    def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
+        self._ask(promql)
+        times = np.arange(start, end + 1e-6, step)
+        found = []
+        for query, history in self.history.items():
+            name, _, rest = query.partition("{")
+            if catalogue.kind_of_series(name):
+                service = json.loads(rest.removeprefix("service=").removesuffix("}"))
+                # The value of the last change before each time; NaN before the first, and while it is gone.
+                values = np.array([np.nan, *(np.nan if value is None else value for _, value in history)])
+                sampled = values[np.searchsorted([since for since, _ in history], times, side="right")]
+                there = ~np.isnan(sampled)
+                found.append(Series({"__name__": name, "service": service}, times[there], sampled[there]))
+        return tuple(found)
 
     def alerts(self) -> Sequence[Any]:
         self._ask("alerts")

@@ -88,6 +88,8 @@ def test_prometheus_itself_parses_every_query_of_hostile_names(tmp_path: Path) -
             all_signals_of([value, "cart"]),
             catalogue.start_time_of(value),
             catalogue.usual_request_rate_of(value),
+            catalogue.diagnosed([value, "cart"]),
+            catalogue.diagnosed_series_of("latency_p95_seconds", value, value),
         ]
     rules = [{"record": f"r{number}", "expr": query} for number, query in enumerate(queries)]
     path = tmp_path / "rules.yml"
@@ -135,3 +137,27 @@ def test_an_empty_set_is_not_everything() -> None:
     """No values make no expression: an empty one would match all series that lack the label."""
     with pytest.raises(ValueError, match="must not be read as everything"):
         catalogue.one_of([])
+
+
+def test_what_a_diagnosis_reads_is_recorded_by_the_shipped_rules() -> None:
+    """Every series of the table exists; a renamed rule must not blind the diagnosis silently."""
+    rules = "".join(path.read_text() for path in Path("alert_rules").glob("*.rules.yml"))
+    assert [name for name in catalogue.DIAGNOSED if f"record: {name}\n" not in rules] == []
+
+
+def test_a_kind_leads_to_its_series_and_back() -> None:
+    """Of shipped series and of people's own; others are not read."""
+    for name, kind in (*catalogue.DIAGNOSED.items(), (f"{catalogue.CUSTOM}pool_wait_ms", "pool_wait_ms")):
+        assert catalogue.kind_of_series(name) == kind
+        assert catalogue.diagnosed_series_of(kind, "cart") == f'{name}{{service="cart"}}'
+        assert re.fullmatch(catalogue.diagnosed(["cart"]).split('"')[1], name)
+    assert catalogue.kind_of_series("service:shf_cpu:threshold") == ""
+    with_peer = catalogue.diagnosed_series_of("error_ratio", "cart", "web")
+    assert with_peer == 'service:shf_errors:ratio{service="cart",peer="web"}'
+
+
+def test_every_signal_has_a_kind_of_series() -> None:
+    """So the series that alerted can be found; of an unknown signal there is none."""
+    assert all(catalogue.kind_of_signal(name) for name in SIGNALS)
+    assert catalogue.kind_of_signal("heartbeat") == "up_ratio"
+    assert catalogue.kind_of_signal("stranger") == ""

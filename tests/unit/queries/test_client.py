@@ -281,3 +281,27 @@ def test_a_path_prefix_is_kept(httpserver: HTTPServer) -> None:
     client = PrometheusClient(httpserver.url_for("/prom/"))
     assert client.instant("up")
     client.close()
+
+
+def test_a_range_query_asks_for_every_step(real: PrometheusClient, httpserver: HTTPServer) -> None:
+    """Start, end and step are sent, and the matrix comes back as arrays."""
+    series = {"metric": {"service": "cart"}, "values": [[100, "1"], [105, "NaN"], [110, "3"]]}
+    httpserver.expect_ordered_request(
+        "/api/v1/query_range", query_string={"query": "up", "start": "100", "end": "110", "step": "5.000"}
+    ).respond_with_json(success({"resultType": "matrix", "result": [series]}))
+    (found,) = real.range("up", start=100.0, end=110.0, step=5.0)
+    assert found.times.tolist() == [100, 105, 110]
+    assert (found.values[0], math.isnan(found.values[1]), found.values[2]) == (1.0, True, 3.0)
+
+
+def test_a_partial_range_is_a_partial_result(
+    client: PrometheusClient, faults: responses.RequestsMock
+) -> None:
+    """Half an answer over time proves nothing either, and a server error is one try."""
+    faults.get(f"{QUERY}_range", json=success({"result": []}, warnings=["a store is away"]))
+    with pytest.raises(PartialResult, match="a store is away"):
+        client.range("up", start=0.0, end=10.0, step=5.0)
+    faults.get(f"{QUERY}_range", status=503)
+    with pytest.raises(PrometheusUnavailable):
+        client.range("up", start=0.0, end=10.0, step=5.0)
+    assert len(faults.calls) == 2

@@ -9,7 +9,9 @@ from typing import Any
 from self_healing_fabric.diagnosis.evidence import Observations
 from self_healing_fabric.diagnosis.failure_classifier import Classification, FailureClass, classify
 from self_healing_fabric.diagnosis.impact_assessor import Impact, assess
-from self_healing_fabric.diagnosis.root_cause_analyzer import Cause, Pattern, analyze
+from self_healing_fabric.diagnosis.localization import RULES_VERSION, Localization
+from self_healing_fabric.diagnosis.patterns import Pattern
+from self_healing_fabric.diagnosis.root_cause_analyzer import Cause, analyze, with_localization
 
 __all__ = ["Cause", "Diagnosis", "FailureClass", "Impact", "Pattern", "diagnose"]
 
@@ -22,11 +24,24 @@ class Diagnosis:
     cause: Cause
     alternatives: tuple[Cause, ...]
     impact: Impact
+    localization: Localization
 
     @property
     def failure_class(self) -> FailureClass:
         """The failure class."""
         return self.classification.failure_class
+
+    @property
+    def service_confidence(self) -> float:
+        """How sure it is that the cause lies in its service, whatever its pattern is."""
+        found = self.localization
+        located = found.confidence if found.lead == self.cause.service and not found.abstained else 0.0
+        return max(self.cause.confidence, located)
+
+    @property
+    def abstained(self) -> bool:
+        """Whether no cause is named, because the evidence carries none."""
+        return self.cause.pattern is Pattern.UNKNOWN
 
     def as_dict(self) -> dict[str, Any]:
         """The diagnosis as JSON."""
@@ -37,19 +52,31 @@ class Diagnosis:
             "cause": self.cause.as_dict(),
             "alternatives": [cause.as_dict() for cause in self.alternatives],
             "impact": self.impact.as_dict(),
+            "rules_version": RULES_VERSION,
+            "abstained": self.abstained,
+            "lead": self.localization.lead or self.cause.service,
+            "against": list(self.localization.against),
+            "missing": list(self.localization.missing),
+            "next_query": self.localization.next_query,
+            "localization": self.localization.as_dict(),
         }
 
 
 def diagnose(
     seen: Observations,
     *,
+    localization: Localization,
     alert_signals: Collection[str],
     opened_at: float,
     severity: str,
     tier: str,
     dependants: Sequence[str],
 ) -> Diagnosis:
-    """Diagnose from what was observed; the same observations give the same diagnosis."""
-    cause, alternatives = analyze(seen, opened_at)
+    """Diagnose from what was observed; the same observations give the same diagnosis.
+
+    `localization` is what the series over time say (`history.locate`). What is true only now (a service does
+    not answer, a process has just started) the rules know better; what changed, the series do.
+    """
+    cause, alternatives = with_localization(analyze(seen, opened_at), localization)
     impact = assess(seen, severity=severity, tier=tier, dependants=dependants)
-    return Diagnosis(classify(seen, alert_signals), cause, alternatives, impact)
+    return Diagnosis(classify(seen, alert_signals), cause, alternatives, impact, localization)

@@ -11,11 +11,12 @@ as an order, not as a frequency.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from typing import Any
 
 from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
+from self_healing_fabric.diagnosis.localization import Localization
+from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.incidents.evidence import Evidence
 from shf_queries import catalogue
 from shf_queries.catalogue import (
@@ -35,19 +36,6 @@ OVERLOAD_FACTOR = 1.5  # times the usual request rate
 RECENT_START = (
     600.0  # seconds; a process that started so shortly before it failed may have started with a bad setting
 )
-
-
-class Pattern(StrEnum):
-    """The seven root-cause patterns, and that the evidence does not carry any."""
-
-    NETWORK_ISSUE = "network_issue"
-    RESOURCE_EXHAUSTION = "resource_exhaustion"
-    SERVICE_OVERLOAD = "service_overload"
-    CONFIGURATION_ERROR = "configuration_error"
-    DATA_CORRUPTION = "data_corruption"
-    DEPENDENCY_FAILURE = "dependency_failure"
-    CODE_BUG = "code_bug"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -89,6 +77,36 @@ def analyze(seen: Observations, opened_at: float) -> tuple[Cause, tuple[Cause, .
     return ranked[0], tuple(ranked[1:])
 
 
+def with_localization(
+    ruled: tuple[Cause, tuple[Cause, ...]], found: Localization
+) -> tuple[Cause, tuple[Cause, ...]]:
+    """Rank what the series over time say among what the rules of this module say, by confidence.
+
+    Where both name the same pattern in the same service they are one cause, with the higher confidence of the
+    two and the evidence of both: they look at the same series, so they do not confirm each other. An
+    abstaining localisation changes nothing.
+    """
+    cause, others = ruled
+    if found.abstained:
+        return ruled
+    evidence = tuple(
+        Evidence(claim.statement, claim.query, claim.value, claim.at, claim.baseline, round(claim.bits, 3))
+        for claim in found.suspects[0].claims
+    )
+    seen = Cause(found.pattern, found.lead, found.shares[found.pattern], evidence)
+    ranked = [each for each in (cause, *others) if each.pattern is not Pattern.UNKNOWN]
+    same = [each for each in ranked if (each.pattern, each.service) == (seen.pattern, seen.service)]
+    if same:
+        seen = replace(
+            seen,
+            confidence=max(seen.confidence, same[0].confidence),
+            evidence=(*same[0].evidence, *seen.evidence),
+        )
+    ranked = [seen, *(each for each in ranked if each not in same)]
+    ranked.sort(key=lambda each: (-each.confidence, each.pattern, each.service))
+    return ranked[0], tuple(ranked[1:])
+
+
 def _combine(findings: list[Finding]) -> Iterator[Cause]:
     """Noisy-or over the findings of each pattern and service."""
     for pattern, service in dict.fromkeys((finding.pattern, finding.service) for finding in findings):
@@ -96,7 +114,8 @@ def _combine(findings: list[Finding]) -> Iterator[Cause]:
         doubt = 1.0
         for finding in same:
             doubt *= 1.0 - finding.weight
-        yield Cause(pattern, service, 1.0 - doubt, tuple(finding.evidence for finding in same))
+        evidence = tuple(replace(finding.evidence, weight=finding.weight) for finding in same)
+        yield Cause(pattern, service, 1.0 - doubt, evidence)
 
 
 def _exhausted_resources(seen: Observations, _: float) -> Iterator[Finding]:

@@ -17,17 +17,22 @@ from shf_queries.catalogue import HEARTBEAT, LATENCY_P95, Signal
 class Evidence:
     """One fact: the statement for people, and the query, value and time with which anyone can check it.
 
-    `at` is in seconds since 1970 (UTC).
+    `at` is in seconds since 1970 (UTC). `baseline` is what was normal and `weight` how much the fact counted,
+    where it was compared and counted at all.
     """
 
     statement: str
     query: str
     value: float
     at: float
+    baseline: float | None = None
+    weight: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The fact as JSON."""
-        return {"statement": self.statement, "query": self.query, "value": self.value, "at": self.at}
+        """The fact as JSON; without a baseline or a weight where it has none."""
+        told = {"statement": self.statement, "query": self.query, "value": self.value, "at": self.at}
+        more = {"baseline": self.baseline, "weight": self.weight}
+        return told | {name: value for name, value in more.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,16 @@ label.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
-from self_healing_fabric.diagnosis.evidence import collect
+from self_healing_fabric.diagnosis.call_graph import CallGraph
+from self_healing_fabric.diagnosis.evidence import Observations, collect
+from self_healing_fabric.diagnosis.history import locate
+from self_healing_fabric.diagnosis.localization import Localization
+from self_healing_fabric.diagnosis.patterns import Change
+from self_healing_fabric.diagnosis.scoring import Symptom
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
@@ -29,6 +35,8 @@ from self_healing_fabric.orchestration.steps.common import (
 )
 from self_healing_fabric.recovery.planning import TRUSTED_CAUSE, Plan, make_plan
 from self_healing_fabric.store import statements
+from shf_queries import catalogue
+from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT, LATENCY_P95
 
 CAUSE_POLL = 2.0  # seconds between two looks for the alert of a suspected cause
 
@@ -65,19 +73,20 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         )
         diagnosis = diagnose(
             seen,
+            localization=_localization(incident, context, facts, seen, now),
             alert_signals=facts.signals,
             opened_at=incident.opened_at,
             severity=incident.severity,
             tier=configured.tier,
             dependants=sorted(topology.direct_dependants(service)),
         )
-    suspected = _suspected_dependency(incident, context, diagnosis, facts)
+    suspected = _suspected_dependency(incident, context, diagnosis, facts, seen)
     if suspected is not None:
         return suspected
     plan = make_plan(
         failure_class=diagnosis.failure_class.value,
         cause_service=diagnosis.cause.service,
-        confidence=diagnosis.cause.confidence,
+        confidence=diagnosis.service_confidence,
         service=service,
         settings=context.settings,
         known=context.strategies,
@@ -85,8 +94,44 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     return _diagnosed(incident, context, diagnosis, plan)
 
 
+def _localization(
+    incident: Incident, context: Context, facts: Facts, seen: Observations, now: float
+) -> Localization:
+    """What the series of the last hour say, around the first of the incident's alerts."""
+    service = str(incident.service)
+    began = min(
+        (_started(row.starts_at, incident.opened_at) for row in facts.alerts), default=incident.opened_at
+    )
+    signals = [signal for signal in (incident.signal, *facts.signals) if signal]
+    settings = context.settings
+    return locate(
+        context.prometheus,
+        symptom=Symptom(service, catalogue.kind_of_signal(signals[0]) if signals else "", min(began, now)),
+        graph=CallGraph.of_dependencies(
+            {name: context.graph.topology.direct_dependencies(name) for name in settings.services}
+        ),
+        at=now,
+        interval=max(settings.prometheus.scrape_interval, settings.prometheus.evaluation_interval),
+        changes=_changes(seen),
+    )
+
+
+def _started(starts_at: str, otherwise: float) -> float:
+    """When an alert says that it started: a notification may be minutes late, its own time is not."""
+    try:
+        return datetime.fromisoformat(starts_at).timestamp()
+    except ValueError:
+        return otherwise
+
+
+def _changes(seen: Observations) -> tuple[Change, ...]:
+    """What changed in the service itself: its newest process."""
+    started = seen.value(catalogue.start_time_of(seen.service))
+    return () if started is None else (Change(seen.service, started, "it started"),)
+
+
 def _suspected_dependency(
-    incident: Incident, context: Context, diagnosis: Diagnosis, facts: Facts
+    incident: Incident, context: Context, diagnosis: Diagnosis, facts: Facts, seen: Observations
 ) -> Step | None:
     """A cause that does not alert (yet): suspect it, and wait for its own alert before anything is done."""
     cause = diagnosis.cause
@@ -103,6 +148,8 @@ def _suspected_dependency(
     known = cause.service in context.settings.services and cause.service != incident.service
     if not known or cause.confidence < TRUSTED_CAUSE or incident.split_from is not None:
         return None
+    if not any(seen.breach(each, service=cause.service) for each in (HEARTBEAT, ERROR_RATIO, LATENCY_P95)):
+        return None  # it has changed, but is inside its limits: an alert of its own is not to be expected
     subject = correlation.subject_of(cause.service)
     rows = context.store.read(lambda connection: statements.open_incidents_of(connection, {subject}))
     if rows and rows[0].state != State.RESOLVED.value:
@@ -147,5 +194,9 @@ def _diagnosis_entries(diagnosis: Diagnosis) -> list[Entry]:
         f"{diagnosis.failure_class.value}: {diagnosis.classification.reason}. "
         f"Cause: {cause.pattern.value} in {cause.service}, confidence {cause.confidence:.2f}."
     )
+    if diagnosis.abstained and diagnosis.localization.lead:
+        message += (
+            f" Strongest lead: {diagnosis.localization.lead}. Ask next: {diagnosis.localization.next_query}"
+        )
     told = Entry(Kind.DIAGNOSIS, message, diagnosis.as_dict())
     return [*(evidence_entry(fact) for fact in facts), told]

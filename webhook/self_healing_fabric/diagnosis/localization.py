@@ -1,0 +1,359 @@
+"""From the series around an alert to a suspect: ranked services, what speaks for and against, and how sure.
+
+The whole path is pure: the same window, symptom, graph, changes and calibration give the same bytes. Where
+the evidence does not carry, it abstains: it names the strongest lead and the query to run next, and calls the
+pattern unknown, because a guess that reads like a finding sends people to the wrong service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from self_healing_fabric.diagnosis.calibration import Calibration, Support, raw_confidence
+from self_healing_fabric.diagnosis.call_graph import CallGraph
+from self_healing_fabric.diagnosis.kinds import Family
+from self_healing_fabric.diagnosis.patterns import ABNORMAL, Change, Classified, Pattern, classify_pattern
+from self_healing_fabric.diagnosis.scoring import Factor, Scored, Scorer, Symptom
+from self_healing_fabric.diagnosis.shifts import CLEAR
+from self_healing_fabric.diagnosis.windows import Window
+from shf_queries import catalogue
+
+RULES_VERSION = "2026-11-1"  # changes with every rule, weight or threshold of localisation or patterns
+QUIET_WINDOWS = 4  # of the same length, before the onset
+LEAST_CONFIDENCE = 0.3  # below it nothing is named
+LEAST_SCORE = 1.5  # bits: one series of full weight that is clearly shifted is worth two
+PRIMARY = 0.35  # of the best series of the service: from here on another may be named as its first trouble
+MOSTLY_OWN = 0.5  # of a series: one that something else explains is not the first trouble
+SHORT_HISTORY = 20  # samples before the onset; fewer are told
+GAPS = 0.2  # of the samples of a series; more are told
+TOLD = 5  # series of a suspect that are told
+RIVALS = 4  # suspects that are told besides the first
+WANTED = (Family.CPU, Family.MEMORY, Family.LATENCY, Family.ERRORS, Family.LOAD)  # what every cause shows in
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One shifted series: the sentence, and all with which anyone can check it.
+
+    `value` is the quartile of the failure's window, `baseline` the median before it, `at` the end of the
+    window. `bits` is how much it counted after all `factors`.
+    """
+
+    service: str
+    kind: str
+    statement: str
+    query: str
+    value: float
+    baseline: float
+    at: float
+    deviations: float
+    bits: float
+    factors: tuple[Factor, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The claim as JSON."""
+        return {
+            "statement": self.statement,
+            "service": self.service,
+            "kind": self.kind,
+            "query": self.query,
+            "value": _rounded(self.value),
+            "baseline": _rounded(self.baseline),
+            "at": self.at,
+            "deviations": _rounded(self.deviations),
+            "bits": _rounded(self.bits),
+            "factors": [
+                {"reason": factor.reason, "factor": _rounded(factor.factor)} for factor in self.factors
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A service, what its series add up to, its claims (the likeliest first trouble first), and its
+    factors."""
+
+    service: str
+    score: float
+    claims: tuple[Claim, ...]
+    factors: tuple[Factor, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The suspect as JSON."""
+        return {
+            "service": self.service,
+            "score": _rounded(self.score),
+            "claims": [claim.as_dict() for claim in self.claims],
+            "factors": [
+                {"reason": factor.reason, "factor": _rounded(factor.factor)} for factor in self.factors
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Localization:
+    """What the series around an alert say.
+
+    Attributes:
+        onset_at: when it began, seconds since 1970; `before_alert` seconds before the alert.
+        order: all services that were measured, the likeliest first.
+        suspects: the first few of them with their claims.
+        confidence: that the first is the cause, from 0 to 1; 0 when nothing was measured.
+        pattern: the likeliest pattern, `unknown` when it abstains.
+        shares: of every pattern.
+        findings: what made the shares, as sentences.
+        quiet: the best score on each quiet window of the same history.
+        against: what speaks against the first suspect, the best rival among it.
+        missing: what could not be seen.
+        abstained: whether nothing is named; then `order[0]` is only the strongest lead.
+        next_query: what to ask next: what tells the first from the second, or shows what is missing.
+    """
+
+    onset_at: float
+    before_alert: float
+    order: tuple[str, ...]
+    suspects: tuple[Suspect, ...]
+    confidence: float
+    pattern: Pattern
+    shares: Mapping[Pattern, float]
+    findings: tuple[str, ...]
+    quiet: tuple[float, ...]
+    against: tuple[str, ...]
+    missing: tuple[str, ...]
+    abstained: bool
+    next_query: str
+
+    @property
+    def lead(self) -> str:
+        """The likeliest service, whether it is believed or not; empty when nothing was measured."""
+        return self.order[0] if self.order else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON, with the version of the rules."""
+        return {
+            "rules_version": RULES_VERSION,
+            "onset_at": self.onset_at,
+            "before_alert": _rounded(self.before_alert),
+            "abstained": self.abstained,
+            "lead": self.lead,
+            "confidence": _rounded(self.confidence),
+            "pattern": self.pattern.value,
+            "patterns": {pattern.value: _rounded(share) for pattern, share in self.shares.items()},
+            "findings": list(self.findings),
+            "suspects": [suspect.as_dict() for suspect in self.suspects],
+            "quiet_scores": [_rounded(score) for score in self.quiet],
+            "against": list(self.against),
+            "missing": list(self.missing),
+            "next_query": self.next_query,
+        }
+
+
+def localize(
+    window: Window,
+    symptom: Symptom,
+    graph: CallGraph,
+    changes: Sequence[Change] = (),
+    calibration: Calibration | None = None,
+) -> Localization:
+    """Rank what explains the symptom, say how sure, and abstain where the evidence does not carry.
+
+    Whatever is missing (history, samples, series, the graph) lowers the confidence; nothing raises.
+    """
+    if not window.keys:
+        return _nothing(symptom)
+    # Sums of values near the limits of a float overflow to infinity, which the arithmetic bounds afterwards.
+    with np.errstate(all="ignore"):
+        return _localize(Scorer(window, symptom, graph), changes, calibration or Calibration())
+
+
+def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibration) -> Localization:
+    scored = scorer.score(scorer.onset.index, len(scorer.window.times))
+    order, quiet = scored.order, _quiet_scores(scorer)
+    confidence = calibration.apply(raw_confidence(_support(scorer, scored, order, quiet)))
+    abstained = scored.scores[order[0]] < LEAST_SCORE or confidence < LEAST_CONFIDENCE
+    classified = classify_pattern(scorer, scored, order[0], confidence, changes)
+    suspects = tuple(_suspect(scorer, scored, service) for service in order[: RIVALS + 1])
+    return Localization(
+        onset_at=scorer.onset_at,
+        before_alert=scorer.onset.before_alert,
+        order=order,
+        suspects=suspects,
+        confidence=confidence,
+        pattern=Pattern.UNKNOWN if abstained else _likeliest(classified),
+        shares=classified.shares,
+        findings=tuple(trait.sentence for trait in classified.traits),
+        quiet=quiet,
+        against=tuple(_against(suspects, quiet)),
+        missing=tuple(_missing(scorer, order[0], quiet)),
+        abstained=abstained,
+        next_query=_next_query(scorer, suspects),
+    )
+
+
+def _nothing(symptom: Symptom) -> Localization:
+    query = catalogue.diagnosed([symptom.service]) if symptom.service else catalogue.watchdog()
+    return Localization(
+        onset_at=symptom.at,
+        before_alert=0.0,
+        order=(),
+        suspects=(),
+        confidence=0.0,
+        pattern=Pattern.UNKNOWN,
+        shares={},
+        findings=(),
+        quiet=(),
+        against=(),
+        missing=("no series at all",),
+        abstained=True,
+        next_query=query,
+    )
+
+
+def _quiet_scores(scorer: Scorer) -> tuple[float, ...]:
+    """The best score on windows of the failure's length, evenly spread over the later two thirds of the
+    history."""
+    length, end = len(scorer.window.times) - scorer.onset.index, scorer.onset.index
+    first = end // 3 + length
+    if length < 1 or first > end:
+        return ()
+    ends = dict.fromkeys(int(stop) for stop in np.linspace(first, end, QUIET_WINDOWS))
+    scores = [scorer.score(stop - length, stop, by_onset=False).scores for stop in ends]
+    return tuple(max(each.values()) for each in scores if each)
+
+
+def _support(scorer: Scorer, scored: Scored, order: Sequence[str], quiet: Sequence[float]) -> Support:
+    """What the confidence is computed from; a single service has no lead over anything."""
+    first = scored.scores[order[0]]
+    second = scored.scores[order[1]] if len(order) > 1 else first
+    alerting = scorer.alerting()
+    seen = [abs(scored.shifts.deviations[row]) > 1.0 for row in alerting]
+    return Support(
+        score=first,
+        lead=(first - second) / first if first > 0 else 0.0,
+        quiet=max(quiet) if quiet else None,
+        alert_seen=any(seen) if alerting else None,
+        history=int(np.max(scorer.baseline.samples, initial=0)),
+    )
+
+
+def _likeliest(classified: Classified) -> Pattern:
+    return max(classified.shares, key=lambda pattern: (classified.shares[pattern], pattern.value))
+
+
+def _suspect(scorer: Scorer, scored: Scored, service: str) -> Suspect:
+    rows = [row for row in scorer.rows_of(service) if abs(scored.shifts.deviations[row]) > CLEAR]
+    rows.sort(key=lambda row: (-scored.bits[row], row))
+    first = _first_trouble(scorer, scored, rows)
+    if first is not None:
+        rows.remove(first)
+        rows.insert(0, first)
+    claims = tuple(_claim(scorer, scored, row) for row in rows[:TOLD])
+    return Suspect(service, scored.scores[service], claims, scored.service_factors[service])
+
+
+def _first_trouble(scorer: Scorer, scored: Scored, rows: Sequence[int]) -> int | None:
+    """Among the series that count, the one that comes first in the order of causes: memory before latency."""
+    order = list(Family)
+    strong = [
+        row
+        for row in rows
+        if scored.bits[row] >= PRIMARY * scored.bits[rows[0]]
+        and abs(scored.shifts.deviations[row]) > ABNORMAL
+        and all(factor.factor >= MOSTLY_OWN for factor in scored.factors[row])
+    ]
+    return min(
+        strong, key=lambda row: (order.index(scorer.kinds[row].family), -scored.bits[row], row), default=None
+    )
+
+
+def _claim(scorer: Scorer, scored: Scored, row: int) -> Claim:
+    key, shifts = scorer.window.keys[row], scored.shifts
+    value, baseline = float(shifts.now[row]), float(scorer.baseline.median[row])
+    peer = f" ({key.peer})" if key.peer else ""
+    statement = f"{key.service}: {key.kind}{peer} went from {baseline:.4g} to {value:.4g}"
+    return Claim(
+        service=key.service,
+        kind=key.kind,
+        statement=f"{statement}, {abs(shifts.deviations[row]):.3g} times its usual spread.",
+        query=scorer.window.queries[row],
+        value=value,
+        baseline=baseline,
+        at=float(scorer.window.times[-1]),
+        deviations=float(shifts.deviations[row]),
+        bits=float(scored.bits[row]),
+        factors=scored.factors[row],
+    )
+
+
+def _against(suspects: Sequence[Suspect], quiet: Sequence[float]) -> list[str]:
+    """What speaks against the first suspect."""
+    first, found = suspects[0], []
+    if len(suspects) > 1:
+        rival = suspects[1]
+        found.append(
+            f"{rival.service} explains it with {rival.score:.2f} bits, {first.service} with {first.score:.2f}"
+        )
+    if quiet and max(quiet) >= first.score:
+        found.append(f"on quiet windows of the same history the highest score was {max(quiet):.2f}")
+    found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]
+    found += [
+        f"{claim.service}: of its {claim.kind}, {factor.reason}"
+        for claim in first.claims
+        for factor in claim.factors
+        if factor.factor < 1
+    ]
+    if not first.claims:
+        found.append(f"no series of {first.service} is clearly off its baseline")
+    return found
+
+
+def _missing(scorer: Scorer, service: str, quiet: Sequence[float]) -> list[str]:
+    """What could not be seen and might have changed the answer."""
+    found = []
+    measured = {scorer.kinds[row].family for row in scorer.rows_of(service)}
+    blind = [family.value for family in WANTED if family not in measured]
+    if blind:
+        found.append(f"{service}: {', '.join(blind)}")
+    reachable = scorer.graph.reachable(scorer.symptom.service)
+    unseen = sorted(reachable - set(scorer.services))
+    if unseen:
+        found.append(f"series of {', '.join(unseen)}")
+    if len(scorer.services) == 1:
+        found.append("series of any other service")
+    if not scorer.graph.calls:
+        found.append("who calls whom")
+    history = int(np.max(scorer.baseline.samples, initial=0))
+    if history < SHORT_HISTORY:
+        found.append(f"history: {history} samples before the onset")
+    if scorer.onset.index >= len(scorer.window.times):
+        found.append("samples since the alert")
+    rows = list(scorer.rows_of(service))
+    gaps = float(np.mean(~np.isfinite(scorer.window.values[rows])))
+    if gaps > GAPS:
+        found.append(f"{service}: {gaps:.0%} of its samples")
+    if not quiet:
+        found.append("quiet windows to compare with")
+    alerting = scorer.alerting()
+    if scorer.symptom.kind and not alerting:
+        found.append(f"the series that alerted: {scorer.symptom.kind} of {scorer.symptom.service}")
+    return found
+
+
+def _next_query(scorer: Scorer, suspects: Sequence[Suspect]) -> str:
+    """What would tell the first from the second: the second's strongest series; else the first's own."""
+    for suspect in (*suspects[1:2], *suspects[:1]):
+        if suspect.claims:
+            return suspect.claims[0].query
+    alerting = scorer.alerting()
+    if alerting:
+        return scorer.window.queries[alerting[0]]
+    return catalogue.diagnosed([suspects[0].service])
+
+
+def _rounded(value: float) -> float | None:
+    """Six significant digits, so that the last bit of a sum cannot change the output; NaN becomes null."""
+    return float(f"{value:.6g}") if np.isfinite(value) else None
