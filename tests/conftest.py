@@ -11,9 +11,14 @@ from contextlib import ExitStack
 from itertools import count
 
 import pytest
+from hypothesis import settings
 
 from postgresql_server import PostgresqlMissing, PostgresqlServer, temporary_postgresql
 from self_healing_fabric.store import Store
+
+# How long an example takes says something of the machine, not of the product.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 TEMPLATE, SHARED = "migrated", "emptied"  # databases
 _numbers = count()

@@ -481,3 +481,16 @@ def test_alone_on_a_file_one_always_leads(tmp_path: Path, passing: Time) -> None
     assert leases.leader
     assert store.write(lambda c: statements.acquire_lease(c, name=LEADER, owner="x", now=START, lease=LEASE))
     store.close()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 8])
+def test_what_is_only_watched_is_claimed_in_the_end(store: Store, limit: int) -> None:
+    """However few are claimed at a time, and however many wait in healing: the watched have their turn."""
+    for number in range(40):
+        open_incident(store, f"healing{number}")
+    watched = {"state": "escalated", "due_at": 1.0}
+    store.write(lambda connection: statements.annotate(connection, "i1", watched))
+    leases, claimed = Leases(store, lambda: START), set[str]()
+    for _ in range(4):
+        claimed |= {incident.id for incident in leases.claim(limit)}
+    assert "i1" in claimed

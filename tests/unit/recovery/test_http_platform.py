@@ -12,7 +12,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Status
-from self_healing_fabric.recovery.platforms import TargetUnreadable, http, platform_of
+from self_healing_fabric.recovery.platforms import TargetUnreadable, platform_of
 from self_healing_fabric.recovery.platforms.http import HttpPlatform
 from self_healing_fabric.recovery.strategies.restart import Restart
 from self_healing_fabric.settings import HttpRecovery, ServiceSettings

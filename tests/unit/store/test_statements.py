@@ -11,11 +11,10 @@ from self_healing_fabric.store import Store, statements
 Opens = Callable[..., str]
 
 
-def claim(store: Store, now: float, *, owner: str = "w", lease: float = 60.0, limit: int = 10) -> list[str]:
+def claim(store: Store, now: float, **changes: Any) -> list[str]:
     """Claim what is due; return the ids."""
-    rows = store.write(
-        lambda connection: statements.claim_due(connection, owner=owner, now=now, lease=lease, limit=limit)
-    )
+    options = {"owner": "w", "lease": 60.0, "limit": 10, **changes}
+    rows = store.write(lambda connection: statements.claim_due(connection, now=now, **options))
     return sorted(row.id for row in rows)
 
 
@@ -56,6 +55,16 @@ def test_what_is_only_watched_is_claimed_last(store: Store, open_incident: Opens
     assert claim(store, 100.0, limit=1) == ["detected3"]
     assert claim(store, 100.0, limit=3) == ["escalated0", "recovering4", "resolved1"]
     assert claim(store, 100.0, limit=3) == ["escalated2"]
+
+
+def test_what_is_only_watched_has_its_turn(store: Store, open_incident: Opens) -> None:
+    """Hundreds of incidents that wait in healing do not keep an escalated one from calling the next level."""
+    open_incident("watched", state="escalated", due_at=1.0)
+    for number in range(4):
+        open_incident(f"healing{number}", state="recovering", due_at=10.0 + number)
+    assert claim(store, 100.0, limit=2, in_turn=1) == ["healing0", "watched"]
+    assert claim(store, 100.0, limit=2, in_turn=1) == ["healing1", "healing2"]
+    assert claim(store, 100.0, limit=2, in_turn=2) == ["healing3"]
 
 
 def test_an_overtaken_worker_cannot_write(store: Store, open_incident: Opens) -> None:

@@ -31,6 +31,7 @@ log = structlog.get_logger()
 LEASE = 6.0  # seconds; a dead replica's incidents are taken over after at most so long
 RENEWAL = 2.0  # seconds between two renewals
 LONGEST_STEP = 2 * MAX_EFFECT_TIMEOUT + 60.0  # seconds; what takes longer hangs, and is let go
+IN_TURN = 4  # one of so many claimed incidents is the longest due of all, be it only watched
 CLOCK_CHECK = 10.0  # seconds between two comparisons with the store's clock
 LEADER = "reconciliation"  # what one replica does for all
 
@@ -61,6 +62,7 @@ class Leases:
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._leader_until = 0.0
+        self._claims = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
@@ -100,9 +102,17 @@ class Leases:
     def claim(self, limit: int) -> list[Incident]:
         """Claim what is due and nobody works on, the longest due first. Raises StoreUnavailable."""
         mark, now, mine = steady(), self._clock(), self.held()
+        self._claims += 1
+        in_turn = limit // IN_TURN or int(self._claims % IN_TURN == 0)
         rows = self._store.write(
             lambda connection: statements.claim_due(
-                connection, owner=self.owner, now=now, lease=LEASE, limit=limit, not_these=mine
+                connection,
+                owner=self.owner,
+                now=now,
+                lease=LEASE,
+                limit=limit,
+                in_turn=in_turn,
+                not_these=mine,
             )
         )
         claimed = [incident_of(row) for row in rows]

@@ -205,17 +205,19 @@ def claim_due(
     now: float,
     lease: float,
     limit: int,
+    in_turn: int = 0,
     not_these: Collection[str] = (),
 ) -> Sequence[AnyRow]:
     """Claim incidents whose timer is due and that nobody works on; each claim raises the epoch.
 
-    Those that are only watched come last: thousands of them must not keep a new one from being healed.
+    Those that are only watched come last: thousands of them must not keep a new one from being healed. But
+    `in_turn` of the limit go to the longest due of all, so that they are looked at too.
     """
     values = {"_owner": owner, "_now": now, "_until": now + lease, "_not_these": list(not_these)}
     claimed: list[AnyRow] = []
-    for statement in _CLAIM:
-        if len(claimed) < limit:
-            claimed += connection.execute(statement, {**values, "_limit": limit - len(claimed)}).all()
+    for statement, most in zip(_CLAIM, (limit - in_turn, limit), strict=True):
+        if len(claimed) < most:
+            claimed += connection.execute(statement, {**values, "_limit": most - len(claimed)}).all()
     return claimed
 
 

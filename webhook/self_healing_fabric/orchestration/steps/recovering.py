@@ -176,7 +176,7 @@ def _perform(incident: Incident, context: Context, strategy: Strategy, action: d
 def _permit(incident: Incident, context: Context, until: float) -> Permit:
     """The leave to begin until then (on the steady clock).
 
-    Connecting to the target takes a while. Meanwhile people may have stopped the fabric, and whoever finds the
+    Connecting to the target takes a while. Meanwhile people may have stopped the fabric, and who finds the
     action unfinished after a crash asks the target when the longest effect should be over: a late one would
     come after that.
     """
