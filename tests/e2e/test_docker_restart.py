@@ -22,10 +22,10 @@ import pytest
 from docker_engine import IGNORES, DockerEngine, Web, require_engine, wait_until
 
 from self_healing_fabric.incidents.lifecycle import State
-from self_healing_fabric.incidents.models import incident_of
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
+from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.recovery.outcomes import Status
 from self_healing_fabric.recovery.platforms import TargetUnreadable, platform_of
 from self_healing_fabric.recovery.platforms import docker as platform
@@ -67,9 +67,11 @@ def service(host: str, container: str, **more: Any) -> ServiceSettings:
     return ServiceSettings.model_validate({"recovery": recovery})
 
 
-def restart(settings: ServiceSettings, before: Any) -> tuple[Status, str]:
+def restart(settings: ServiceSettings, before: Any, *, permitted: bool = True) -> tuple[Status, str]:
     """Perform the strategy once."""
-    outcome = Restart().perform(SERVICE, settings, key="key", attempt=1, before=before)
+    outcome = Restart().perform(
+        SERVICE, settings, key="key", attempt=1, before=before, permit=lambda: permitted
+    )
     return outcome.status, outcome.detail
 
 
@@ -293,21 +295,22 @@ def fabric_on(store: Path, host: str, container: str, *, later: float = 0.0) -> 
     )
     try:
         verifier = cast(Verifier, StillFailing())
-        yield replace(fabric.context, verifier=verifier, clock=lambda: time.time() + later)
+
+        def clock() -> float:
+            return time.time() + later
+
+        leases = Leases(fabric.store, clock)
+        yield replace(fabric.context, verifier=verifier, clock=clock, leases=leases)
     finally:
         fabric.stop()
 
 
 def step(context: Context) -> None:
     """Claim the incident and advance it by one step, as the loop does."""
-    rows = context.store.write(
-        lambda connection: statements.claim_due(
-            connection, owner="test", now=context.clock(), lease=60, limit=1
-        )
-    )
     orchestrator = HealingOrchestrator(context)
     try:
-        orchestrator.advance(incident_of(rows[0]))
+        (incident,) = orchestrator.claim(1)
+        orchestrator.advance(incident)
     finally:
         orchestrator.stop()
 
@@ -329,6 +332,17 @@ def state_and_actions(context: Context) -> tuple[str, list[str]]:
     actions = context.store.read(lambda connection: statements.actions_of(connection, INCIDENT))
     assert incident is not None
     return incident.state, [row.status for row in actions]
+
+
+def test_a_restart_whose_permit_is_over_does_not_happen(engine: DockerEngine) -> None:
+    """Whoever holds the incident now may try; the container is left alone."""
+    with engine.web("unpermitted") as web:
+        settings = service(engine.host, "unpermitted")
+        before = Restart().before(SERVICE, settings)
+        assert restart(settings, before, permitted=False)[0] is Status.FAILED
+        assert web.events("restart") == 0
+        assert restart(settings, before)[0] is Status.SUCCEEDED
+        assert web.events("restart") == 1
 
 
 def test_the_state_machine_restarts_a_container_once_and_then_verifies(
