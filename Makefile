@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RULES = $(wildcard alert_rules/*.rules.yml)
 RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
 
-.PHONY: help setup venv demo test lint bench bench-rca clean
+.PHONY: help setup venv demo test crash lint bench bench-rca clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +34,10 @@ demo: setup venv ## run the main job on real servers; KEEP=1 leaves it running
 test: SETUP = test
 test: setup venv ## run all tests, with real Prometheus, Alertmanager, Docker and PostgreSQL
 	$(VENV)/bin/python -m pytest
+
+crash: SETUP = test
+crash: setup venv ## kill real processes at every point, floods and storms; CRASH_SEEDS=50 for the whole matrix
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: setup venv ## check style, types, layers and rules
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,47 @@
+"""The crew that tells the stories, and what they come by when nobody dies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from crew import Crew, Report, running_crew
+from plans import Reached
+from stories import STORIES
+
+_counted: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def crew() -> Iterator[Crew]:
+    """The launchers."""
+    with running_crew() as running:
+        yield running
+    _counted.append(", ".join(f"{name} {number}" for name, number in sorted(running.counts.items())))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(crew: Crew) -> Mapping[str, Report]:
+    """Every story, told without a death."""
+    told = {name: crew.begin({"story": name, "seed": "undisturbed", "lives": []}) for name in STORIES}
+    return {name: report.result() for name, report in told.items()}
+
+
+@pytest.fixture(scope="session")
+def reached(undisturbed: Mapping[str, Report]) -> Reached:
+    """How often each story comes by each point."""
+    return {name: report["reached"] for name, report in undisturbed.items()}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The whole folder takes minutes: `make crash` runs it."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was counted: a matrix that tests nothing is green too."""
+    for line in _counted:
+        terminalreporter.write_line(f"crash matrix: {line}")

@@ -1,0 +1,47 @@
+"""`shf serve` with what a test changes in the product's constants, or with a freeze at the worst moment.
+
+    python replica.py CHANGES serve --config FILE
+
+CHANGES is JSON: `lease` and `renewal` in seconds; `freeze`: a file in whose presence the process stops itself
+(SIGSTOP) when it has begun an action in the store and nothing at the target yet; it removes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from self_healing_fabric.cli import main
+from self_healing_fabric.orchestration import journal, leases
+
+
+def change(changes: dict[str, Any]) -> None:
+    """Apply the changes in this process."""
+    if "lease" in changes:
+        leases.LEASE = journal.LEASE = changes["lease"]
+    if "renewal" in changes:
+        leases.RENEWAL = changes["renewal"]
+    if "freeze" in changes:
+        _freeze_between_begin_and_effect(Path(changes["freeze"]))
+
+
+def _freeze_between_begin_and_effect(flag: Path) -> None:
+    original = journal.begin
+
+    def begin(*arguments: Any) -> bool:
+        begun = original(*arguments)
+        if begun and flag.exists():
+            flag.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return begun
+
+    journal.begin = begin
+
+
+if __name__ == "__main__":
+    change(json.loads(sys.argv.pop(1)))
+    main()
