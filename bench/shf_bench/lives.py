@@ -67,6 +67,10 @@ class InstantPrometheus:
         times = at - INTERVAL * np.arange(2.0, -1.0, -1.0)
         return (Series({}, times, np.full(3, self._value(selector))),)
 
+    def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
+        """No history: what ranking causes costs is measured by `make bench-rca`."""
+        return ()
+
     def alerts(self) -> Sequence[Any]:
         """None."""
         return []
