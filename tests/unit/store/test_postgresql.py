@@ -11,11 +11,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, bindparam, insert, make_url, text, update
 
 from postgresql_server import PostgresqlServer
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.store import Store, postgresql, statements
+from self_healing_fabric.store.schema import controls
 from shf_demo.ports import reserved_ports
 
 SECRET = "no-one-may-read-this"
@@ -361,7 +362,26 @@ def test_a_statement_that_takes_too_long_is_ended(url: str, monkeypatch: pytest.
     store.close()
 
 
-def test_a_frozen_replica_loses_its_locks(url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing(_: Connection) -> None:
+    """Between the lock and the freeze."""
+
+
+def two_rows(connection: Connection) -> None:
+    """An INSERT of several rows."""
+    row = {"name": "c", "value": "frozen", "changed_at": 0.0, "changed_by": "test"}
+    connection.execute(insert(controls), [row, row | {"name": "d"}])
+
+
+def two_changes(connection: Connection) -> None:
+    """An UPDATE with several sets of parameters."""
+    change = update(controls).where(controls.c.name == bindparam("which")).values(value=bindparam("new"))
+    connection.execute(change, [{"which": "a", "new": "x"}, {"which": "b", "new": "y"}])
+
+
+@pytest.mark.parametrize("last", [nothing, two_rows, two_changes])
+def test_a_frozen_replica_loses_its_locks(
+    url: str, store: Store, monkeypatch: pytest.MonkeyPatch, last: Callable[[Connection], None]
+) -> None:
     """In the middle of a transaction: the others go on, and what it wanted to write is not stored."""
     monkeypatch.setattr(postgresql, "IDLE_TIMEOUT", 0.2)
     frozen = Store(url)
@@ -369,6 +389,7 @@ def test_a_frozen_replica_loses_its_locks(url: str, store: Store, monkeypatch: p
 
     def freeze(connection: Connection) -> None:
         put("a", "frozen")(connection)
+        last(connection)
         store.write(put("a", "other"))  # waits for the lock until the server takes it away
         put("b", "frozen")(connection)
 

@@ -19,11 +19,12 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from self_healing_fabric.errors import StoreUnavailable
@@ -144,7 +145,7 @@ def examine(url: URL) -> str:
 
 def _engine(url: URL) -> Engine:
     try:
-        return create_engine(
+        engine = create_engine(
             url,
             pool_size=POOL_SIZE,
             max_overflow=0,
@@ -158,6 +159,20 @@ def _engine(url: URL) -> Engine:
         raise StoreUnavailable(
             f"{name} needs an extra: pip install 'self-healing-fabric[postgresql]'"
         ) from error
+    engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement
+    event.listen(engine, "do_executemany", _one_by_one)
+    return engine
+
+
+def _one_by_one(cursor: DBAPICursor, statement: str, parameters: Sequence[Any], _: Any) -> bool:
+    """Execute the other statements with many rows one after the other, instead of psycopg's pipeline.
+
+    psycopg ends a pipeline with Sync and Flush, and a Flush stops the server's clock of IDLE_TIMEOUT: a
+    replica that is frozen right after it would hold its locks for ever.
+    """
+    for row in parameters:
+        cursor.execute(statement, row)
+    return True
 
 
 def _deadlines() -> dict[str, float]:

@@ -370,9 +370,15 @@ def upsert_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
     """Store alerts by their identity. `resolved` ends one; a stale `firing` does not revive it."""
     if not rows:
         return
+    # One row for each: a statement of PostgreSQL cannot change the same row twice.
+    distinct: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        known = distinct.setdefault((row["fingerprint"], row["starts_at"]), dict(row))
+        if row["status"] == "resolved" and known["status"] == "firing":
+            known.update(status="resolved", ended_at=row["ended_at"])
     # In one order everywhere: two replicas that lock the same alerts crosswise would stop each other.
-    ordered = sorted(rows, key=lambda row: (row["fingerprint"], row["starts_at"]))
-    connection.execute(_UPSERT_ALERTS[connection.dialect.name], [dict(row) for row in ordered])
+    ordered = [distinct[identity] for identity in sorted(distinct)]
+    connection.execute(_UPSERT_ALERTS[connection.dialect.name], ordered)
 
 
 def _upsert_alerts(statement: Any) -> Any:
