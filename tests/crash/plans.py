@@ -60,8 +60,8 @@ def jobs_for(point: str, seed: int, reached: Reached, **options: Any) -> Sequenc
         {**job, "lives": [*first, *_more(point, dice)]},
         {**job, "lives": first, "speed": 0.0},
         *(
-            {**job, "lives": simple, "speed": 0.0, "story": other, "seed": f"{point} {seed} {other}"}
-            for other in (name, *stories)
+            {**job, "lives": simple, "speed": 0.0, "story": other, "seed": f"{point} {seed} {again}"}
+            for again, other in enumerate((name, *stories, name))
         ),
     )
 
