@@ -107,6 +107,11 @@ def usual_request_rate_of(service: str) -> str:
     return f"quantile_over_time(0.5, {series_of(REQUEST_RATE, service)}[30m] offset 10m)"
 
 
+def budget_burn(window: str) -> str:
+    """The recorded series of how many times too fast a service used its error budget: 5m, 30m, 1h or 6h."""
+    return f"service:shf_error_budget:burn{window}"
+
+
 def scrapes_of(services: Iterable[str]) -> str:
     """One sample for each scrape of the services' targets."""
     return f"up{{service=~{one_of(services)}}}"

@@ -156,7 +156,8 @@ def test_confidence_is_a_share_and_the_diagnosis_repeatable(
             opened_at=opened_at,
             severity="critical",
             tier="standard",
-            dependants=[],
+            dependants={},
+            tiers={},
         )
 
     found = run(values)

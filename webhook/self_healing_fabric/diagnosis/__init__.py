@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,8 @@ def diagnose(
     opened_at: float,
     severity: str,
     tier: str,
-    dependants: Sequence[str],
+    dependants: Mapping[str, int],
+    tiers: Mapping[str, str],
 ) -> Diagnosis:
     """Diagnose from what was observed; the same observations give the same diagnosis.
 
@@ -78,5 +79,5 @@ def diagnose(
     not answer, a process has just started) the rules know better; what changed, the series do.
     """
     cause, alternatives = with_localization(analyze(seen, opened_at), localization)
-    impact = assess(seen, severity=severity, tier=tier, dependants=dependants)
+    impact = assess(seen, severity=severity, tier=tier, dependants=dependants, tiers=tiers)
     return Diagnosis(classify(seen, alert_signals), cause, alternatives, impact, localization)

@@ -78,7 +78,8 @@ def diagnosing(incident: Incident, context: Context) -> Step:
             opened_at=incident.opened_at,
             severity=incident.severity,
             tier=configured.tier,
-            dependants=sorted(topology.direct_dependants(service)),
+            dependants=topology.dependants(service),
+            tiers={name: each.tier for name, each in context.settings.services.items()},
         )
     suspected = _suspected_dependency(incident, context, diagnosis, facts, seen)
     if suspected is not None:
@@ -198,5 +199,6 @@ def _diagnosis_entries(diagnosis: Diagnosis) -> list[Entry]:
         message += (
             f" Strongest lead: {diagnosis.localization.lead}. Ask next: {diagnosis.localization.next_query}"
         )
+    message += f" {diagnosis.impact}"
     told = Entry(Kind.DIAGNOSIS, message, diagnosis.as_dict())
     return [*(evidence_entry(fact) for fact in facts), told]
