@@ -16,7 +16,7 @@ from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.settings import Mode
 
 CLOSED = "http://127.0.0.1:9"
-COMMANDS = ["serve", "check", "demo", "incidents", "approve", "split", "mode", "rules", "init"]
+COMMANDS = ["serve", "check", "demo", "incidents", "approve", "split", "verdict", "mode", "rules", "init"]
 Shf = Callable[..., Result]
 
 
@@ -230,6 +230,7 @@ STORY = {
     "confidence": 0.55,
     "opened_at": "2026-11-22T13:05:12.000Z",
     "waiting_for": None,
+    "verdict": None,
     "merged_into": None,
     "split_from": "20261122-130500-b4c2",
     "alerts": [{"service": "cart"}, {"service": "front[red]end"}, {"service": None}],
@@ -281,6 +282,25 @@ def test_approving_tells_who_and_prints_the_state(shf: Shf, httpserver: HTTPServ
         "/api/v1/incidents/i1/approve", method="POST", json={"by": "ada"}
     ).respond_with_json({"id": "i1", "state": "recovering"})
     assert shf("approve", "i1", "--by", "ada", "--url", httpserver.url_for("")).stdout == "i1: recovering\n"
+
+
+def test_a_verdict_is_sent_whole_and_answered_in_words(shf: Shf, httpserver: HTTPServer) -> None:
+    """What the person knows, by whom and how; the answer says how it was understood."""
+    given = {
+        "by": "ada",
+        "service_right": True,
+        "pattern_right": False,
+        "service": "cart",
+        "pattern": "code_bug",
+    }
+    body = {"by": "ada", "right": False, "service": None, "pattern": "code_bug", "reason": "log"}
+    httpserver.expect_oneshot_request(
+        "/api/v1/incidents/i1/verdict", method="POST", json=body
+    ).respond_with_json({"id": "i1", "verdict": given})
+    arguments = ["--pattern", "code_bug", "--by", "ada", "--reason", "log", "--url", httpserver.url_for("")]
+    answer = shf("verdict", "i1", "wrong", *arguments).stdout
+    assert answer == "verdict of ada: service right, pattern wrong (it was cart, code_bug)\n"
+    assert shf("verdict", "i1", "perhaps").exit_code == 2
 
 
 def test_splitting_names_the_service_the_person_and_the_reason(shf: Shf, httpserver: HTTPServer) -> None:

@@ -185,6 +185,40 @@ def split(incident_id: str, service: str, by: str, reason: str | None, **where: 
 
 
 @main.command()
+@click.argument("incident_id", metavar="ID")
+@click.argument("answer", type=click.Choice(["right", "wrong"]))
+@click.option("--service", help="The service that it was.")
+@click.option("--pattern", help="The pattern that it was, for example network_issue.")
+@click.option("--by", default="", help="Who says so (default: the system's user name).")
+@click.option("--reason", help="How you know, for the timeline.")
+@config_option
+@url_option
+@token_option
+@_errors_as_sentences
+def verdict(
+    incident_id: str,
+    answer: str,
+    service: str | None,
+    pattern: str | None,
+    by: str,
+    reason: str | None,
+    **where: Any,
+) -> None:
+    """Say whether the diagnosis of incident ID was right or wrong: confidence learns from it."""
+    from self_healing_fabric import screens
+
+    body = {
+        "by": by or _user(),
+        "right": answer == "right",
+        "service": service,
+        "pattern": pattern,
+        "reason": reason,
+    }
+    story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/verdict", json=body)
+    Console(highlight=False).print(screens.verdict(story["verdict"]))
+
+
+@main.command()
 @click.argument("new_mode", required=False, metavar="[MODE]",
                 type=click.Choice(["automatic", "approval", "dry_run", "paused"]))  # fmt: skip
 @click.option("--by", default="", help="Who changes it (default: the system's user name).")

@@ -46,6 +46,8 @@ def show_incident(console: Console, story: Mapping[str, Any]) -> None:
         f"severity {story['severity']}  level {story['level']}"
     )
     console.print(f"class {story['failure_class'] or '-'}  cause {cause(story)}")
+    if story["verdict"]:
+        console.print(verdict(story["verdict"]))
     if story["merged_into"]:
         console.print(f"Merged into {story['merged_into']}, the incident of its cause.")
     if story["split_from"]:
@@ -60,6 +62,16 @@ def show_incident(console: Console, story: Mapping[str, Any]) -> None:
         console.print(f"[dim]{entry['at']}[/] {entry['kind']:<12} {clean(entry['message'])}", soft_wrap=True)
         if entry["kind"] == "evidence":
             console.print(f"{'':38}[dim]{clean(entry['data']['query'])}[/]", soft_wrap=True)
+
+
+def verdict(given: Mapping[str, Any]) -> str:
+    """Whether the diagnosis was right, and who says so."""
+    right = {True: "right", False: "wrong", None: "not judged"}
+    truth = ", ".join(clean(given[name]) for name in ("service", "pattern") if given[name])
+    return (
+        f"verdict of {clean(given['by'])}: service {right[given['service_right']]}, "
+        f"pattern {right[given['pattern_right']]}" + (f" (it was {truth})" if truth else "")
+    )
 
 
 def styled_state(row: Mapping[str, Any]) -> str:

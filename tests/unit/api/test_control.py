@@ -261,3 +261,62 @@ def test_a_split_of_what_is_not_there_or_over_is_refused(merged: Any) -> None:
     assert split(merged, "nobody", service="cart").status_code == 404
     decide(merged, incident["id"], "close")
     assert split(merged, incident["id"], service="cart").status_code == 409
+
+
+DIAGNOSIS = {
+    "abstained": False,
+    "lead": "db",
+    "cause": {"service": "db", "pattern": "network_issue", "confidence": 0.6},
+    "calibration": {"uncalibrated": 0.6},
+}
+
+
+def judge(api: Any, incident_id: str, **body: Any) -> Any:
+    """Post a verdict on the diagnosis."""
+    return api.client.post(f"/api/v1/incidents/{incident_id}/verdict", json=body)
+
+
+def test_a_verdict_is_shown_with_the_incident_and_counts_at_once(api: Any) -> None:
+    """Who, when and what; the next diagnosis knows it."""
+    incident_id = api.open("cart", state="closed", diagnosis=DIAGNOSIS)
+    assert api.client.get("/api/v1/status").get_json()["calibration"]["verdicts"] == 0
+    answer = judge(api, incident_id, by="ada", right=False, service="web", pattern="code_bug", reason="Log.")
+    assert answer.status_code == 200, answer.text
+    assert answer.get_json()["verdict"] == {
+        "source": "person",
+        "by": "ada",
+        "at": "2027-01-15T08:00:00.000Z",
+        "service_right": False,
+        "pattern_right": False,
+        "service": "web",
+        "pattern": "code_bug",
+    }
+    assert "ada: the diagnosis was network_issue in db, and it was code_bug in web. Log." in story_of(
+        api, incident_id
+    )
+    assert api.client.get("/api/v1/status").get_json()["calibration"]["verdicts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        ({}, 422, "right: Field required"),
+        ({"right": True, "pattern": "gremlins"}, 422, "pattern: "),
+        ({"right": True, "extra": 1}, 422, "extra: "),
+        ({"right": False, "service": ""}, 422, "service: "),
+        ({"right": True, "service": "web"}, 409, "not right if it was something else"),
+    ],
+)
+def test_a_verdict_that_makes_no_sense_is_refused(api: Any, body: Any, code: int, told: str) -> None:
+    """With what is wrong about it, and nothing is stored."""
+    incident_id = api.open("cart", diagnosis=DIAGNOSIS)
+    answer = judge(api, incident_id, **body)
+    assert answer.status_code == code
+    assert told in answer.get_json()["detail"]
+    assert api.client.get(f"/api/v1/incidents/{incident_id}").get_json()["verdict"] is None
+
+
+def test_a_verdict_needs_an_incident_with_a_diagnosis(api: Any) -> None:
+    """404 and 409."""
+    assert judge(api, "missing", right=True).status_code == 404
+    assert judge(api, api.open("cart"), right=True).status_code == 409

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self_healing_fabric.diagnosis import diagnose
+from self_healing_fabric.diagnosis import Diagnosis, diagnose
+from self_healing_fabric.diagnosis.calibration import Calibration
 from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
 from self_healing_fabric.diagnosis.localization import Claim, Localization, Suspect, localize
@@ -152,6 +153,7 @@ def test_confidence_is_a_share_and_the_diagnosis_repeatable(
         return diagnose(
             seen,
             localization=localize(window_of(()), Symptom("cart", "", opened_at), CallGraph()),
+            calibration=Calibration(),
             alert_signals=["heartbeat"],
             opened_at=opened_at,
             severity="critical",
@@ -208,3 +210,60 @@ def test_an_abstaining_localisation_changes_nothing(see: See) -> None:
     """A lead is no cause."""
     ruled = analyze(see(queries={MEMORY_PEAK: 0.99}), opened_at=1000.0)
     assert with_localization(ruled, located(0.95, abstained=True)) == ruled
+
+
+CAREFUL = Calibration(shift=-0.5, slope=0.8, verdicts=40)
+DOUBTFUL = Calibration(shift=-2.5, slope=0.6, verdicts=40)
+
+
+def diagnosed(seen: Observations, localization: Localization, calibration: Calibration) -> Diagnosis:
+    """A critical alert of `cart`."""
+    return diagnose(
+        seen,
+        localization=localization,
+        calibration=calibration,
+        alert_signals=["heartbeat"],
+        opened_at=1000.0,
+        severity="critical",
+        tier="standard",
+        dependants={},
+        tiers={},
+    )
+
+
+def test_verdicts_lower_what_the_rules_say_and_keep_its_order(see: See) -> None:
+    """Every cause by the same correction; the confidence before it stays readable."""
+    seen = see({"errors:ratio": 0.3}, db={"heartbeat:answered": 0.0, "errors:ratio": 0.9})
+    nothing = localize(window_of(()), Symptom("cart", "", 900.0), CallGraph())
+    plain = diagnosed(seen, nothing, Calibration())
+    doubted = diagnosed(seen, nothing, CAREFUL)
+    assert doubted.cause.confidence == pytest.approx(CAREFUL.apply(plain.cause.confidence))
+    assert doubted.cause.confidence < plain.cause.confidence
+    assert doubted.cause.service == plain.cause.service
+    assert doubted.uncalibrated == plain.uncalibrated == plain.cause.confidence
+    told = doubted.as_dict()["calibration"]
+    assert told == {"shift": -0.5, "slope": 0.8, "verdicts": 40, "uncalibrated": round(plain.uncalibrated, 4)}
+
+
+def test_what_verdicts_doubt_too_much_is_unknown_with_its_lead(see: See) -> None:
+    """Below the least confidence nothing is named, and what was found stays the first alternative."""
+    seen = see({"errors:ratio": 0.3}, db={"errors:ratio": 0.9})
+    nothing = localize(window_of(()), Symptom("cart", "", 900.0), CallGraph())
+    assert diagnosed(seen, nothing, Calibration()).cause.service == "db"
+    doubted = diagnosed(seen, nothing, DOUBTFUL)
+    assert doubted.abstained
+    assert (doubted.cause.service, doubted.cause.confidence) == ("cart", 0.0)
+    assert doubted.alternatives[0].service == "db"
+
+
+def test_verdicts_do_not_turn_a_lead_into_a_finding(see: See) -> None:
+    """However often others were right: what was unknown stays so."""
+    nothing = localize(window_of(()), Symptom("cart", "", 900.0), CallGraph())
+    praised = diagnosed(see({"errors:ratio": 0.3}), nothing, Calibration(shift=5.0, verdicts=99))
+    assert praised.abstained
+
+
+def test_the_series_count_for_the_confidence_before_calibration(see: See) -> None:
+    """The higher of what the rules and the series say of the service that is named."""
+    found = replace(located(0.8), confidence=0.5, uncalibrated=0.8)
+    assert diagnosed(see({}), found, DOUBTFUL).uncalibrated == 0.8

@@ -38,6 +38,7 @@ from world import Clock, FakePrometheus
 
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import LEASE, Leases
 from self_healing_fabric.orchestration.reconciliation import _LISTED, GRACE, Reconciliation
@@ -172,6 +173,7 @@ class Process:
             metrics=METRICS,
             leases=Leases(world.store, world.clock),  # type: ignore[arg-type]
             graph=ServiceGraph(SETTINGS, world.prometheus),  # type: ignore[arg-type]
+            calibrator=Calibrator(world.store),  # type: ignore[arg-type]
             clock=world.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)

@@ -22,6 +22,7 @@ from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration import leases as leases_module
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.leases import LEASE, Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.recovery.outcomes import Outcome, Status
@@ -51,6 +52,7 @@ class Replica:
             metrics=Metrics(settings.services),
             leases=Leases(self.store, self.clock),
             graph=ServiceGraph(settings, None),  # type: ignore[arg-type]
+            calibrator=Calibrator(self.store),
             clock=self.clock,
         )
 

@@ -19,6 +19,7 @@ from self_healing_fabric.incidents.ingestion import store_alerts
 from self_healing_fabric.incidents.models import Alert, incident_of
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
@@ -205,6 +206,7 @@ class World:
             metrics=whole.metrics,
             leases=Leases(whole.store, self.clock),
             graph=ServiceGraph(settings, self.prometheus),  # type: ignore[arg-type]
+            calibrator=Calibrator(whole.store),
             clock=self.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)

@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.api.problems import problem
+from self_healing_fabric.diagnosis import Pattern
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import status
+from self_healing_fabric.orchestration import diagnosis_verdicts
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
 from self_healing_fabric.settings import Mode
 
@@ -36,6 +38,14 @@ class Split(Decision):
     """The body of a split: which of the symptoms is none."""
 
     service: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Verdict(Decision):
+    """The body of a verdict on the diagnosis."""
+
+    right: bool
+    service: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    pattern: Pattern | None = None
 
 
 class ModeChange(BaseModel):
@@ -70,6 +80,22 @@ def split(incident_id: str) -> Response:
     split_id = split_off(fabric.context, incident_id, body.service, by=body.by, reason=body.reason)
     fabric.orchestrator.wake()
     return jsonify(story(fabric, split_id))
+
+
+@blueprint.post("/api/v1/incidents/<incident_id>/verdict")
+def judge(incident_id: str) -> Response:
+    """Say whether the diagnosis was right, or what it was; answer with the incident."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    try:
+        body = Verdict.model_validate_json(request.get_data() or b"{}")
+    except ValidationError as error:
+        return _invalid(error)
+    verdict = diagnosis_verdicts.DiagnosisVerdict(body.right, body.service, body.pattern)
+    diagnosis_verdicts.give(
+        fabric.store, incident_id, verdict, by=body.by, reason=body.reason, now=fabric.context.clock()
+    )
+    fabric.context.calibrator.forget()
+    return jsonify(story(fabric, incident_id))
 
 
 @blueprint.get("/api/v1/mode")

@@ -72,6 +72,7 @@ def story(fabric: Fabric, incident_id: str) -> dict[str, Any]:
         return {
             **summary(row),
             "diagnosis": row.diagnosis,
+            "verdict": _verdict(statements.diagnosis_verdict(connection, incident_id)),
             "plan": row.plan,
             "timeline": [_timeline_entry(entry) for entry in statements.timeline_of(connection, incident_id)],
             "actions": [_action(action) for action in statements.actions_of(connection, incident_id)],
@@ -105,6 +106,20 @@ def summary(row: AnyRow) -> dict[str, Any]:
         "updated_at": rfc3339(row.updated_at),
         "resolved_at": rfc3339(row.resolved_at),
         "closed_at": rfc3339(row.closed_at),
+    }
+
+
+def _verdict(row: AnyRow | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    return {
+        "source": row.source,
+        "by": row.given_by,
+        "at": rfc3339(row.given_at),
+        "service_right": row.service_right,
+        "pattern_right": row.pattern_right,
+        "service": row.service,
+        "pattern": row.pattern,
     }
 
 

@@ -6,25 +6,38 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from self_healing_fabric.diagnosis.calibration import Calibration
 from self_healing_fabric.diagnosis.evidence import Observations
 from self_healing_fabric.diagnosis.failure_classifier import Classification, FailureClass, classify
 from self_healing_fabric.diagnosis.impact_assessor import Impact, assess
 from self_healing_fabric.diagnosis.localization import RULES_VERSION, Localization
 from self_healing_fabric.diagnosis.patterns import Pattern
-from self_healing_fabric.diagnosis.root_cause_analyzer import Cause, analyze, with_localization
+from self_healing_fabric.diagnosis.root_cause_analyzer import (
+    Cause,
+    analyze,
+    calibrated,
+    named,
+    with_localization,
+)
 
 __all__ = ["Cause", "Diagnosis", "FailureClass", "Impact", "Pattern", "diagnose"]
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What fails, why, and whom it hurts."""
+    """What fails, why, and whom it hurts.
+
+    `uncalibrated` is the confidence that the cause lies in its service (in the lead, when it abstains) before
+    `calibration` corrected it.
+    """
 
     classification: Classification
     cause: Cause
     alternatives: tuple[Cause, ...]
     impact: Impact
     localization: Localization
+    calibration: Calibration
+    uncalibrated: float
 
     @property
     def failure_class(self) -> FailureClass:
@@ -37,6 +50,11 @@ class Diagnosis:
         found = self.localization
         located = found.confidence if found.lead == self.cause.service and not found.abstained else 0.0
         return max(self.cause.confidence, located)
+
+    @property
+    def lead(self) -> str:
+        """The likeliest service, whether it is believed or not."""
+        return (self.localization.lead if self.abstained else "") or self.cause.service
 
     @property
     def abstained(self) -> bool:
@@ -54,10 +72,11 @@ class Diagnosis:
             "impact": self.impact.as_dict(),
             "rules_version": RULES_VERSION,
             "abstained": self.abstained,
-            "lead": self.localization.lead or self.cause.service,
+            "lead": self.lead,
             "against": list(self.localization.against),
             "missing": list(self.localization.missing),
             "next_query": self.localization.next_query,
+            "calibration": {**self.calibration.as_dict(), "uncalibrated": round(self.uncalibrated, 4)},
             "localization": self.localization.as_dict(),
         }
 
@@ -66,6 +85,7 @@ def diagnose(
     seen: Observations,
     *,
     localization: Localization,
+    calibration: Calibration,
     alert_signals: Collection[str],
     opened_at: float,
     severity: str,
@@ -75,9 +95,27 @@ def diagnose(
 ) -> Diagnosis:
     """Diagnose from what was observed; the same observations give the same diagnosis.
 
-    `localization` is what the series over time say (`history.locate`). What is true only now (a service does
-    not answer, a process has just started) the rules know better; what changed, the series do.
+    `localization` is what the series over time say (`history.locate`), with the same `calibration`. What is
+    true only now (a service does not answer, a process has just started) the rules know better; what changed,
+    the series do.
     """
-    cause, alternatives = with_localization(analyze(seen, opened_at), localization)
+    ruled = analyze(seen, opened_at)
+    cause, alternatives = with_localization(calibrated(ruled, calibration, seen.service), localization)
     impact = assess(seen, severity=severity, tier=tier, dependants=dependants, tiers=tiers)
-    return Diagnosis(classify(seen, alert_signals), cause, alternatives, impact, localization)
+    abstained = cause.pattern is Pattern.UNKNOWN
+    service = (localization.lead if abstained else "") or cause.service
+    by_rules = [
+        each.confidence
+        for each in named(ruled)
+        if each.service == service and (abstained or each.pattern is cause.pattern)
+    ]
+    located = [localization.uncalibrated] if localization.lead == service else []
+    return Diagnosis(
+        classification=classify(seen, alert_signals),
+        cause=cause,
+        alternatives=alternatives,
+        impact=impact,
+        localization=localization,
+        calibration=calibration,
+        uncalibrated=max((*by_rules, *located), default=0.0),
+    )

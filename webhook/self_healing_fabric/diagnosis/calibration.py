@@ -83,6 +83,10 @@ class Calibration:
     slope: float = 1.0
     verdicts: int = 0
 
+    def as_dict(self) -> dict[str, float | int]:
+        """What was learned, as JSON."""
+        return {"shift": round(self.shift, 4), "slope": round(self.slope, 4), "verdicts": self.verdicts}
+
     def apply(self, confidence: float) -> float:
         """The confidence after what people said of earlier ones."""
         if self.verdicts == 0:

@@ -107,9 +107,9 @@ def assess(
     behind a critical shop is critical. business_impact = weight of the business tier (1 critical, 0.6
     standard, 0.3 low) x users_affected.
 
-    budget_burn = error ratio / (1 - objective) over the last hour, or over the last five minutes where that is
-    higher; budget_lasts_days = 30 / budget_burn (Beyer et al., The Site Reliability Workbook, 2018, chapter
-    5).
+    budget_burn = error ratio / (1 - objective) over the last hour, or over the last five minutes where that
+    is higher; budget_lasts_days = 30 / budget_burn (Beyer et al., The Site Reliability Workbook, 2018,
+    chapter 5).
 
     urgency is `now` if the severity is critical and (users_affected >= 0.5 or the business tier is critical),
     or if both windows burn the budget at 14.4 or more, at which it is gone in two days; `later` if the

@@ -103,6 +103,7 @@ class Localization:
         order: all services that were measured, the likeliest first.
         suspects: the first few of them with their claims.
         confidence: that the first is the cause, from 0 to 1; 0 when nothing was measured.
+        uncalibrated: the same before verdicts on earlier diagnoses corrected it.
         pattern: the likeliest pattern, `unknown` when it abstains.
         shares: of every pattern.
         findings: what made the shares, as sentences.
@@ -118,6 +119,7 @@ class Localization:
     order: tuple[str, ...]
     suspects: tuple[Suspect, ...]
     confidence: float
+    uncalibrated: float
     pattern: Pattern
     shares: Mapping[Pattern, float]
     findings: tuple[str, ...]
@@ -141,6 +143,7 @@ class Localization:
             "abstained": self.abstained,
             "lead": self.lead,
             "confidence": _rounded(self.confidence),
+            "uncalibrated": _rounded(self.uncalibrated),
             "pattern": self.pattern.value,
             "patterns": {pattern.value: _rounded(share) for pattern, share in self.shares.items()},
             "findings": list(self.findings),
@@ -173,7 +176,8 @@ def localize(
 def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibration) -> Localization:
     scored = scorer.score(scorer.onset.index, len(scorer.window.times))
     order, quiet = scored.order, _quiet_scores(scorer)
-    confidence = calibration.apply(raw_confidence(_support(scorer, scored, order, quiet)))
+    uncalibrated = raw_confidence(_support(scorer, scored, order, quiet))
+    confidence = calibration.apply(uncalibrated)
     abstained = scored.scores[order[0]] < LEAST_SCORE or confidence < LEAST_CONFIDENCE
     classified = classify_pattern(scorer, scored, order[0], confidence, changes)
     suspects = tuple(_suspect(scorer, scored, service) for service in order[: RIVALS + 1])
@@ -183,6 +187,7 @@ def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibratio
         order=order,
         suspects=suspects,
         confidence=confidence,
+        uncalibrated=uncalibrated,
         pattern=Pattern.UNKNOWN if abstained else _likeliest(classified),
         shares=classified.shares,
         findings=tuple(trait.sentence for trait in classified.traits),
@@ -202,6 +207,7 @@ def _nothing(symptom: Symptom) -> Localization:
         order=(),
         suspects=(),
         confidence=0.0,
+        uncalibrated=0.0,
         pattern=Pattern.UNKNOWN,
         shares={},
         findings=(),

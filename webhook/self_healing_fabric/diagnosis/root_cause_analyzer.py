@@ -4,8 +4,8 @@ Every rule looks at one fact and says which pattern it supports and how strongly
 combine by noisy-or, 1 - (1 - w1)(1 - w2)..., (Pearl, Probabilistic Reasoning in Intelligent Systems, 1988,
 section 4.3.2), so two weak hints are worth more than one and no number of hints reaches certainty. A fault in
 the code itself leaves no mark of its own; it is what remains, and counts only as much as the other
-explanations were really ruled out. The weights are set by judgement and not calibrated: read the confidence
-as an order, not as a frequency.
+explanations were really ruled out. The weights are set by judgement: until verdicts have corrected them, read
+the confidence as an order, not as a frequency.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from self_healing_fabric.diagnosis.calibration import Calibration
 from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
 from self_healing_fabric.diagnosis.localization import Localization
 from self_healing_fabric.diagnosis.patterns import Pattern
@@ -77,6 +78,25 @@ def analyze(seen: Observations, opened_at: float) -> tuple[Cause, tuple[Cause, .
     return ranked[0], tuple(ranked[1:])
 
 
+def calibrated(
+    ruled: tuple[Cause, tuple[Cause, ...]], calibration: Calibration, service: str
+) -> tuple[Cause, tuple[Cause, ...]]:
+    """Correct the confidence of all causes by what verdicts have taught; what is too low then is unknown, in
+    the diagnosed `service`.
+
+    The order stays, and what was unknown stays so: verdicts must not turn a lead into a finding.
+    """
+    causes = tuple(replace(each, confidence=calibration.apply(each.confidence)) for each in named(ruled))
+    if ruled[0].pattern is Pattern.UNKNOWN or causes[0].confidence < LEAST_CONFIDENCE:
+        return Cause(Pattern.UNKNOWN, service, 0.0), causes
+    return causes[0], causes[1:]
+
+
+def named(ruled: tuple[Cause, tuple[Cause, ...]]) -> tuple[Cause, ...]:
+    """The cause and its alternatives in their order, without the cause that is unknown."""
+    return tuple(each for each in (ruled[0], *ruled[1]) if each.pattern is not Pattern.UNKNOWN)
+
+
 def with_localization(
     ruled: tuple[Cause, tuple[Cause, ...]], found: Localization
 ) -> tuple[Cause, tuple[Cause, ...]]:
@@ -86,7 +106,6 @@ def with_localization(
     two and the evidence of both: they look at the same series, so they do not confirm each other. An
     abstaining localisation changes nothing.
     """
-    cause, others = ruled
     if found.abstained:
         return ruled
     evidence = tuple(
@@ -94,7 +113,7 @@ def with_localization(
         for claim in found.suspects[0].claims
     )
     seen = Cause(found.pattern, found.lead, found.shares[found.pattern], evidence)
-    ranked = [each for each in (cause, *others) if each.pattern is not Pattern.UNKNOWN]
+    ranked = list(named(ruled))
     same = [each for each in ranked if (each.pattern, each.service) == (seen.pattern, seen.service)]
     if same:
         seen = replace(

@@ -13,6 +13,7 @@ import structlog
 
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
@@ -47,6 +48,7 @@ class Fabric:
             metrics=Metrics(settings.services),
             leases=Leases(self.store, self.store.clock),
             graph=ServiceGraph(settings, prometheus),
+            calibrator=Calibrator(self.store),
             clock=self.store.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)

@@ -41,6 +41,7 @@ def status(fabric: Fabric) -> dict[str, Any]:
         "inbox": {"waiting": waiting, "failed": failed},
         "leader": fabric.context.leases.leader,
         "services": len(fabric.settings.services),
+        "calibration": fabric.context.calibrator.calibration(fabric.context.clock()).as_dict(),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from self_healing_fabric.escalation.channels import Channel
+from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.recovery.strategies import Strategy
@@ -30,4 +31,5 @@ class Context:
     metrics: Metrics
     leases: Leases
     graph: ServiceGraph
+    calibrator: Calibrator
     clock: Callable[[], float] = time.time

@@ -211,6 +211,7 @@ class HealingOrchestrator:
                     step.transition,
                     finished=step.finished,
                     verdict=step.verdict,
+                    learned=step.learned,
                     also=step.also,
                     hold=hold,
                 )

@@ -35,6 +35,7 @@ def commit(
     *,
     finished: Finished | None = None,
     verdict: tuple[str, str] | None = None,
+    learned: Mapping[str, Any] | None = None,
     also: Sequence[Also] = (),
     hold: bool = False,
 ) -> Incident:
@@ -48,6 +49,7 @@ def commit(
         transition: what the step decided.
         finished: an action that ended in this step.
         verdict: an action's id and the verdict of its verification.
+        learned: what that says of the diagnosis; see `diagnosis_verdicts.of_repair`.
         also: what else belongs to it, called with the connection inside the transaction.
         hold: keep the lease, because the next step follows at once.
     """
@@ -67,6 +69,8 @@ def commit(
             statements.update_action(connection, action_id, ended)
         if verdict is not None:
             statements.update_action(connection, verdict[0], {"verdict": verdict[1]})
+        if learned is not None:
+            statements.put_diagnosis_verdict(connection, learned)
         timeline.append(connection, incident.id, entries, now)
         for each in also:
             each(connection)

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import Text as SqlText
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0002"  # the newest migration
+VERSION = "0003"  # the newest migration
 
 
 class Text(TypeDecorator[str]):
@@ -201,6 +201,24 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("owner", Text, nullable=False),
     Column("until", Double, nullable=False),
+)
+
+diagnosis_verdicts = Table(
+    "diagnosis_verdicts",
+    metadata,
+    # What people or a verified repair said of a diagnosis. They outlive it: calibration learns from them.
+    Column("incident_id", Text, primary_key=True),
+    Column("source", Text, nullable=False),  # person, or repair
+    Column("given_by", Text, nullable=False),
+    Column("given_at", Double, nullable=False),
+    Column("service_right", Boolean, nullable=False),
+    Column("pattern_right", Boolean),  # None: nothing was said of it
+    Column("service", Text),  # the right one, where it is known
+    Column("pattern", Text),
+    Column("named_service", Text, nullable=False),  # what the diagnosis had said
+    Column("named_pattern", Text, nullable=False),
+    Column("confidence", Double, nullable=False),  # in the service, before calibration
+    Index("diagnosis_verdicts_by_time", "given_at"),
 )
 
 retired = Table(

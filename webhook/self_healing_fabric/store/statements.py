@@ -39,6 +39,7 @@ from self_healing_fabric.store.schema import (
     actions,
     alerts,
     controls,
+    diagnosis_verdicts,
     heartbeats,
     inbox,
     incidents,
@@ -594,3 +595,25 @@ def forget_ended_alerts(connection: Connection, ended_before: float) -> int:
     """Delete alerts that ended long ago without ever becoming part of an incident; return how many."""
     query = delete(alerts).where(alerts.c.incident_id.is_(None), alerts.c.ended_at < ended_before)
     return connection.execute(query).rowcount
+
+
+def put_diagnosis_verdict(connection: Connection, values: Changes) -> None:
+    """Store what is known of a diagnosis: the newest counts, and a person's always before a repair's."""
+    statement = _upsert(connection, diagnosis_verdicts).values(**values)
+    changed = {name: statement.excluded[name] for name in values if name != "incident_id"}
+    newer = or_(statement.excluded.source == "person", diagnosis_verdicts.c.source != "person")
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["incident_id"], set_=changed, where=newer)
+    )
+
+
+def diagnosis_verdict(connection: Connection, incident_id: str) -> AnyRow | None:
+    """The verdict on the diagnosis of one incident, if there is one."""
+    query = select(diagnosis_verdicts).where(diagnosis_verdicts.c.incident_id == incident_id)
+    return connection.execute(query).first()
+
+
+def newest_diagnosis_verdicts(connection: Connection, limit: int) -> Sequence[AnyRow]:
+    """The newest verdicts of all incidents, oldest of them first."""
+    newest = select(diagnosis_verdicts).order_by(diagnosis_verdicts.c.given_at.desc()).limit(limit)
+    return connection.execute(newest).all()[::-1]

@@ -38,6 +38,7 @@ class Step:
     finished: journal.Finished | None = None
     verdict: tuple[str, str] | None = None
     strategy: str | None = None  # of the finished action
+    learned: Mapping[str, Any] | None = None  # about the diagnosis, from the verified repair
     also: tuple[journal.Also, ...] = ()  # what else is written in the same transaction
 
 

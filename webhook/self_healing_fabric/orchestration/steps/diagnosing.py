@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
+from self_healing_fabric.diagnosis.calibration import Calibration
 from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.evidence import Observations, collect
 from self_healing_fabric.diagnosis.history import locate
@@ -63,6 +64,7 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     service = str(incident.service)
     configured = context.settings.services[service]
     topology = context.graph.topology
+    calibration = context.calibrator.calibration(now)
     with context.metrics.diagnosis_seconds.time():
         seen = collect(
             context.prometheus,
@@ -73,7 +75,8 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         )
         diagnosis = diagnose(
             seen,
-            localization=_localization(incident, context, facts, seen, now),
+            localization=_localization(incident, context, facts, seen, calibration, now),
+            calibration=calibration,
             alert_signals=facts.signals,
             opened_at=incident.opened_at,
             severity=incident.severity,
@@ -96,7 +99,12 @@ def diagnosing(incident: Incident, context: Context) -> Step:
 
 
 def _localization(
-    incident: Incident, context: Context, facts: Facts, seen: Observations, now: float
+    incident: Incident,
+    context: Context,
+    facts: Facts,
+    seen: Observations,
+    calibration: Calibration,
+    now: float,
 ) -> Localization:
     """What the series of the last hour say, around the first of the incident's alerts."""
     service = str(incident.service)
@@ -114,6 +122,7 @@ def _localization(
         at=now,
         interval=max(settings.prometheus.scrape_interval, settings.prometheus.evaluation_interval),
         changes=_changes(seen),
+        calibration=calibration,
     )
 
 

@@ -6,13 +6,17 @@ service still fails; without evidence nothing more is done.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row
 
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.orchestration import journal
+from self_healing_fabric.orchestration import diagnosis_verdicts, journal
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.escalation_manager import escalate
 from self_healing_fabric.orchestration.steps.common import (
@@ -68,17 +72,37 @@ def verifying(incident: Incident, context: Context) -> Step:
     verdict = (action, look.verdict.value) if action else None
     if look.verdict is Verdict.HEALED:
         transition = resolve(context, _outcome(incident, facts), entry)
-        return Step(transition, verdict=verdict, also=split_unhealed(incident, context, facts))
+        return Step(
+            transition,
+            verdict=verdict,
+            learned=_learned(incident, context, facts, healed=True),
+            also=split_unhealed(incident, context, facts),
+        )
     if facts.silenced:
         return until_silence_ends(incident, look_interval(context))
-    return _not_healed(incident, context, look, entry, verdict)
+    step = _not_healed(incident, context, look, entry, verdict)
+    if look.verdict is Verdict.NOT_HEALED:
+        step = replace(step, learned=_learned(incident, context, facts, healed=False))
+    return step
 
 
 def _outcome(incident: Incident, facts: Facts) -> Outcome:
     """Only a disruptive action can claim to have healed; after a mere probe it recovered by itself."""
+    return Outcome.HEALED if _verified_repair(incident, facts) else Outcome.RECOVERED
+
+
+def _verified_repair(incident: Incident, facts: Facts) -> Row[Any] | None:
     verified = (incident.verification or {}).get("action")
-    healed = any(row.id == verified and row.disruptive for row in facts.actions)
-    return Outcome.HEALED if healed else Outcome.RECOVERED
+    return next((row for row in facts.actions if row.id == verified and row.disruptive), None)
+
+
+def _learned(incident: Incident, context: Context, facts: Facts, *, healed: bool) -> Mapping[str, Any] | None:
+    repair = _verified_repair(incident, facts)
+    if repair is None:
+        return None
+    return diagnosis_verdicts.of_repair(
+        incident, healed=healed, strategy=repair.strategy, now=context.clock()
+    )
 
 
 def resolve(context: Context, outcome: Outcome, entry: Entry) -> Transition:
