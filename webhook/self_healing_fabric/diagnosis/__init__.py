@@ -61,6 +61,11 @@ class Diagnosis:
         """Whether no cause is named, because the evidence carries none."""
         return self.cause.pattern is Pattern.UNKNOWN
 
+    def _told_apart_by(self, other: Cause) -> str | None:
+        """A query that speaks for the other cause and not for this one, so its course tells which it is."""
+        shared = {evidence.query for evidence in self.cause.evidence}
+        return next((each.query for each in other.evidence if each.query not in shared), None)
+
     def as_dict(self) -> dict[str, Any]:
         """The diagnosis as JSON."""
         return {
@@ -68,7 +73,10 @@ class Diagnosis:
             "reason": self.classification.reason,
             "evidence": [evidence.as_dict() for evidence in self.classification.evidence],
             "cause": self.cause.as_dict(),
-            "alternatives": [cause.as_dict() for cause in self.alternatives],
+            "alternatives": [
+                {**other.as_dict(), "told_apart_by": self._told_apart_by(other)}
+                for other in self.alternatives
+            ],
             "impact": self.impact.as_dict(),
             "rules_version": RULES_VERSION,
             "abstained": self.abstained,
