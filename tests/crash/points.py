@@ -232,12 +232,6 @@ def _noting_way(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _of_action(_: Any, __: str, changes: Mapping[str, Any]) -> str | None:
-    if "finished_at" in changes:
-        return "action ended"
-    return "action begun" if "started_at" in changes else None
-
-
 _NOTED: Mapping[str, Callable[..., str | None]] = {
     "release_all_leases": lambda *_: "leases of the dead released",
     "put_in_inbox": lambda *_: "inbox",
@@ -246,7 +240,8 @@ _NOTED: Mapping[str, Callable[..., str | None]] = {
     "claim_due": lambda rows, **_: "claim" if rows else None,
     "renew_leases": lambda kept, **_: "lease renewed" if kept else None,
     "insert_action": lambda *_: "action announced",
-    "update_action": _of_action,
+    "update_action": lambda _, __, changes: "action begun" if "started_at" in changes else None,
+    "end_action": lambda ended, *_: "action ended" if ended else None,
     "move_alerts": lambda _, **moved: "split" if moved.get("service") else "merge",
     "annotate": lambda _, __, changes: "person's decision noted" if "acknowledged_by" in changes else None,
     "end_alert": lambda *_: "alert ended",

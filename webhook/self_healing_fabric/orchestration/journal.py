@@ -3,6 +3,10 @@
 The order is the whole point. `announce` commits the action with its guardrails checked in the same
 transaction; only then may the effect begin. `commit` writes a step's result under the lease's epoch, so that
 a worker that was overtaken writes nothing.
+
+The answer to a COMMIT can get lost: it is on disk, and the worker hears that the store is away. Then a step
+is not repeated by the worker, but claimed anew from what is stored. Only the end of an action is kept in hand
+and written again, so it is written only while the action has no end yet.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection
 
 from self_healing_fabric import guardrails
@@ -24,8 +29,14 @@ from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
+log = structlog.get_logger()
+
 Finished = tuple[str, Outcome]  # an action's id and how it ended
 Also = Callable[[Connection], None]
+
+
+class _StoredBefore(Exception):
+    """The step was stored by an earlier try, whose answer was lost."""
 
 
 def commit(
@@ -40,7 +51,8 @@ def commit(
 ) -> Incident:
     """Write a step's result in one transaction, or nothing: raises LeaseLost, StoreUnavailable.
 
-    Returns the incident as it is from then on.
+    Returns the incident as it is from then on. A step that finished an action may be committed again after
+    StoreUnavailable: when the first time was stored after all, nothing is written a second time.
 
     Args:
         context: the fabric's parts.
@@ -64,14 +76,18 @@ def commit(
         if finished is not None:
             action_id, outcome = finished
             ended = {"status": outcome.status.value, "detail": outcome.detail, "finished_at": now}
-            statements.update_action(connection, action_id, ended)
+            if not statements.end_action(connection, action_id, ended):
+                raise _StoredBefore  # the epoch is still ours, so nobody else has ended it
         if verdict is not None:
             statements.update_action(connection, verdict[0], {"verdict": verdict[1]})
         timeline.append(connection, incident.id, entries, now)
         for each in also:
             each(connection)
 
-    context.store.write(write)
+    try:
+        context.store.write(write)
+    except _StoredBefore:
+        log.info("step_was_stored", incident=incident.id)
     return incident.after(changes)
 
 
