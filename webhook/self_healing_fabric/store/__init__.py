@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -50,6 +51,7 @@ class Store:
     """
 
     def __init__(self, url: str, password_file: Path | None = None) -> None:
+        self._closed = threading.Event()
         self._backend: SqliteBackend | PostgresqlBackend
         if url.startswith("sqlite"):
             self._backend = SqliteBackend(url)
@@ -67,6 +69,7 @@ class Store:
 
     def set_clock(self) -> None:
         """Compare the clock with the store's. Raises StoreUnavailable; then the clock just goes on."""
+        self._check_open()
         try:
             self._backend.set_clock()
         except SQLAlchemyError as error:
@@ -80,7 +83,8 @@ class Store:
         return self._backend.write(function)
 
     def read(self, function: Callable[[Connection], T]) -> T:
-        """Run `function` on a snapshot of what is committed. Raises StoreUnavailable."""
+        """Run `function` on a snapshot of what is committed. Raises StoreUnavailable, also after `close`."""
+        self._check_open()
         try:
             with self._backend.readers.begin() as connection:
                 return function(connection)
@@ -91,4 +95,10 @@ class Store:
 
     def close(self) -> None:
         """Finish the queued writes and close the connections."""
+        self._closed.set()
         self._backend.close()
+
+    def _check_open(self) -> None:
+        """A pool that was disposed would open a new connection, which nobody closes."""
+        if self._closed.is_set():
+            raise StoreUnavailable("the store is shutting down")
