@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from self_healing_fabric.errors import StoreUnavailable
@@ -25,17 +25,7 @@ def examine(url: str, password_file: Path | None = None) -> str:
     """Look at the store without changing it; return what was found. Raises StoreUnavailable."""
     if url.startswith("sqlite"):
         return sqlite.examine(url)
-    return postgresql.examine(_with_password(url, password_file))
-
-
-def _with_password(url: str, password_file: Path | None) -> URL:
-    location = make_url(url)
-    if password_file is None:
-        return location
-    try:
-        return location.set(password=password_file.read_text(encoding="utf-8").strip())
-    except OSError as error:
-        raise StoreUnavailable(f"{password_file} cannot be read: {error.strerror}") from error
+    return postgresql.examine(make_url(url), password_file)
 
 
 class Store:
@@ -43,7 +33,8 @@ class Store:
 
     Args:
         url: `sqlite:///...` or `postgresql+psycopg://...`.
-        password_file: holds the password of the PostgreSQL user; without it the URL's own is used.
+        password_file: holds the password of the PostgreSQL user, and is read again for each new connection;
+            without it the URL's own is used.
 
     Raises:
         StoreInUse: another process holds the SQLite file.
@@ -56,7 +47,7 @@ class Store:
         if url.startswith("sqlite"):
             self._backend = SqliteBackend(url)
         else:
-            self._backend = PostgresqlBackend(_with_password(url, password_file))
+            self._backend = PostgresqlBackend(make_url(url), password_file)
 
     @property
     def shared(self) -> bool:

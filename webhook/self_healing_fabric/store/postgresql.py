@@ -20,12 +20,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.store.documents import dumps
@@ -53,10 +55,10 @@ class PostgresqlBackend:
 
     shared = True
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, password_file: Path | None = None) -> None:
         self._name = url.difference_update_query(["password"]).render_as_string(hide_password=True)
         self._closed = threading.Event()
-        self.engine = _engine(url)
+        self.engine = _engine(url, password_file)
         self.readers = self.engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -128,9 +130,9 @@ class PostgresqlBackend:
         self.engine.dispose()
 
 
-def examine(url: URL) -> str:
+def examine(url: URL, password_file: Path | None = None) -> str:
     """Ask the server without changing anything; return what was found. Raises StoreUnavailable."""
-    engine = _engine(url)
+    engine = _engine(url, password_file)
     try:
         with engine.connect() as connection:
             server = connection.execute(text("SHOW server_version")).scalar_one()
@@ -143,7 +145,7 @@ def examine(url: URL) -> str:
         engine.dispose()
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, password_file: Path | None) -> Engine:
     try:
         engine = create_engine(
             url,
@@ -161,7 +163,24 @@ def _engine(url: URL) -> Engine:
         ) from error
     engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement
     event.listen(engine, "do_executemany", _one_by_one)
+    if password_file is not None:
+        event.listen(engine, "do_connect", _with_password_of(password_file))
     return engine
+
+
+def _with_password_of(file: Path) -> Callable[[Dialect, ConnectionPoolEntry, Any, dict[str, Any]], None]:
+    """Read the password for each new connection: one that was rotated needs no restart."""
+
+    def connect(_: Dialect, __: ConnectionPoolEntry, ___: Any, arguments: dict[str, Any]) -> None:
+        try:
+            arguments["password"] = file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise StoreUnavailable(f"{file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            # Without its cause, which holds the bytes.
+            raise StoreUnavailable(f"{file} is not UTF-8 at byte {error.start}") from None
+
+    return connect
 
 
 def _one_by_one(cursor: DBAPICursor, statement: str, parameters: Sequence[Any], _: Any) -> bool:
