@@ -22,7 +22,6 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.incidents.models import Incident, incident_of
-from self_healing_fabric.recovery.outcomes import Permit
 from self_healing_fabric.settings import MAX_EFFECT_TIMEOUT
 from self_healing_fabric.store import Store, statements
 
@@ -132,10 +131,6 @@ class Leases:
         with self._lock:
             held = self._held.get(incident.id)
         return held is not None and held.epoch == incident.epoch and steady() < held.until
-
-    def permit(self, incident: Incident) -> Permit:
-        """What an effect asks at the last moment before it begins."""
-        return lambda: self.holds(incident)
 
     def prolonged(self, incident: Incident, mark: float) -> None:
         """The incident's lease was renewed in the store by another write, begun at `mark` (steady clock)."""
