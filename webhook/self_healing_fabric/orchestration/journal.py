@@ -99,8 +99,16 @@ def _columns(incident: Incident, transition: Transition, now: float) -> dict[str
         "due_at": None if transition.due_in is None else now + transition.due_in,
         "faults": 0,
         "waiting_for": waiting,
-        "waiting_since": (incident.waiting_since if incident.waiting_for else now) if waiting else None,
+        "waiting_since": _waiting_since(incident, waiting, now) if waiting else None,
     }
+
+
+def _waiting_since(incident: Incident, waiting: str, now: float) -> float:
+    """Since when it waits for the same thing: what is counted against one limit must not be used up by
+    another wait. Details after the colon, such as the text of an error, may change from look to look.
+    """
+    same = (incident.waiting_for or "").partition(":")[0] == waiting.partition(":")[0]
+    return incident.waiting_since if same and incident.waiting_since is not None else now
 
 
 def _state_entries(incident: Incident, transition: Transition) -> list[Entry]:
