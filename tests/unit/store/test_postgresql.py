@@ -1,5 +1,6 @@
 """PostgreSQL: how it is opened, whose time it is, and what happens when writers get in each other's way."""
 
+import math
 import sys
 import threading
 import time
@@ -247,6 +248,25 @@ def test_between_comparisons_the_clock_goes_on_steadily(
     assert store.clock() == pytest.approx(now + 60.0)
     store.set_clock()
     assert store.clock() == pytest.approx(now, abs=5.0)
+
+
+def test_a_clock_that_is_set_forward_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for how long; set back, or read a little off, is not set forward."""
+
+    def set_to(seconds: float) -> None:
+        told = text("SELECT extract(epoch FROM clock_timestamp())::float8 + :seconds")
+        monkeypatch.setattr(postgresql, "_CLOCK", told.bindparams(seconds=seconds))
+        store.set_clock()
+
+    for seconds in (0.0, 1.0, -3600.0):
+        set_to(seconds)
+        assert store.since_set_forward() == math.inf
+    set_to(0.0)  # an hour forward again
+    assert store.since_set_forward() < 5.0
+    set_to(0.0)
+    steady = postgresql._steady
+    monkeypatch.setattr(postgresql, "_steady", lambda: steady() + 60.0)
+    assert store.since_set_forward() == pytest.approx(60.0, abs=5.0)
 
 
 def test_a_freeze_during_a_comparison_does_not_bend_the_clock(

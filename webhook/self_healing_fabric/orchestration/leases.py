@@ -32,6 +32,7 @@ RENEWAL = 2.0  # seconds between two renewals
 LONGEST_STEP = 2 * MAX_EFFECT_TIMEOUT + 60.0  # seconds; what takes longer hangs, and is let go
 IN_TURN = 4  # one of so many claimed incidents is the longest due of all, be it only watched
 CLOCK_CHECK = 10.0  # seconds between two comparisons with the store's clock
+CLOCK_SPREADS_WITHIN = 2 * CLOCK_CHECK  # seconds until every replica has noticed that the clock was set
 LEADER = "reconciliation"  # what one replica does for all
 
 

@@ -58,6 +58,10 @@ class Store:
         """The time that all users of the store agree on, seconds since 1970."""
         return self._backend.clock()
 
+    def since_set_forward(self) -> float:
+        """Seconds since this process noticed that the store's clock was set forward; infinite if never."""
+        return self._backend.since_set_forward()
+
     def set_clock(self) -> None:
         """Compare the clock with the store's. Raises StoreUnavailable; then the clock just goes on."""
         self._check_open()

@@ -14,6 +14,7 @@ server ends the transactions of a replica that was frozen in the middle of one, 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import socket
@@ -42,6 +43,7 @@ IDLE_TIMEOUT = 4.0  # seconds for which a transaction may hold its locks without
 MIGRATION_TIMEOUT = 60.0  # seconds for one statement, and for other replicas that migrate at the same time
 CLOCK_TRIES = 3  # in a row, until one is answered in time
 MAX_CLOCK_ANSWER = 1.0  # seconds; the clock may be wrong by half of it
+MAX_CLOCK_ERROR = 2.0  # seconds; a clock that is further ahead than this was set forward
 MAX_TRIES = 5  # of a transaction that another one got in the way of
 _IN_THE_WAY = ("40001", "40P01")  # serialization failure, deadlock: nothing was done, so it is done again
 _MIGRATION_LOCK = 0x5348_4600  # any number of ours
@@ -63,7 +65,8 @@ class PostgresqlBackend:
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self._watchdog = _Watchdog(self.engine, MIGRATION_TIMEOUT)
-        self._anchor = (0.0, 0.0)
+        self._anchor: tuple[float, float] | None = None
+        self._set_forward: float | None = None  # when it was noticed last, on the steady clock
         try:
             with self.engine.begin() as connection:
                 for name in _deadlines():
@@ -104,8 +107,11 @@ class PostgresqlBackend:
 
     def clock(self) -> float:
         """The database's time, seconds since 1970."""
-        then, mark = self._anchor
-        return then + (_steady() - mark)
+        return self._clock_at(_steady())
+
+    def since_set_forward(self) -> float:
+        """Seconds since the server's clock was found set forward; infinite when it never was."""
+        return math.inf if self._set_forward is None else _steady() - self._set_forward
 
     def set_clock(self) -> None:
         """Compare with the server's clock. Raises StoreUnavailable, SQLAlchemyError; the old one goes on.
@@ -119,9 +125,16 @@ class PostgresqlBackend:
                 then = float(connection.execute(_CLOCK).scalar_one())
                 took = _steady() - before
                 if took <= MAX_CLOCK_ANSWER:
-                    self._anchor = (then, before + took / 2)
+                    mark = before + took / 2
+                    if self._anchor is not None and then - self._clock_at(mark) > MAX_CLOCK_ERROR:
+                        self._set_forward = mark
+                    self._anchor = (then, mark)
                     return
         raise StoreUnavailable(f"{self._name}: takes {took:.1f} s to tell the time")
+
+    def _clock_at(self, steady: float) -> float:
+        then, mark = self._anchor or (0.0, 0.0)
+        return then + (steady - mark)
 
     def close(self) -> None:
         """Take no more writes and close the connections."""
