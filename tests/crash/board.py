@@ -4,8 +4,8 @@ A process that dies by SIGKILL tells nobody anything. So everything that the nex
 judge must know of it stands in memory that they share, written as it happens. Only the store is what the
 product itself left behind; the rest is the world around it, which does not die.
 
-Time is virtual: it stands still until a process moves it, or runs at a multiple of the real one, for the lives
-whose threads are real. It never goes back, and it goes on over deaths.
+Time is virtual: it stands still until a process moves it, or runs at a multiple of the real one, for the
+lives whose threads are real. It never goes back, and it goes on over deaths.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tells stories one after the other, each with its deaths. One thread, so that it can fork at any time.
 
-    python launcher.py          stories to tell as lines of JSON on standard input, their reports on standard output
+    python launcher.py          reads stories to tell, writes their reports, each a line of JSON
 
 Everything is imported here, once; a life is a fork and costs some milliseconds. Python's fork server would do
 the same but for the children's exit: a child of ours is told by its parent's `waitpid` how it really died.
@@ -49,7 +49,7 @@ class Launcher:
         self._target = TargetProcess(self._board)
         self._number = 0
         self._database: str | None = None
-        # A context of TLS costs 50 ms, and every client makes one also for http: the children inherit this one.
+        # A context of TLS costs 50 ms, and every client makes one, also for http: children inherit this one.
         context = httpx.create_ssl_context()
         httpx._transports.default.create_ssl_context = functools.cache(lambda **_: context)  # type: ignore
         self._empty = folder / "empty.db"
@@ -113,7 +113,7 @@ class _Told:
         name: str,
     ) -> None:
         self._job, self._folder, self._board, self._target, self._name = job, folder, board, target, name
-        self._dice = random.Random(job["seed"])
+        self._dice = random.Random(job["seed"])  # noqa: S311 - a story must be told again alike
         self._story = story(job["story"], self._dice)
         if job.get("lossy"):
             object.__setattr__(self._story, "resend", False)

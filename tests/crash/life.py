@@ -1,8 +1,8 @@
 """One process of the fabric, from its start to its death or to the end of the story.
 
-Either the loop is gone through by hand: the test's own loop does what the fabric's loop would, in an order that
-the seed chooses, and moves the clock to where something is due. Or the fabric runs as it is, with its threads,
-and time runs faster than the real one.
+Either the loop is gone through by hand: the test's own loop does what the fabric's loop would, in an order
+that the seed chooses, and moves the clock to where something is due. Or the fabric runs as it is, with its
+threads, and time runs faster than the real one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The world around one process: Prometheus, Alertmanager and people, as the story has them.
 
-What was acknowledged is noted in a file as soon as the answer is there, as Alertmanager would remember it: the
-next process finds the same world.
+What was acknowledged is noted in a file as soon as the answer is there, as Alertmanager would remember it:
+the next process finds the same world.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ There are no hooks in the product. In a child, before it starts, the product's f
 transaction writes is noted while it runs, so each kind of write is two points, right before its commit and
 right after it; an effect is four, from the last look before the request to the answer.
 
-The list follows from the state machine's own table. A way that no story goes must be named here with a reason,
-and a test compares.
+The list follows from the state machine's own table. A way that no story goes must be named here with a
+reason, and a test compares.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNREACHED: Mapping[str, str] = {
     "diagnosing->awaiting_approval": "no step goes it: approval is asked for right before the effect",
     "diagnosing->verifying": "no step goes it: recovering asks the samples again and goes on from there",
     "escalated->recovering": "no step goes it: after people were called only a relapse begins anew",
-    "resolved->escalated": "no step goes it: a decision to escalate is refused, and nothing else calls people",
+    "resolved->escalated": "no step goes it: a decision to escalate is refused; nothing else calls people",
 }
 # Staying in a state is a commit too; in these a story waits.
 STAYING = (State.DIAGNOSING, State.RECOVERING, State.VERIFYING, State.ESCALATED)
@@ -98,7 +98,10 @@ STOPPING = frozenset(
 
 @dataclass(frozen=True)
 class Kill:
-    """Die when a point is come by for the so-many-th time. `hold`: what is under way happens so much later."""
+    """Die when a point is come by for the so-many-th time.
+
+    `hold`: what is under way happens so many seconds later.
+    """
 
     point: str
     occurrence: int
@@ -232,12 +235,6 @@ def _noting_way(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _of_action(_: Any, __: str, changes: Mapping[str, Any]) -> str | None:
-    if "finished_at" in changes:
-        return "action ended"
-    return "action begun" if "started_at" in changes else None
-
-
 _NOTED: Mapping[str, Callable[..., str | None]] = {
     "release_all_leases": lambda *_: "leases of the dead released",
     "put_in_inbox": lambda *_: "inbox",
@@ -246,7 +243,8 @@ _NOTED: Mapping[str, Callable[..., str | None]] = {
     "claim_due": lambda rows, **_: "claim" if rows else None,
     "renew_leases": lambda kept, **_: "lease renewed" if kept else None,
     "insert_action": lambda *_: "action announced",
-    "update_action": _of_action,
+    "update_action": lambda _, __, changes: "action begun" if "started_at" in changes else None,
+    "end_action": lambda ended, *_: "action ended" if ended else None,
     "move_alerts": lambda _, **moved: "split" if moved.get("service") else "merge",
     "annotate": lambda _, __, changes: "person's decision noted" if "acknowledged_by" in changes else None,
     "end_alert": lambda *_: "alert ended",

@@ -180,7 +180,7 @@ class Replicas:
         return Replica(number, config, port, self._changes[number] if self._changes else {})
 
     def notify(self, *services: str, size: int = 5) -> None:
-        """Send the alerts of the services to all replicas in turn, each twice, as a pair of Alertmanagers does."""
+        """Send the services' alerts to all replicas in turn, each twice, as a pair of Alertmanagers does."""
         for index, group in enumerate(grouped(services or self._world.services, size)):
             for replica in (self.all[index % len(self.all)], self.all[(index + 1) % len(self.all)]):
                 body = self._world.notification(*group)

@@ -1,8 +1,8 @@
-"""The stories in which processes are killed: a few services, each with its fate, and what people do meanwhile.
+"""The stories in which processes are killed: a few services, each with its fate, and what people do.
 
-A story says what the world does and what the world may demand afterwards, never how the fabric gets there. The
-seed shifts all times, so that the same story takes another course each time. Together the stories go every way
-of the state machine that the product can go; `UNREACHED` names the others.
+A story says what the world does and what the world may demand afterwards, never how the fabric gets there.
+The seed shifts all times, so that the same story takes another course each time. Together the stories go
+every way of the state machine that the product can go; `UNREACHED` names the others.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Event:
-    """When the open incident of a service is in a state, and waits for something that holds a text: do this."""
+    """When a service's open incident is in a state, and waits for something that holds a text: do this."""
 
     service: str
     state: str

@@ -1,4 +1,4 @@
-"""The same matrix on a real PostgreSQL: there a dead process leaves its leases, and others wait for their end."""
+"""The same matrix on a real PostgreSQL: a dead process leaves its leases, and others wait for their end."""
 
 from __future__ import annotations
 

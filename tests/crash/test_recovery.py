@@ -126,7 +126,7 @@ def _action(row: Mapping[str, Any], status: str, world: Surroundings, now: float
 def test_a_thousand_open_incidents_are_taken_up(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every incident gets its next step, every unfinished action its end; nothing happens at a target before people allow it."""
+    """Every incident gets its next step, every unfinished action its end; no effect unless allowed."""
     services = [f"service-{number:04d}" for number in range(INCIDENTS)]
     with Surroundings(services) as world:
         left_behind(url, world)

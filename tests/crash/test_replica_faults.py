@@ -1,6 +1,7 @@
-"""Several replicas on one PostgreSQL: they share the work, take over from the dead, and the frozen do nothing stale.
+"""Several replicas on one PostgreSQL: they share the work, and take over from the dead and the frozen.
 
-All processes are real, and the effects are counted at the target.
+The frozen do nothing stale when they go on. All processes are real, and the effects are counted at the
+target.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def freeze_before_the_effect(
 
 
 def test_frozen_between_its_record_and_the_effect(url: str, tmp_path: Path) -> None:
-    """The worst moment: recorded as begun, nothing sent yet. Continued, it sends nothing, its commit is refused."""
+    """The worst moment: recorded as begun, nothing sent yet. Continued, it sends and commits nothing."""
     freeze_before_the_effect(url, tmp_path, 0.0, SHORT)
 
 
@@ -195,7 +196,7 @@ def own_postgresql() -> Iterator[PostgresqlServer]:
 def test_database_restarts_and_network_cuts(
     postgresql: PostgresqlServer, own_postgresql: PostgresqlServer, tmp_path: Path
 ) -> None:
-    """The database crashes, the network resets, then swallows everything: survived, nothing lost, nothing twice."""
+    """The database crashes, the network resets, then swallows all: nothing lost, nothing twice."""
     url = own_postgresql.create_database("cut")
     with (
         CuttableProxy(own_postgresql.port) as proxy,
@@ -222,7 +223,7 @@ def test_database_restarts_and_network_cuts(
 
 
 def test_kill_switch_on_one_replica_stops_all(url: str, tmp_path: Path) -> None:
-    """Once PUT mode=paused is answered, no effect begins later than 1 s after, on any replica; then all goes on."""
+    """Once PUT mode=paused is answered, no effect begins later than 1 s after, on any replica."""
     with Surroundings(names(60), takes=0.3) as world, Replicas(tmp_path, world, url, count=3) as fabric:
         for replica, orders in ((fabric.all[0], 5), (fabric.all[2], 25)):
             fabric.notify()
@@ -241,7 +242,7 @@ def test_kill_switch_on_one_replica_stops_all(url: str, tmp_path: Path) -> None:
 
 
 def test_kill_switch_reaches_what_has_begun_and_not_been_sent(url: str, tmp_path: Path) -> None:
-    """Paused while the kernel still connects to the target: the connection is made, and no request follows."""
+    """Paused while the kernel still connects to the target: it is connected, and no request follows."""
     with Surroundings(names(1)) as world, SlowToAccept(world.url) as slow:
         service = world.services[0]
         settings = slow.in_front_of(world.configuration(service, timeout=8.0))
@@ -267,7 +268,7 @@ def leaders(fabric: Replicas) -> list[Replica]:
 
 
 def test_one_leader_which_moves(url: str, tmp_path: Path) -> None:
-    """One replica leads; when it is frozen another one does, and the first knows it when it goes on; so on a kill."""
+    """One leads; when it is frozen or killed another one does, and the first knows it when it goes on."""
     with Surroundings(names(1)) as world, Replicas(tmp_path, world, url, count=3) as fabric:
         (first,) = wait_for("one leader", lambda: leaders(fabric))
         first.freeze()

@@ -25,7 +25,9 @@ from pydantic_settings import (
 from self_healing_fabric.durations import Duration
 
 ENVIRONMENT_PREFIX = "SHF_"
-MAX_EFFECT_TIMEOUT = 60.0  # seconds; an effect must end well before the orchestrator's lease of 120 s
+# Seconds. A worker waits for so long, and who finds the effect interrupted before it asks the target; a step
+# that takes longer than two of them hangs (`leases.LONGEST_STEP`).
+MAX_EFFECT_TIMEOUT = 60.0
 
 ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")]
 StrategyName = Literal["retry", "restart"]

@@ -126,7 +126,7 @@ def test_prometheus_away_waits_and_says_so(world: Any) -> None:
     world.run(seconds=60)
     incident = world.incident()
     assert incident.state is State.DIAGNOSING
-    assert incident.waiting_for == "Prometheus does not answer"
+    assert incident.waiting_for == "evidence: Prometheus does not answer"
     assert world.target.restarts == []
     world.prometheus.away = None
     world.run(seconds=6)
@@ -143,6 +143,48 @@ def test_waiting_too_long_calls_people(world: Any) -> None:
     world.run(seconds=320, tick=5)
     assert world.incident().state is State.ESCALATED
     assert world.target.restarts == []
+
+
+def test_whichever_errors_come_in_turn_the_wait_counts_on(world: Any) -> None:
+    """A Prometheus that fails in another way at each look is away all the same."""
+    world.silent()
+    world.receive(world.alert())
+    for number in range(64):
+        world.prometheus.away = f"Prometheus fails: {number}"
+        world.run(seconds=5, tick=5)
+    assert world.incident().state is State.ESCALATED
+
+
+def test_a_long_pause_is_not_counted_as_waiting_for_prometheus(world: Any) -> None:
+    """The first query that fails after a pause of an hour calls nobody; after max_wait people are called."""
+    world.silent()
+    world.context.store.write(lambda connection: mode.change(connection, Mode.PAUSED, by="me", now=1.0))
+    world.receive(world.alert())
+    world.run(seconds=3600, tick=10)
+    assert "paused" in world.incident().waiting_for
+    world.prometheus.away = "Prometheus does not answer"
+    world.run(seconds=290, tick=5)
+    assert world.incident().state is State.RECOVERING
+    assert world.calls == []
+    world.run(seconds=30, tick=5)
+    assert world.incident().state is State.ESCALATED
+
+
+def test_waiting_for_prometheus_is_not_waiting_for_the_causes_alert(make_world: Callable[..., Any]) -> None:
+    """Away for longer than wait_for_cause: then the suspect's own alert is waited for as long as ever."""
+    world = make_world({"cart": ["database"], "database": []})
+    world.silent("database")
+    world.measure(ERROR_RATIO, 0.9)
+    world.prometheus.away = "Prometheus does not answer"
+    world.receive(world.alert(signal="error_ratio"))
+    world.run(seconds=100, tick=5)
+    world.prometheus.away = None
+    world.run(seconds=50)
+    incident = world.incident()
+    assert (incident.service, incident.state) == ("database", State.DIAGNOSING)
+    assert world.restarts() == {}
+    world.run(seconds=30)
+    assert world.incident().state is State.ESCALATED
 
 
 def test_levels_rise_while_prometheus_is_away(world: Any) -> None:
@@ -183,7 +225,7 @@ def test_failing_dependency_is_not_healed_by_restarting_its_caller(make_world: C
     world.run(seconds=5)
     incident = world.incident()
     assert (incident.service, incident.state) == ("database", State.DIAGNOSING)
-    assert incident.waiting_for.startswith("an alert of database, the likely cause")
+    assert incident.waiting_for.startswith("cause: an alert of database, the likely cause")
     assert any("dependency_failure in database" in line for line in world.story())
     assert world.calls == []
     world.run(seconds=60)

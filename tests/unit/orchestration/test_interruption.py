@@ -79,6 +79,31 @@ def test_killed_before_the_effect_does_it_once(killed_world: Any, monkeypatch: p
     assert [row.status for row in world.actions()] == ["failed", "succeeded"]
 
 
+def test_a_clock_that_is_set_forward_does_not_ask_the_target_too_early(
+    killed_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken over in the middle of a restart, because the clock jumped: it is not restarted a second time."""
+    world = killed_world
+    strategy = type(world.context.strategies["restart"])
+
+    def die_under_way(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy, "perform", die_under_way)
+        die(world)
+    world.clock.now += 3600.0
+    jumped_at = world.clock.now
+    monkeypatch.setattr(world.context.store, "since_set_forward", lambda: world.clock.now - jumped_at)
+    world.run(seconds=30)
+    assert "was interrupted" in world.incident().waiting_for
+    world.target.restarts.append("the one that was under way")  # the target says that it happened
+    world.healthy()
+    world.run(seconds=120)
+    assert [row.status for row in world.actions()] == ["succeeded"]
+    assert len(world.target.restarts) == 1
+
+
 def test_killed_right_after_the_intent_does_it_once(
     killed_world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,6 @@ def test_what_is_claimed_is_held(store: Store, passing: Time) -> None:
     incident = claim_one(leases)
     assert (len(leases), set(leases.held())) == (1, {incident.id})
     assert leases.holds(incident)
-    assert leases.permit(incident)()
     stored = row(store, incident.id)
     assert (stored.lease_owner, stored.lease_until, stored.epoch) == (leases.owner, START + LEASE, 1)
     other = "i2" if incident.id == "i1" else "i1"
@@ -143,20 +142,18 @@ def test_two_processes_never_have_one_name(store: Store, passing: Time) -> None:
     assert len(owners) == 20
 
 
-def test_a_permit_ends_with_the_lease_although_nobody_took_over(store: Store, passing: Time) -> None:
+def test_a_lease_ends_although_nobody_took_over(store: Store, passing: Time) -> None:
     """The epoch in the store is still ours, and that proves nothing: the time is over."""
     leases = Leases(store, passing.clock)
     incident = claim_one(leases)
-    permit = leases.permit(incident)
     passing.passed = LEASE - 0.001
-    assert permit()
+    assert leases.holds(incident)
     passing.passed = LEASE
-    assert not permit()
     assert not leases.holds(incident)
     assert row(store, incident.id).epoch == incident.epoch
 
 
-def test_a_permit_is_over_before_another_process_can_claim(store: Store, passing: Time) -> None:
+def test_a_lease_is_over_before_another_process_can_claim(store: Store, passing: Time) -> None:
     """At every moment of a lease: either we hold it or another one can have it, never both."""
     ours, theirs = Leases(store, passing.clock), Leases(store, passing.clock)
     incident = claim_one(ours)
@@ -165,8 +162,8 @@ def test_a_permit_is_over_before_another_process_can_claim(store: Store, passing
     while not (taken := [each for each in theirs.claim(5) if each.id == incident.id]):
         passing.passed += 0.1
         assert passing.passed < LEASE + 0.3
-    assert not ours.permit(incident)()
-    assert theirs.permit(taken[0])()
+    assert not ours.holds(incident)
+    assert theirs.holds(taken[0])
     assert taken[0].epoch > incident.epoch
 
 
@@ -190,7 +187,7 @@ def test_a_process_that_froze_while_it_asked_holds_no_longer_than_the_store_says
         leases.renew()
     until = row(store, incident.id).lease_until
     free = START + passing.passed > until  # for others, by the store's clock
-    assert not (free and leases.permit(incident)())
+    assert not (free and leases.holds(incident))
 
 
 def test_a_leader_that_froze_while_it_asked_leads_no_longer_than_the_store_says(
@@ -292,10 +289,10 @@ def test_without_the_store_a_lease_ends_by_itself_and_can_come_back(store: Store
         leases.renew()
     assert leases.holds(incident)
     passing.passed += LEASE
-    assert not leases.permit(incident)()
+    assert not leases.holds(incident)
     away.away = False
     leases.renew()
-    assert leases.permit(incident)()
+    assert leases.holds(incident)
 
 
 def test_what_is_dropped_is_not_held(store: Store, passing: Time) -> None:

@@ -1,5 +1,6 @@
 """PostgreSQL: how it is opened, whose time it is, and what happens when writers get in each other's way."""
 
+import math
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from sqlalchemy import Connection, bindparam, insert, make_url, text, update
 
 from postgresql_server import PostgresqlServer
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.store import Store, postgresql, statements
+from self_healing_fabric.store import Store, examine, postgresql, statements
 from self_healing_fabric.store.schema import controls
 from shf_demo.ports import reserved_ports
 
@@ -115,6 +116,42 @@ def test_a_password_file_that_cannot_be_read_is_named(url: str, tmp_path: Path) 
         Store(url, tmp_path / "password")
 
 
+def test_a_password_file_that_is_no_text_is_named(url: str, tmp_path: Path) -> None:
+    """Told without what it holds, also at a look before the start."""
+    path = tmp_path / "password"
+    path.write_bytes(b"s\xe9same")
+    for attempt in (lambda: Store(url, path), lambda: examine(url, path)):
+        with pytest.raises(StoreUnavailable, match=r"password is not UTF-8 at byte 1") as info:
+            attempt()
+        assert "same" not in str(info.value)
+
+
+def test_a_password_that_is_rotated_needs_no_restart(login: str, tmp_path: Path, shell: Any) -> None:
+    """New connections take the new one; while the file still holds the old one, the store is away."""
+    path = tmp_path / "password"
+    path.write_text(SECRET)
+    store = Store(login, path)
+    shell.execute("ALTER ROLE locked PASSWORD 'rotated'")
+    end_connections(shell)
+    with pytest.raises(StoreUnavailable, match="password authentication failed"):
+        store.write(put("a"))
+    path.write_text("rotated")
+    assert store.write(put("a")) == "a"
+    path.unlink()
+    end_connections(shell)
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        store.write(put("b"))
+    store.close()
+
+
+def end_connections(shell: Any) -> None:
+    """End those of all stores, as an administrator does who rotates a password."""
+    shell.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'self-healing-fabric'"
+    )
+
+
 def test_a_missing_database_is_named(url: str) -> None:
     """Nothing is created silently in the wrong place."""
     missing = make_url(url).set(database="nowhere", password=SECRET).render_as_string(hide_password=False)
@@ -211,6 +248,25 @@ def test_between_comparisons_the_clock_goes_on_steadily(
     assert store.clock() == pytest.approx(now + 60.0)
     store.set_clock()
     assert store.clock() == pytest.approx(now, abs=5.0)
+
+
+def test_a_clock_that_is_set_forward_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for how long; set back, or read a little off, is not set forward."""
+
+    def set_to(seconds: float) -> None:
+        told = text("SELECT extract(epoch FROM clock_timestamp())::float8 + :seconds")
+        monkeypatch.setattr(postgresql, "_CLOCK", told.bindparams(seconds=seconds))
+        store.set_clock()
+
+    for seconds in (0.0, 1.0, -3600.0):
+        set_to(seconds)
+        assert store.since_set_forward() == math.inf
+    set_to(0.0)  # an hour forward again
+    assert store.since_set_forward() < 5.0
+    set_to(0.0)
+    steady = postgresql._steady
+    monkeypatch.setattr(postgresql, "_steady", lambda: steady() + 60.0)
+    assert store.since_set_forward() == pytest.approx(60.0, abs=5.0)
 
 
 def test_a_freeze_during_a_comparison_does_not_bend_the_clock(
@@ -509,10 +565,7 @@ def test_the_watchdog_forgets_what_is_closed(url: str, shell: Any) -> None:
     watched: dict[Any, int] = store._backend._watchdog._steps
     for _ in range(3):
         store.write(put("a"))
-        shell.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name = 'self-healing-fabric'"
-        )
+        end_connections(shell)
     store.write(put("a"))
     assert len([connection for connection in watched if not connection.closed]) == len(watched) >= 1
     store.close()

@@ -54,6 +54,16 @@ def test_data_survive_reopening(url: str) -> None:
     again.close()
 
 
+def test_a_closed_store_opens_no_connection(url: str) -> None:
+    """Whoever comes late hears that the store is away, and no connection is left behind."""
+    store = Store(url)
+    store.close()
+    for late in (lambda: stored(store, "a"), lambda: store.write(put("a")), store.set_clock):
+        with pytest.raises(StoreUnavailable, match="shutting down"):
+            late()
+    assert store._backend.engine.pool.checkedin() == 0
+
+
 def test_a_callers_own_error_reaches_the_caller_and_undoes_its_write(store: Store) -> None:
     """As it is, not as an unavailable store; the store works on."""
 

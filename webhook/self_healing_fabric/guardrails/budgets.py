@@ -44,14 +44,14 @@ def max_actions(connection: Connection, proposal: Proposal, settings: Settings) 
 
 
 def cooldown(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
-    """Guardrail `cooldown`: time for a target to settle between two disruptive actions."""
-    if not proposal.disruptive:
-        return None
+    """Guardrail `cooldown`: time for a target to settle between two disruptive actions; 0 s is none."""
     seconds = settings.guardrails.cooldown
-    recent = statements.disruptive_actions_on(connection, proposal.target, proposal.now - seconds)
-    if not recent:
+    if not proposal.disruptive or not seconds:
         return None
-    until = recent[0].intended_at + seconds
+    recent = statements.disruptive_actions_on(connection, proposal.target, proposal.now - seconds)
+    until = max((row.intended_at + seconds for row in recent), default=proposal.now)
+    if until <= proposal.now:
+        return None
     return Refusal("cooldown", f"{proposal.target} was acted on less than {seconds:g} s ago", until)
 
 

@@ -43,11 +43,10 @@ class Opened:
 
     services: tuple[str | None, ...]
     merged: tuple[str, ...]
-    more: bool  # alerts may be left for another round
 
 
 def open_incidents(connection: Connection, topology: Topology, window: float, now: float) -> Opened:
-    """Give every new firing alert its incident.
+    """Give new firing alerts their incidents, at most `BATCH` of them.
 
     Args:
         connection: inside a transaction; other replicas wait until it ends.
@@ -62,7 +61,7 @@ def open_incidents(connection: Connection, topology: Topology, window: float, no
     for row in sorted(rows, key=correlation.causes_first):
         correlation.place(row)
     correlation.write()
-    return Opened(tuple(correlation.opened), tuple(correlation.merged), len(rows) == BATCH)
+    return Opened(tuple(correlation.opened), tuple(correlation.merged))
 
 
 @dataclass
@@ -190,7 +189,11 @@ class _Round:
         return None
 
     def _incidents_of_symptoms(self, service: str) -> list[_Open]:
-        """Open incidents of services that depend on this one, their likelier cause; oldest first."""
+        """Open incidents of services that depend on this one, their likelier cause; oldest first.
+
+        None of them was opened in this round: causes are placed first, and in a circle the later service
+        joins the earlier one.
+        """
         callers = (self._by_subject.get(subject_of(name)) for name in self._topology.dependants(service))
         found = [
             incident
@@ -199,9 +202,9 @@ class _Round:
             and self._is_recent(incident)
             and incident.state in MOVABLE
             and incident.split_from is None
-            and (incident.new or not self._acting(incident))
+            and not self._acting(incident)
         ]
-        return sorted(found, key=lambda incident: (incident.new, incident.opened_at, incident.id))
+        return sorted(found, key=lambda incident: (incident.opened_at, incident.id))
 
     def _acting(self, incident: _Open) -> bool:
         return statements.unfinished_action_of(self._connection, incident.id) is not None
@@ -271,10 +274,7 @@ class _Round:
         worst = min(incident.severity, _severity(alert), key=SEVERITIES.index)
         alert_values = {"title": title[: timeline.MAX_MESSAGE], "signal": alert.labels.get("signal")}
         changes = moved_to(service, self._now) | alert_values | {"severity": worst}
-        if incident.new:
-            incident.values |= changes
-        else:
-            statements.overtake(self._connection, incident.id, changes)
+        statements.overtake(self._connection, incident.id, changes)
         incident.subject, incident.service, incident.severity = subject_of(service), service, worst
         incident.state = State.DIAGNOSING
         self._add(incident)
@@ -283,9 +283,6 @@ class _Round:
         """Fold an incident that turned out to be a symptom into that of its cause."""
         self._members[str(incident.service)].add(into.id)
         del self._by_subject[incident.subject]
-        if incident.new:
-            self._never_opened(incident, into)
-            return
         del self._by_id[incident.id]
         merge(self._connection, incident.id, str(incident.service), into.id, str(into.service), self._now)
         statements.overtake(self._connection, incident.id, merged_changes(into.id, self._now))
@@ -294,15 +291,6 @@ class _Round:
         if worst != into.severity:
             self._change_severity(into, worst)
         self.merged.append(str(incident.service))
-
-    def _never_opened(self, incident: _Open, into: _Open) -> None:
-        """Opened earlier in this very round, and not written yet."""
-        del self._by_id[incident.id]
-        self.opened.remove(incident.service)
-        for assigned in self._assigned:
-            if assigned["to_incident"] == incident.id:
-                assigned["to_incident"] = into.id
-        self._entries = [(into.id if each == incident.id else each, entry) for each, entry in self._entries]
 
 
 _NEW: Mapping[str, Any] = {

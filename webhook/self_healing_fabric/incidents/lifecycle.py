@@ -89,7 +89,8 @@ class Transition:
         due_in: seconds until its next step; None when only an event wakes it.
         entries: what the timeline learns.
         changes: other columns of the incident.
-        waiting_for: what the incident waits for, in words, or None.
+        waiting_for: what the incident waits for, in words, or None. Up to the first colon they name the kind
+            of the wait; `waiting_since` goes on from one commit to the next while that stays the same.
     """
 
     state: State

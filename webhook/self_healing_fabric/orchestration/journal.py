@@ -3,6 +3,10 @@
 The order is the whole point. `announce` commits the action with its guardrails checked in the same
 transaction; only then may the effect begin. `commit` writes a step's result under the lease's epoch, so that
 a worker that was overtaken writes nothing.
+
+The answer to a COMMIT can get lost: it is on disk, and the worker hears that the store is away. Then a step
+is not repeated by the worker, but claimed anew from what is stored. Only the end of an action is kept in hand
+and written again, so it is written only while the action has no end yet.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection
 
 from self_healing_fabric import guardrails
@@ -24,8 +29,14 @@ from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
+log = structlog.get_logger()
+
 Finished = tuple[str, Outcome]  # an action's id and how it ended
 Also = Callable[[Connection], None]
+
+
+class _StoredBefore(Exception):
+    """The step was stored by an earlier try, whose answer was lost."""
 
 
 def commit(
@@ -41,7 +52,8 @@ def commit(
 ) -> Incident:
     """Write a step's result in one transaction, or nothing: raises LeaseLost, StoreUnavailable.
 
-    Returns the incident as it is from then on.
+    Returns the incident as it is from then on. A step that finished an action may be committed again after
+    StoreUnavailable: when the first time was stored after all, nothing is written a second time.
 
     Args:
         context: the fabric's parts.
@@ -66,7 +78,8 @@ def commit(
         if finished is not None:
             action_id, outcome = finished
             ended = {"status": outcome.status.value, "detail": outcome.detail, "finished_at": now}
-            statements.update_action(connection, action_id, ended)
+            if not statements.end_action(connection, action_id, ended):
+                raise _StoredBefore  # the epoch is still ours, so nobody else has ended it
         if verdict is not None:
             statements.update_action(connection, verdict[0], {"verdict": verdict[1]})
         if learned is not None:
@@ -75,7 +88,10 @@ def commit(
         for each in also:
             each(connection)
 
-    context.store.write(write)
+    try:
+        context.store.write(write)
+    except _StoredBefore:
+        log.info("step_was_stored", incident=incident.id)
     return incident.after(changes)
 
 
@@ -87,8 +103,16 @@ def _columns(incident: Incident, transition: Transition, now: float) -> dict[str
         "due_at": None if transition.due_in is None else now + transition.due_in,
         "faults": 0,
         "waiting_for": waiting,
-        "waiting_since": (incident.waiting_since if incident.waiting_for else now) if waiting else None,
+        "waiting_since": _waiting_since(incident, waiting, now) if waiting else None,
     }
+
+
+def _waiting_since(incident: Incident, waiting: str, now: float) -> float:
+    """Since when it waits for the same thing: what is counted against one limit must not be used up by
+    another wait. Details after the colon, such as the text of an error, may change from look to look.
+    """
+    same = (incident.waiting_for or "").partition(":")[0] == waiting.partition(":")[0]
+    return incident.waiting_since if same and incident.waiting_since is not None else now
 
 
 def _state_entries(incident: Incident, transition: Transition) -> list[Entry]:

@@ -22,7 +22,6 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.incidents.models import Incident, incident_of
-from self_healing_fabric.recovery.outcomes import Permit
 from self_healing_fabric.settings import MAX_EFFECT_TIMEOUT
 from self_healing_fabric.store import Store, statements
 
@@ -33,6 +32,7 @@ RENEWAL = 2.0  # seconds between two renewals
 LONGEST_STEP = 2 * MAX_EFFECT_TIMEOUT + 60.0  # seconds; what takes longer hangs, and is let go
 IN_TURN = 4  # one of so many claimed incidents is the longest due of all, be it only watched
 CLOCK_CHECK = 10.0  # seconds between two comparisons with the store's clock
+CLOCK_SPREADS_WITHIN = 2 * CLOCK_CHECK  # seconds until every replica has noticed that the clock was set
 LEADER = "reconciliation"  # what one replica does for all
 
 
@@ -132,10 +132,6 @@ class Leases:
         with self._lock:
             held = self._held.get(incident.id)
         return held is not None and held.epoch == incident.epoch and steady() < held.until
-
-    def permit(self, incident: Incident) -> Permit:
-        """What an effect asks at the last moment before it begins."""
-        return lambda: self.holds(incident)
 
     def prolonged(self, incident: Incident, mark: float) -> None:
         """The incident's lease was renewed in the store by another write, begun at `mark` (steady clock)."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from self_healing_fabric.errors import StoreUnavailable
@@ -24,17 +25,7 @@ def examine(url: str, password_file: Path | None = None) -> str:
     """Look at the store without changing it; return what was found. Raises StoreUnavailable."""
     if url.startswith("sqlite"):
         return sqlite.examine(url)
-    return postgresql.examine(_with_password(url, password_file))
-
-
-def _with_password(url: str, password_file: Path | None) -> URL:
-    location = make_url(url)
-    if password_file is None:
-        return location
-    try:
-        return location.set(password=password_file.read_text(encoding="utf-8").strip())
-    except OSError as error:
-        raise StoreUnavailable(f"{password_file} cannot be read: {error.strerror}") from error
+    return postgresql.examine(make_url(url), password_file)
 
 
 class Store:
@@ -42,7 +33,8 @@ class Store:
 
     Args:
         url: `sqlite:///...` or `postgresql+psycopg://...`.
-        password_file: holds the password of the PostgreSQL user; without it the URL's own is used.
+        password_file: holds the password of the PostgreSQL user, and is read again for each new connection;
+            without it the URL's own is used.
 
     Raises:
         StoreInUse: another process holds the SQLite file.
@@ -50,11 +42,12 @@ class Store:
     """
 
     def __init__(self, url: str, password_file: Path | None = None) -> None:
+        self._closed = threading.Event()
         self._backend: SqliteBackend | PostgresqlBackend
         if url.startswith("sqlite"):
             self._backend = SqliteBackend(url)
         else:
-            self._backend = PostgresqlBackend(_with_password(url, password_file))
+            self._backend = PostgresqlBackend(make_url(url), password_file)
 
     @property
     def shared(self) -> bool:
@@ -65,8 +58,13 @@ class Store:
         """The time that all users of the store agree on, seconds since 1970."""
         return self._backend.clock()
 
+    def since_set_forward(self) -> float:
+        """Seconds since this process noticed that the store's clock was set forward; infinite if never."""
+        return self._backend.since_set_forward()
+
     def set_clock(self) -> None:
         """Compare the clock with the store's. Raises StoreUnavailable; then the clock just goes on."""
+        self._check_open()
         try:
             self._backend.set_clock()
         except SQLAlchemyError as error:
@@ -80,7 +78,8 @@ class Store:
         return self._backend.write(function)
 
     def read(self, function: Callable[[Connection], T]) -> T:
-        """Run `function` on a snapshot of what is committed. Raises StoreUnavailable."""
+        """Run `function` on a snapshot of what is committed. Raises StoreUnavailable, also after `close`."""
+        self._check_open()
         try:
             with self._backend.readers.begin() as connection:
                 return function(connection)
@@ -91,4 +90,10 @@ class Store:
 
     def close(self) -> None:
         """Finish the queued writes and close the connections."""
+        self._closed.set()
         self._backend.close()
+
+    def _check_open(self) -> None:
+        """A pool that was disposed would open a new connection, which nobody closes."""
+        if self._closed.is_set():
+            raise StoreUnavailable("the store is shutting down")

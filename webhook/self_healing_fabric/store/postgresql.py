@@ -14,18 +14,21 @@ server ends the transactions of a replica that was frozen in the middle of one, 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.store.documents import dumps
@@ -40,6 +43,7 @@ IDLE_TIMEOUT = 4.0  # seconds for which a transaction may hold its locks without
 MIGRATION_TIMEOUT = 60.0  # seconds for one statement, and for other replicas that migrate at the same time
 CLOCK_TRIES = 3  # in a row, until one is answered in time
 MAX_CLOCK_ANSWER = 1.0  # seconds; the clock may be wrong by half of it
+MAX_CLOCK_ERROR = 2.0  # seconds; a clock that is further ahead than this was set forward
 MAX_TRIES = 5  # of a transaction that another one got in the way of
 _IN_THE_WAY = ("40001", "40P01")  # serialization failure, deadlock: nothing was done, so it is done again
 _MIGRATION_LOCK = 0x5348_4600  # any number of ours
@@ -53,15 +57,16 @@ class PostgresqlBackend:
 
     shared = True
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, password_file: Path | None = None) -> None:
         self._name = url.difference_update_query(["password"]).render_as_string(hide_password=True)
         self._closed = threading.Event()
-        self.engine = _engine(url)
+        self.engine = _engine(url, password_file)
         self.readers = self.engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self._watchdog = _Watchdog(self.engine, MIGRATION_TIMEOUT)
-        self._anchor = (0.0, 0.0)
+        self._anchor: tuple[float, float] | None = None
+        self._set_forward: float | None = None  # when it was noticed last, on the steady clock
         try:
             with self.engine.begin() as connection:
                 for name in _deadlines():
@@ -102,8 +107,11 @@ class PostgresqlBackend:
 
     def clock(self) -> float:
         """The database's time, seconds since 1970."""
-        then, mark = self._anchor
-        return then + (_steady() - mark)
+        return self._clock_at(_steady())
+
+    def since_set_forward(self) -> float:
+        """Seconds since the server's clock was found set forward; infinite when it never was."""
+        return math.inf if self._set_forward is None else _steady() - self._set_forward
 
     def set_clock(self) -> None:
         """Compare with the server's clock. Raises StoreUnavailable, SQLAlchemyError; the old one goes on.
@@ -117,9 +125,16 @@ class PostgresqlBackend:
                 then = float(connection.execute(_CLOCK).scalar_one())
                 took = _steady() - before
                 if took <= MAX_CLOCK_ANSWER:
-                    self._anchor = (then, before + took / 2)
+                    mark = before + took / 2
+                    if self._anchor is not None and then - self._clock_at(mark) > MAX_CLOCK_ERROR:
+                        self._set_forward = mark
+                    self._anchor = (then, mark)
                     return
         raise StoreUnavailable(f"{self._name}: takes {took:.1f} s to tell the time")
+
+    def _clock_at(self, steady: float) -> float:
+        then, mark = self._anchor or (0.0, 0.0)
+        return then + (steady - mark)
 
     def close(self) -> None:
         """Take no more writes and close the connections."""
@@ -128,9 +143,9 @@ class PostgresqlBackend:
         self.engine.dispose()
 
 
-def examine(url: URL) -> str:
+def examine(url: URL, password_file: Path | None = None) -> str:
     """Ask the server without changing anything; return what was found. Raises StoreUnavailable."""
-    engine = _engine(url)
+    engine = _engine(url, password_file)
     try:
         with engine.connect() as connection:
             server = connection.execute(text("SHOW server_version")).scalar_one()
@@ -143,7 +158,7 @@ def examine(url: URL) -> str:
         engine.dispose()
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, password_file: Path | None) -> Engine:
     try:
         engine = create_engine(
             url,
@@ -161,7 +176,24 @@ def _engine(url: URL) -> Engine:
         ) from error
     engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement
     event.listen(engine, "do_executemany", _one_by_one)
+    if password_file is not None:
+        event.listen(engine, "do_connect", _with_password_of(password_file))
     return engine
+
+
+def _with_password_of(file: Path) -> Callable[[Dialect, ConnectionPoolEntry, Any, dict[str, Any]], None]:
+    """Read the password for each new connection: one that was rotated needs no restart."""
+
+    def connect(_: Dialect, __: ConnectionPoolEntry, ___: Any, arguments: dict[str, Any]) -> None:
+        try:
+            arguments["password"] = file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise StoreUnavailable(f"{file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            # Without its cause, which holds the bytes.
+            raise StoreUnavailable(f"{file} is not UTF-8 at byte {error.start}") from None
+
+    return connect
 
 
 def _one_by_one(cursor: DBAPICursor, statement: str, parameters: Sequence[Any], _: Any) -> bool:

@@ -8,6 +8,7 @@ the second one out, and the kernel drops the lock when the first one dies, howev
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Callable
@@ -53,6 +54,10 @@ class SqliteBackend:
     def clock(self) -> float:
         """This machine's time: nobody else uses the file."""
         return time.time()
+
+    def since_set_forward(self) -> float:
+        """Infinite: what this process works on nobody else takes over, whatever the clock says."""
+        return math.inf
 
     def set_clock(self) -> None:
         """Nothing to compare with."""

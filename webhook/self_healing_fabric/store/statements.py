@@ -475,6 +475,14 @@ def update_action(connection: Connection, action_id: str, changes: Changes) -> N
     connection.execute(_UPDATE_ACTION, {"_id": action_id, **changes})
 
 
+_END_ACTION = _UPDATE_ACTION.where(actions.c.status.in_(UNFINISHED))
+
+
+def end_action(connection: Connection, action_id: str, changes: Changes) -> bool:
+    """Note how an action ended; False, and nothing is changed, when that is noted already."""
+    return connection.execute(_END_ACTION, {"_id": action_id, **changes}).rowcount == 1
+
+
 def count_disruptive_actions(connection: Connection, since: float) -> Mapping[str, int]:
     """How many disruptive actions count against each target's budget since then."""
     query = select(actions.c.target, func.count().label("number")).where(_COUNTS).group_by(actions.c.target)

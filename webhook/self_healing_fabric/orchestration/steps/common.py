@@ -29,6 +29,10 @@ from self_healing_fabric.store import statements
 WAIT_POLL = 5.0  # seconds between two tries while a server is away
 SILENCE_POLL = 5.0  # seconds between two looks at whether a silence has ended
 
+# Kinds of waits that are limited in time; see `Transition.waiting_for`.
+EVIDENCE = "evidence"
+CAUSE = "cause"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -42,9 +46,9 @@ class Step:
     also: tuple[journal.Also, ...] = ()  # what else is written in the same transaction
 
 
-def waited(incident: Incident, context: Context) -> float:
-    """Seconds for which the incident has been waiting."""
-    if not incident.waiting_since or not incident.waiting_for:
+def waited(incident: Incident, context: Context, kind: str) -> float:
+    """Seconds for which the incident has been waiting for this kind of thing, without a break."""
+    if incident.waiting_since is None or not (incident.waiting_for or "").startswith(f"{kind}:"):
         return 0.0
     return context.clock() - incident.waiting_since
 
@@ -106,9 +110,13 @@ def facts_of(incident: Incident, context: Context) -> Facts:
 
 
 def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_POLL) -> Step:
-    """Stay and try again; after `escalation.max_wait` call people, and go on waiting as escalated."""
-    stay = Transition(incident.state, poll, waiting_for=reason)
-    seconds = waited(incident, context)
+    """Stay and try again; after `escalation.max_wait` call people, and go on waiting as escalated.
+
+    Only waits for evidence count, whichever error each brings: a silence or a pause that was long is no
+    reason to call people at the first query that fails after it.
+    """
+    stay = Transition(incident.state, poll, waiting_for=f"{EVIDENCE}: {reason}")
+    seconds = waited(incident, context, EVIDENCE)
     if seconds < context.settings.escalation.max_wait or incident.state in (State.ESCALATED, State.RESOLVED):
         return Step(stay)
     moved = Transition(State.ESCALATED, poll, changes=watch_from(context.clock()))

@@ -23,6 +23,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.steps.common import (
+    CAUSE,
     Facts,
     Step,
     evidence_entry,
@@ -143,13 +144,17 @@ def _changes(seen: Observations) -> tuple[Change, ...]:
 def _suspected_dependency(
     incident: Incident, context: Context, diagnosis: Diagnosis, facts: Facts, seen: Observations
 ) -> Step | None:
-    """A cause that does not alert (yet): suspect it, and wait for its own alert before anything is done."""
+    """A cause that does not alert (yet): suspect it, and wait for its own alert before anything is done.
+
+    Only time for which it waited for that counts: after a Prometheus that was away for long, its alerts need
+    theirs too.
+    """
     cause = diagnosis.cause
-    waited_enough = waited(incident, context) >= context.settings.correlation.wait_for_cause
+    waited_enough = waited(incident, context, CAUSE) >= context.settings.correlation.wait_for_cause
     if not facts.own_alerts:
         reason = f"an alert of {incident.service}, the likely cause, which does not alert itself"
         if not waited_enough:
-            return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=reason))
+            return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=f"{CAUSE}: {reason}"))
         # No alert names a signal by which its health could be told, before an action or after it.
         step = to_people(incident, context, f"waited in vain for {reason}", *_diagnosis_entries(diagnosis))
         return Step(with_changes(step.transition, **_diagnosis_columns(diagnosis)))
@@ -165,7 +170,9 @@ def _suspected_dependency(
     if rows and rows[0].state != State.RESOLVED.value:
         return merged_into(incident, context, rows[0])
     if rows:
-        reason = f"{cause.service}, the likely cause, was resolved a moment ago: this may end by itself"
+        reason = (
+            f"{CAUSE}: {cause.service}, the likely cause, was resolved a moment ago: this may end by itself"
+        )
         return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=reason))
     message = f"{incident.service} depends on {cause.service}, which fails too and is suspected from now on."
     changes = correlation.moved_to(cause.service, context.clock())

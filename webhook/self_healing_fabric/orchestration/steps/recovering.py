@@ -20,7 +20,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.leases import steady
+from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, steady
 from self_healing_fabric.orchestration.steps.common import (
     Facts,
     Step,
@@ -227,15 +227,24 @@ def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **
 
 
 def _after_interruption(incident: Incident, context: Context, row: Row[Any]) -> Step:
-    """An action was announced and its end never written: learn from the target what became of it."""
+    """An action was announced and its end never written: learn from the target what became of it.
+
+    Asked too early, a target whose restart is under way says that nothing happened, and would be restarted
+    again. So a replica that took over because the database's clock was set forward does not count by that
+    clock. (Only one that also started anew within the effect's own time cannot know of it.)
+    """
     service = str(incident.service)
     strategy, configured = context.strategies[row.strategy], context.settings.services[service]
     action = {"id": row.id, "before": row.before}
     if row.status == Status.INTENDED.value:
         outcome = ActionOutcome(Status.FAILED, "the fabric was interrupted before it began", 0.0)
         return _after_action(incident, context, strategy, action, outcome)
-    ends = row.started_at + strategy.longest_effect(service, configured)
-    if (left := ends - context.clock()) > 0:
+    longest = strategy.longest_effect(service, configured)
+    left = max(
+        row.started_at + longest - context.clock(),
+        longest + CLOCK_SPREADS_WITHIN - context.store.since_set_forward(),
+    )
+    if left > 0:
         reason = f"{row.strategy} was interrupted; the target can be asked in {left:.0f} s what became of it"
         return Step(Transition(State.RECOVERING, left, waiting_for=reason))
     outcome = strategy.observe(service, configured, before=row.before)

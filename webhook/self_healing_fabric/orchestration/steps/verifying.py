@@ -20,6 +20,7 @@ from self_healing_fabric.orchestration import diagnosis_verdicts, journal
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.escalation_manager import escalate
 from self_healing_fabric.orchestration.steps.common import (
+    EVIDENCE,
     Facts,
     Step,
     facts_of,
@@ -63,7 +64,9 @@ def verifying(incident: Incident, context: Context) -> Step:
         look = look_at(incident, context, facts)
     except QueryError as error:
         if context.clock() < pending["deadline"]:
-            return Step(Transition(State.VERIFYING, look_interval(context), waiting_for=str(error)))
+            return Step(
+                Transition(State.VERIFYING, look_interval(context), waiting_for=f"{EVIDENCE}: {error}")
+            )
         look = Look(Verdict.NO_EVIDENCE, f"No evidence until the deadline: {error}", ())
     if look.verdict is None:
         return Step(Transition(State.VERIFYING, look_interval(context)))

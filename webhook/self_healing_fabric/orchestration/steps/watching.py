@@ -12,7 +12,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.escalation_manager import escalate
-from self_healing_fabric.orchestration.steps.common import Step, facts_of, look_interval
+from self_healing_fabric.orchestration.steps.common import EVIDENCE, Step, facts_of, look_interval
 from self_healing_fabric.orchestration.steps.verifying import (
     look_at,
     resolve,
@@ -34,7 +34,8 @@ def escalated(incident: Incident, context: Context) -> Step:
     try:
         look = look_at(incident, context, facts)
     except QueryError as error:
-        unseen = str(error)  # the levels' deadlines run on: nobody may wait for a Prometheus that is away
+        # The levels' deadlines run on: nobody may wait for a Prometheus that is away.
+        unseen = f"{EVIDENCE}: {error}"
     else:
         if look.verdict is Verdict.HEALED:
             told = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
