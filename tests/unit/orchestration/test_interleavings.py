@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -117,6 +118,9 @@ class MemoryStore:
     def read(self, function: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
             return function(connection)
+
+    def since_set_forward(self) -> float:
+        return math.inf
 
 
 class Target:
