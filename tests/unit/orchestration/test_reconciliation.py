@@ -385,6 +385,21 @@ def test_incident_in_hand_is_not_taken_up(compared: Any) -> None:
     assert world.incident().due_at is None
 
 
+def test_a_clock_that_is_set_back_does_not_stop_the_work(compared: Any) -> None:
+    """By a day: what was due by the old time is done after the longest wait that there is, not tomorrow."""
+    world, compare = compared
+    world.silent()
+    world.prometheus.away = "Prometheus does not answer"
+    world.receive(world.alert())
+    world.run()
+    world.prometheus.away = None
+    world.clock.now -= 86_400.0
+    world.silent()
+    compare()
+    world.run(seconds=500, tick=5)
+    assert len(world.target.restarts) == 1
+
+
 def test_old_incidents_are_retired(make_world: Callable[..., Any], alertmanager: Alertmanager) -> None:
     """Closed for longer than the retention: deleted with all that belongs to them; the others stay."""
     world = make_world({"cart": [], "db": []}, retention="1d", alertmanager={"url": alertmanager.url})

@@ -353,6 +353,24 @@ def test_at_start_no_lease_of_a_dead_process_is_left(store: Store, open_incident
     assert store.write(lambda c: statements.acquire_lease(c, name="x", owner="new", now=9.0, lease=6.0))
 
 
+def test_what_lies_out_of_reach_is_pulled_in(store: Store, open_incident: Opens) -> None:
+    """Each timer and each lease by itself, of open incidents only; what may be so stays as it is."""
+    open_incident("far", due_at=9_000.0, level_due_at=9_000.0, lease_until=9_000.0)
+    open_incident("due", due_at=9_000.0, level_due_at=50.0, lease_until=15.0)
+    open_incident("legal", due_at=100.0, level_due_at=100.0, lease_until=20.0)
+    open_incident("idle", due_at=None)
+    open_incident("closed", due_at=9_000.0, closed_at=5.0)
+    assert store.write(lambda c: statements.pull_in(c, timers_to=100.0, leases_to=20.0)) == 2
+    rows = store.read(statements.list_incidents)
+    assert {row.id: (row.due_at, row.level_due_at, row.lease_until) for row in rows} == {
+        "far": (100.0, 100.0, 20.0),
+        "due": (100.0, 50.0, 15.0),
+        "legal": (100.0, 100.0, 20.0),
+        "idle": (None, None, None),
+        "closed": (9_000.0, None, None),
+    }
+
+
 def test_only_what_lost_its_timer_is_revived(store: Store, open_incident: Opens) -> None:
     """Open, without a timer and without a worker."""
     open_incident("stuck", due_at=None)

@@ -19,7 +19,8 @@ from sqlalchemy import Connection
 from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.settings import AlertmanagerSettings, bearer_headers
+from self_healing_fabric.orchestration.leases import LEASE, LONGEST_STEP
+from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
 from self_healing_fabric.store import statements
 from shf_queries import QueryError
 
@@ -79,12 +80,15 @@ class Reconciliation:
             context.metrics.last_reconcile.set(context.clock())
 
     def _housekeeping(self) -> None:
-        """Timers that got lost, and incidents whose retention is over."""
+        """Timers that got lost or went out of reach, and incidents whose retention is over."""
         context = self._context
         now, retention = context.clock(), context.settings.retention
+        furthest = now + _longest_wait(context.settings)
 
         def write(connection: Connection) -> tuple[int, int]:
             stuck = statements.revive_stuck(connection, now)
+            # The clock was set back: without this, work waits for the old time.
+            stuck += statements.pull_in(connection, timers_to=furthest, leases_to=now + 2 * LEASE)
             statements.forget_ended_alerts(connection, now - retention)
             return stuck, statements.retire_incidents(
                 connection, closed_before=now - retention, now=now, limit=RETIRED_AT_ONCE
@@ -184,6 +188,17 @@ class Reconciliation:
                 "server_unreachable" if not reachable else "server_reachable", server=server, error=error
             )
         self._reachable[server] = reachable
+
+
+def _longest_wait(settings: Settings) -> float:
+    """Seconds that no timer of an incident lies ahead of the moment at which it was set."""
+    return LONGEST_STEP + max(
+        settings.relapse_window,
+        settings.guardrails.cooldown,
+        settings.reconcile_interval,
+        settings.verification.interval,
+        *(level.deadline for level in settings.escalation.levels),
+    )
 
 
 def _lookup(listed: Collection[Mapping[str, str]]) -> Callable[[Mapping[str, str]], bool]:
