@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy import Connection, text
 
 from self_healing_fabric.app import create_app
 from self_healing_fabric.configuration import load_settings
@@ -137,6 +138,7 @@ def live(configuration: Path, flags: Path, count: int) -> dict[str, Any]:
         answer = client.post("/api/v1/alerts", data=notifications.body(notifications.template(), 0))
         if answer.status_code != 202:
             raise Lost(f"a notification was not taken: {answer.text}")
+    empty = _bytes_of(fabric)
     began_at, began = time.time(), time.process_time()
     fabric.start()
     try:
@@ -147,6 +149,7 @@ def live(configuration: Path, flags: Path, count: int) -> dict[str, Any]:
             time.sleep(POLL)
         used = time.process_time() - began
         ended = [_resolved_at(row) for row in _incidents(client) if row["outcome"] == "healed"]
+        size = _bytes_of(fabric) - empty
     finally:
         fabric.stop()
     if len(ended) != count:
@@ -157,7 +160,21 @@ def live(configuration: Path, flags: Path, count: int) -> dict[str, Any]:
         "seconds": seconds,
         "incidents_per_second": count / seconds,
         "cpu_ms_per_incident": 1000 * used / count,
+        "bytes_per_incident": size / count,
     }
+
+
+def _bytes_of(fabric: Fabric) -> int:
+    """What the store takes up, with indexes and with what waits to be used again."""
+    queries = {
+        "postgresql": "SELECT pg_database_size(current_database())",
+        "sqlite": "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+    }
+
+    def ask(connection: Connection) -> int:
+        return int(connection.execute(text(queries[connection.dialect.name])).scalar_one())
+
+    return fabric.store.read(ask)
 
 
 def _incidents(client: Any) -> list[dict[str, Any]]:

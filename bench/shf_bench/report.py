@@ -59,6 +59,7 @@ def _lives(of: Figures, stores: Sequence[str]) -> Iterator[Row]:
         rates[at] = _aimed(rates[at], of["sqlite"]["incidents_per_second"] >= AIM_LIVES)
     yield "incidents through five steps, with a restart", rates, f">= {AIM_LIVES:.0f}/s on SQLite"
     yield "- processor time of each", [f"{of[store]['cpu_ms_per_incident']:.1f} ms" for store in stores], ""
+    yield "- store for each", [f"{of[store]['bytes_per_incident'] / 1000:.1f} kB" for store in stores], ""
 
 
 def _first_step(of: Figures, stores: Sequence[str]) -> Iterator[Row]:

@@ -73,6 +73,7 @@ def test_lives_are_whole_and_counted_at_the_target(tmp_path: Path) -> None:
     figures = lives.measure(Workshop(tmp_path, None), "sqlite", 50)
     assert figures["incidents"] == 50
     assert figures["incidents_per_second"] == pytest.approx(50 / figures["seconds"])
+    assert 5_000 < figures["bytes_per_incident"] < 50_000
     assert figures["seconds"] > lives.LOOK  # nothing is proved earlier
 
 
@@ -105,7 +106,7 @@ def test_ratios_are_those_of_medians() -> None:
 @pytest.mark.parametrize(("rate", "word"), [(300.0, ""), (299.0, "**missed**")])
 def test_a_missed_aim_is_said(rate: float, word: str) -> None:
     """The table tells where an aim was missed, and has no rows for what was not measured."""
-    run = {"incidents_per_second": rate, "cpu_ms_per_incident": 3.0}
+    run = {"incidents_per_second": rate, "cpu_ms_per_incident": 3.0, "bytes_per_incident": 17400.0}
     text = table({"lives": {"sqlite": run, "postgresql": run}}, ["sqlite", "postgresql"])
     (row,) = [line for line in text.splitlines() if "five steps" in line]
     _, _, sqlite, postgresql, aim, _ = (cell.strip() for cell in row.split("|"))
@@ -113,4 +114,5 @@ def test_a_missed_aim_is_said(rate: float, word: str) -> None:
     assert ("missed" in sqlite) is bool(word)
     assert postgresql == f"{rate:.0f}/s"  # the aim is one for SQLite
     assert aim == ">= 300/s on SQLite"
-    assert len(text.splitlines()) == 4
+    assert "| 17.4 kB | 17.4 kB |" in text
+    assert len(text.splitlines()) == 5
