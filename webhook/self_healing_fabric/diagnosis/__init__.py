@@ -11,20 +11,43 @@ from self_healing_fabric.diagnosis.failure_classifier import Classification, Fai
 from self_healing_fabric.diagnosis.impact_assessor import Impact, assess
 from self_healing_fabric.diagnosis.localization import RULES_VERSION, Localization
 from self_healing_fabric.diagnosis.patterns import Pattern
-from self_healing_fabric.diagnosis.root_cause_analyzer import Cause, analyze, with_localization
+from self_healing_fabric.diagnosis.root_cause_analyzer import (
+    Cause,
+    analyze,
+    recent_changes,
+    with_localization,
+)
+from self_healing_fabric.diagnosis.sources import Condition, Report
+from self_healing_fabric.incidents.evidence import Evidence
 
 __all__ = ["Cause", "Diagnosis", "FailureClass", "Impact", "Pattern", "diagnose"]
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What fails, why, and whom it hurts."""
+    """What fails, why, and whom it hurts; `report` is what was seen besides Prometheus, `changes` what
+    changed shortly before."""
 
     classification: Classification
     cause: Cause
     alternatives: tuple[Cause, ...]
     impact: Impact
     localization: Localization
+    report: Report
+    changes: tuple[Evidence, ...]
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What carries the class, then all else that the platform and the service say of themselves."""
+        seen = (*(fact.evidence for fact in self.report.facts), *self.changes)
+        return tuple(dict.fromkeys((*self.classification.evidence, *seen)))
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        """What speaks against the answer: rivals in the series, and witnesses that contradict the class."""
+        contradicting = _CONTRADICTED_BY.get(self.failure_class)
+        told = self.report.in_condition(contradicting) if contradicting else ()
+        return (*self.localization.against, *(evidence.statement for evidence in told))
 
     @property
     def failure_class(self) -> FailureClass:
@@ -48,18 +71,24 @@ class Diagnosis:
         return {
             "failure_class": self.failure_class.value,
             "reason": self.classification.reason,
-            "evidence": [evidence.as_dict() for evidence in self.classification.evidence],
+            "evidence": [evidence.as_dict() for evidence in self.evidence],
             "cause": self.cause.as_dict(),
             "alternatives": [cause.as_dict() for cause in self.alternatives],
             "impact": self.impact.as_dict(),
             "rules_version": RULES_VERSION,
             "abstained": self.abstained,
             "lead": self.localization.lead or self.cause.service,
-            "against": list(self.localization.against),
-            "missing": list(self.localization.missing),
+            "against": list(self.against),
+            "missing": [*self.localization.missing, *self.report.missing],
             "next_query": self.localization.next_query,
             "localization": self.localization.as_dict(),
         }
+
+
+_CONTRADICTED_BY = {
+    FailureClass.SERVICE_FAILURE: Condition.WELL,
+    FailureClass.TRANSIENT: Condition.DOWN,
+}
 
 
 def diagnose(
@@ -79,4 +108,12 @@ def diagnose(
     """
     cause, alternatives = with_localization(analyze(seen, opened_at), localization)
     impact = assess(seen, severity=severity, tier=tier, dependants=dependants)
-    return Diagnosis(classify(seen, alert_signals), cause, alternatives, impact, localization)
+    return Diagnosis(
+        classification=classify(seen, alert_signals),
+        cause=cause,
+        alternatives=alternatives,
+        impact=impact,
+        localization=localization,
+        report=seen.report,
+        changes=recent_changes(seen, opened_at),
+    )
