@@ -112,6 +112,16 @@ def budget_burn(window: str) -> str:
     return f"service:shf_error_budget:burn{window}"
 
 
+def missed_heartbeats_of(service: str) -> str:
+    """How often in the last hour targets of the service stopped answering, having answered before."""
+    return f"max(resets({series_of(HEARTBEAT.fresh_series, service)}[1h]))"
+
+
+def least_of(series: str, service: str) -> str:
+    """The smallest value of a recorded series in the last hour: tells what is new from what is always so."""
+    return f"min(min_over_time({series_of(series, service)}[1h]))"
+
+
 def scrapes_of(services: Iterable[str]) -> str:
     """One sample for each scrape of the services' targets."""
     return f"up{{service=~{one_of(services)}}}"
@@ -121,6 +131,9 @@ def watchdog() -> str:
     """Answers when the shipped rules are loaded and evaluated."""
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
+
+CONFIG_DRIFT = "service:shf_config_drift:paths"  # in which a configuration differs from the wanted one
+STATE_DIGESTS = "service:shf_state:digests"  # different states that replicas hold which must hold the same
 
 # What a diagnosis reads over time, and what each series measures. Left out: limits and baselines, which are
 # computed from these, and the short windows, which repeat them with more noise.
@@ -133,8 +146,8 @@ DIAGNOSED = {
     MEMORY.series: "memory_utilisation",
     "service:shf_restarts:increase": "restarts_increase",
     HEARTBEAT.fresh_series: "up_ratio",
-    "service:shf_config_drift:paths": "config_drift_paths",
-    "service:shf_state:digests": "state_digests",
+    CONFIG_DRIFT: "config_drift_paths",
+    STATE_DIGESTS: "state_digests",
 }
 CUSTOM = "service:shf_custom:"  # whatever people record under it takes part in the diagnosis
 _SERIES_OF_KIND = {kind: series for series, kind in DIAGNOSED.items()}

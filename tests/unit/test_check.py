@@ -177,6 +177,18 @@ def test_a_sick_service_is_a_failure_of_its_own(httpserver: HTTPServer) -> None:
     assert [finding.ok for finding in found(configured, "service gone")] == [False, False]
 
 
+def test_a_workload_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
+    """Evidence that would be missing in an incident is missed before, with what to do about it."""
+    configured = settings(
+        services={"cart": {"recovery": {"kubernetes": {"name": "cart"}}}},
+        kubernetes={"kubeconfig": tmp_path / "nowhere"},
+    )
+    finding, note = found(configured, "service cart")
+    assert finding.ok is False
+    assert "set kubernetes.kubeconfig to a file that can be read" in finding.message
+    assert note.ok is None
+
+
 def test_no_service_at_all_is_a_failure() -> None:
     """A fabric without services would act on nothing."""
     (finding,) = found(settings(services={}), "services")

@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import httpx
 import numpy as np
 
 from self_healing_fabric.deployment import deployment_files
+from self_healing_fabric.diagnosis.sources import sources_of
+from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.rules import check_rules
@@ -57,7 +60,9 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
         client.close()
     yield from _alertmanager(settings)
     with ThreadPoolExecutor(ASKING_AT_ONCE) as pool:
-        for findings in pool.map(lambda item: list(_service(*item)), settings.services.items()):
+        for findings in pool.map(
+            lambda item: list(_service(item[0], item[1], settings)), settings.services.items()
+        ):
             yield from findings
     if not settings.services:
         yield Finding("services", False, "none is configured: the fabric would act on nothing. Add them.")
@@ -140,10 +145,12 @@ def _alertmanager(settings: Settings) -> Iterator[Finding]:
         yield Finding(subject, False, f"has no receiver {receiver} (it has: {', '.join(names)})")
 
 
-def _service(name: str, service: ServiceSettings) -> Iterator[Finding]:
+def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterator[Finding]:
     subject = f"service {name}"
     if service.health:
         yield _asked(subject, f"health {service.health}", lambda: _probe(str(service.health)))
+    if service.recovery.kubernetes is not None:
+        yield from _evidence(subject, name, service, settings)
     try:
         platform = platform_of(name, service)
     except ShfError as error:
@@ -153,6 +160,17 @@ def _service(name: str, service: ServiceSettings) -> Iterator[Finding]:
         yield Finding(subject, None, "has no recovery target: it will be watched and escalated, not healed")
     else:
         yield _asked(subject, f"{platform.name} recovery", platform.check)
+
+
+def _evidence(subject: str, name: str, service: ServiceSettings, settings: Settings) -> Iterator[Finding]:
+    """What the API server tells of a workload, and each right that is missing."""
+    makers = sources_of(name, service, settings.kubernetes, service.depends_on)
+    inquiry = Inquiry({"kubernetes": makers["kubernetes"]}, at=time.time(), within=settings.diagnosis.timeout)
+    report = inquiry.report()
+    for fact in report.facts[:1]:
+        yield Finding(subject, True, f"kubernetes evidence: {fact.evidence.statement}")
+    for missing in report.missing:
+        yield Finding(subject, False, missing)
 
 
 def _asked(subject: str, what: str, ask: Callable[[], str]) -> Finding:

@@ -82,6 +82,25 @@ class AlertmanagerSettings(Section):
     bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
 
 
+class KubernetesSettings(Section):
+    """The API server that is asked about the services on Kubernetes.
+
+    Without `kubeconfig` and `context` the fabric takes the service account of the pod that it runs in.
+    """
+
+    kubeconfig: Path | None = Field(
+        None, description="how to reach the API server; from within it: not needed"
+    )
+    context: str | None = Field(None, description="of the kubeconfig; its current one by default")
+    timeout: Duration = Field(3.0, gt=0, le=30, description="for one call")
+
+
+class DiagnosisSettings(Section):
+    """How long the diagnosis waits for the platforms and the health endpoint, all asked at once."""
+
+    timeout: Duration = Field(5.0, gt=0, le=30, description="for what is asked besides Prometheus")
+
+
 class AuthSettings(Section):
     """The bearer token that callers must present; needed unless `listen` is a loopback address."""
 
@@ -112,11 +131,28 @@ class DockerRecovery(Section):
     stop_timeout: Duration = Field(10.0, ge=0, le=30, description="between SIGTERM and SIGKILL")
 
 
+class KubernetesRecovery(Section):
+    """A workload on Kubernetes. It is read for evidence; nothing is changed there yet."""
+
+    kind: Literal["Deployment", "StatefulSet", "DaemonSet"] = Field(
+        "Deployment", description="Deployment, StatefulSet or DaemonSet"
+    )
+    namespace: str = Field(
+        "default", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="where it is"
+    )
+    name: str = Field(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", description="name of the workload, not of a pod"
+    )
+
+
 class RecoverySettings(Section):
     """Where a service can be repaired: one platform, or none (then it is only retried and escalated)."""
 
     http: HttpRecovery | None = Field(None, description="repair over HTTP")
     docker: DockerRecovery | None = Field(None, description="repair of a container")
+    kubernetes: KubernetesRecovery | None = Field(
+        None, description="a workload whose pods, events and rollouts are evidence; not repaired yet"
+    )
 
 
 class ServiceThresholds(Section):
@@ -279,6 +315,10 @@ class Settings(BaseSettings):
     auth: AuthSettings = Field(AuthSettings(), description="who may call")
     prometheus: PrometheusSettings = Field(PrometheusSettings(), description="where the evidence comes from")
     alertmanager: AlertmanagerSettings | None = Field(None, description="asked for lost notifications")
+    kubernetes: KubernetesSettings = Field(
+        KubernetesSettings(), description="the API server; in the cluster nothing is needed"
+    )
+    diagnosis: DiagnosisSettings = Field(DiagnosisSettings(), description="how the cause is looked for")
     thresholds: Thresholds = Field(
         Thresholds(), description="limits of the signals; `shf rules` takes them over"
     )

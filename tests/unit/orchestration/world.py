@@ -134,7 +134,9 @@ class Target:
         self.started_at_url = server.url_for(f"/{name}")
         self.health_url = server.url_for(f"/{name}/health")
         self.health = 200
-        self.probes = 0
+        self.health_body = ""
+        self.probes = 0  # of a retry
+        self.examinations = 0  # of a diagnosis, which asks for the body
         server.expect_request(f"/{name}/restart", method="POST").respond_with_handler(self._restart)
         server.expect_request(f"/{name}", method="GET").respond_with_handler(self._state)
         server.expect_request(f"/{name}/health", method="GET").respond_with_handler(self._health)
@@ -148,9 +150,12 @@ class Target:
     def _state(self, _: Request) -> Response:
         return Response(json.dumps({"started_at": len(self.restarts)}), mimetype="application/json")
 
-    def _health(self, _: Request) -> Response:
-        self.probes += 1
-        return Response(status=self.health)
+    def _health(self, request: Request) -> Response:
+        if "json" in request.headers.get("Accept", ""):
+            self.examinations += 1
+        else:
+            self.probes += 1
+        return Response(self.health_body, status=self.health)
 
 
 class World:

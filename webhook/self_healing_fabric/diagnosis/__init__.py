@@ -17,8 +17,11 @@ from self_healing_fabric.diagnosis.root_cause_analyzer import (
     analyze,
     calibrated,
     named,
+    recent_changes,
     with_localization,
 )
+from self_healing_fabric.diagnosis.sources import Condition, Report
+from self_healing_fabric.incidents.evidence import Evidence
 
 __all__ = ["Cause", "Diagnosis", "FailureClass", "Impact", "Pattern", "diagnose"]
 
@@ -28,7 +31,8 @@ class Diagnosis:
     """What fails, why, and whom it hurts.
 
     `uncalibrated` is the confidence that the cause lies in its service (in the lead, when it abstains) before
-    `calibration` corrected it.
+    `calibration` corrected it; `report` is what was seen besides Prometheus, `changes` what changed shortly
+    before.
     """
 
     classification: Classification
@@ -38,6 +42,21 @@ class Diagnosis:
     localization: Localization
     calibration: Calibration
     uncalibrated: float
+    report: Report
+    changes: tuple[Evidence, ...]
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What carries the class, then all else that the platform and the service say of themselves."""
+        seen = (*(fact.evidence for fact in self.report.facts), *self.changes)
+        return tuple(dict.fromkeys((*self.classification.evidence, *seen)))
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        """What speaks against the answer: rivals in the series, and witnesses that contradict the class."""
+        contradicting = _CONTRADICTED_BY.get(self.failure_class)
+        told = self.report.in_condition(contradicting) if contradicting else ()
+        return (*self.localization.against, *(evidence.statement for evidence in told))
 
     @property
     def failure_class(self) -> FailureClass:
@@ -71,7 +90,7 @@ class Diagnosis:
         return {
             "failure_class": self.failure_class.value,
             "reason": self.classification.reason,
-            "evidence": [evidence.as_dict() for evidence in self.classification.evidence],
+            "evidence": [evidence.as_dict() for evidence in self.evidence],
             "cause": self.cause.as_dict(),
             "alternatives": [
                 {**other.as_dict(), "told_apart_by": self._told_apart_by(other)}
@@ -81,12 +100,18 @@ class Diagnosis:
             "rules_version": RULES_VERSION,
             "abstained": self.abstained,
             "lead": self.lead,
-            "against": list(self.localization.against),
-            "missing": list(self.localization.missing),
+            "against": list(self.against),
+            "missing": [*self.localization.missing, *self.report.missing],
             "next_query": self.localization.next_query,
             "calibration": {**self.calibration.as_dict(), "uncalibrated": round(self.uncalibrated, 4)},
             "localization": self.localization.as_dict(),
         }
+
+
+_CONTRADICTED_BY = {
+    FailureClass.SERVICE_FAILURE: Condition.WELL,
+    FailureClass.TRANSIENT: Condition.DOWN,
+}
 
 
 def diagnose(
@@ -126,4 +151,6 @@ def diagnose(
         localization=localization,
         calibration=calibration,
         uncalibrated=max((*by_rules, *located), default=0.0),
+        report=seen.report,
+        changes=recent_changes(seen, opened_at),
     )

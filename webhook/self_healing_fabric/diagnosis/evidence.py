@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from self_healing_fabric.diagnosis.sources import Report
 from self_healing_fabric.incidents.evidence import Evidence, Limit, compared, is_outside, limit_of
 from self_healing_fabric.settings import Thresholds
 from shf_queries import PrometheusClient, Sample, catalogue
@@ -18,6 +20,8 @@ from shf_queries.catalogue import CPU, MEMORY, SIGNALS, Signal
 RESOURCE_LOOK_BACK = (
     "5m"  # a service that just died has no utilisation now: the worst of the minutes before tells
 )
+
+FLAPPING = 3  # missed heartbeats within the hour; once or twice is a failure and not a habit
 
 
 class Observations:
@@ -31,12 +35,25 @@ class Observations:
         values: Mapping[str, float],
         at: float,
         thresholds: Thresholds,
+        report: Report | None = None,
     ) -> None:
         self.service = service
         self.depends_on = tuple(depends_on)
         self.at = at
+        self.report = report or Report()
         self._values = values
         self._thresholds = thresholds
+
+    def with_report(self, report: Report) -> Observations:
+        """The same with what was seen besides Prometheus."""
+        return Observations(
+            service=self.service,
+            depends_on=self.depends_on,
+            values=self._values,
+            at=self.at,
+            thresholds=self._thresholds,
+            report=report,
+        )
 
     def value(self, query: str) -> float | None:
         """The answer to one of the queries of `collect`, or None when it is missing."""
@@ -68,6 +85,52 @@ class Observations:
         return Evidence(statement, catalogue.series_of(series, service), value, self.at)
 
 
+def flapping(seen: Observations) -> Evidence | None:
+    """That heartbeats were missed again and again in the last hour; a first silence is none of that."""
+    query = catalogue.missed_heartbeats_of(seen.service)
+    times = seen.value(query)
+    if times is None or times < FLAPPING:
+        return None
+    return Evidence(
+        f"{seen.service} missed its heartbeat {times:.0f} times within the last hour.", query, times, seen.at
+    )
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """State that is not what it should be, and whether it became so within the last hour."""
+
+    evidence: Evidence
+    is_new: bool
+
+
+def config_drift(seen: Observations) -> Deviation | None:
+    """That the configuration is not the wanted one; None when it is, or nobody measures it."""
+    paths = seen.signal(catalogue.CONFIG_DRIFT)
+    if paths is None or paths <= 0:
+        return None
+    sentence = f"The configuration of {seen.service} differs from the wanted one in {paths:.0f} places"
+    return _deviation(seen, catalogue.CONFIG_DRIFT, sentence, value=paths, good=0.0)
+
+
+def divergence(seen: Observations) -> Deviation | None:
+    """That replicas which must hold the same state do not; None when they do, or nobody measures it."""
+    digests = seen.signal(catalogue.STATE_DIGESTS)
+    if digests is None or digests <= 1:
+        return None
+    sentence = f"The replicas of {seen.service} hold {digests:.0f} different states"
+    return _deviation(seen, catalogue.STATE_DIGESTS, sentence, value=digests, good=1.0)
+
+
+def _deviation(seen: Observations, series: str, sentence: str, *, value: float, good: float) -> Deviation:
+    least = seen.value(catalogue.least_of(series, seen.service))
+    is_new = least is not None and least <= good
+    sentence += ", and did not an hour ago." if is_new else ", and has for an hour or longer."
+    return Deviation(
+        Evidence(sentence, catalogue.series_of(series, seen.service), value, seen.at, baseline=good), is_new
+    )
+
+
 def worst_resource_query(signal: Signal, service: str) -> str:
     """The highest utilisation within the look-back."""
     return f"max(max_over_time({catalogue.series_of(signal.series, service)}[{RESOURCE_LOOK_BACK}]))"
@@ -85,6 +148,9 @@ def collect(
         catalogue.usual_request_rate_of(service),
         worst_resource_query(CPU, service),
         worst_resource_query(MEMORY, service),
+        catalogue.missed_heartbeats_of(service),
+        catalogue.least_of(catalogue.CONFIG_DRIFT, service),
+        catalogue.least_of(catalogue.STATE_DIGESTS, service),
     ):
         answer = [sample.value for sample in client.instant(query, at=at) if math.isfinite(sample.value)]
         if answer:

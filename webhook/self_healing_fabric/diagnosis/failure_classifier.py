@@ -11,7 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from self_healing_fabric.diagnosis.evidence import Observations
+from self_healing_fabric.diagnosis.evidence import Observations, config_drift, divergence, flapping
+from self_healing_fabric.diagnosis.sources import Condition
 from self_healing_fabric.incidents.evidence import Evidence
 from shf_queries import catalogue
 from shf_queries.catalogue import CPU, ERROR_RATIO, HEARTBEAT, LATENCY_P95, MEMORY, SIGNALS
@@ -49,15 +50,20 @@ def classify(seen: Observations, alert_signals: Collection[str]) -> Classificati
         return Classification(FailureClass.CRITICAL, (mass,), "too many services are silent at once")
     silent = seen.breach(HEARTBEAT) or seen.breach(HEARTBEAT, fresh=True)
     if silent:
-        return Classification(FailureClass.SERVICE_FAILURE, (silent,), "the service does not answer")
+        return _silent(seen, silent)
     errors = seen.breach(ERROR_RATIO)
     if errors:
         return _errors(seen, errors)
+    diverged = _diverged(seen)
+    if diverged and diverged.failure_class is FailureClass.DATA_CORRUPTION:
+        return diverged
     degraded = tuple(evidence for signal in (LATENCY_P95, CPU, MEMORY) if (evidence := seen.breach(signal)))
     if degraded:
         return Classification(
             FailureClass.DEGRADATION, degraded, "the service answers, but outside its limits"
         )
+    if diverged:
+        return diverged
     calm = tuple(
         evidence
         for name in sorted(alert_signals)
@@ -65,7 +71,9 @@ def classify(seen: Observations, alert_signals: Collection[str]) -> Classificati
     )
     if calm and len(calm) == len(alert_signals):
         return Classification(FailureClass.TRANSIENT, calm, "what was alerted on is inside its limits again")
-    return Classification(FailureClass.UNKNOWN, calm, "nothing that is measured explains the alert")
+    return _by_report(seen) or Classification(
+        FailureClass.UNKNOWN, calm, "nothing that is measured explains the alert"
+    )
 
 
 def _mass_failure(seen: Observations) -> Evidence | None:
@@ -81,10 +89,45 @@ def _mass_failure(seen: Observations) -> Evidence | None:
     return Evidence(statement, catalogue.silent_services(), silent, seen.at)
 
 
+def _silent(seen: Observations, silent: Evidence) -> Classification:
+    often, answered = flapping(seen), seen.calm(HEARTBEAT)
+    if often and answered:
+        reason = "it has gone silent for moments again and again, and always came back"
+        return Classification(FailureClass.TRANSIENT, (silent, often, answered), reason)
+    return Classification(FailureClass.SERVICE_FAILURE, (silent,), "the service does not answer")
+
+
+def _diverged(seen: Observations) -> Classification | None:
+    """State or configuration that became wrong within the hour: what was so before explains no new alert."""
+    digests, drift = divergence(seen), config_drift(seen)
+    if digests and digests.is_new:
+        reason = (
+            "its replicas hold different states: which one is right must be known before any is restarted"
+        )
+        return Classification(FailureClass.DATA_CORRUPTION, (digests.evidence,), reason)
+    if drift and drift.is_new:
+        reason = "its configuration is not the wanted one any more"
+        return Classification(FailureClass.CLUSTER_DRIFT, (drift.evidence,), reason)
+    return None
+
+
+def _by_report(seen: Observations) -> Classification | None:
+    """What the platform says, where Prometheus measures nothing that explains the alert."""
+    down, partial = seen.report.in_condition(Condition.DOWN), seen.report.in_condition(Condition.PARTIAL)
+    if down:
+        return Classification(FailureClass.SERVICE_FAILURE, down, "its platform says that it does not run")
+    if partial:
+        return Classification(FailureClass.DEGRADATION, partial, "its platform says that a part of it fails")
+    return None
+
+
 def _errors(seen: Observations, errors: Evidence) -> Classification:
     over = seen.calm(ERROR_RATIO, fresh=True)
     if over:
         return Classification(FailureClass.TRANSIENT, (errors, over), "the errors have stopped")
+    diverged = _diverged(seen)
+    if diverged:
+        return Classification(diverged.failure_class, (*diverged.evidence, errors), diverged.reason)
     if errors.value >= MOSTLY_FAILING:
         return Classification(FailureClass.SERVICE_FAILURE, (errors,), "most requests fail")
     return Classification(FailureClass.DEGRADATION, (errors,), "a part of the requests fails")

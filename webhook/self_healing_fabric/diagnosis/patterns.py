@@ -56,13 +56,27 @@ PRIOR: Mapping[Pattern, float] = {
 }
 
 
+class ChangeKind(StrEnum):
+    """What was changed: what runs, that it runs, how it is set, or how often it runs."""
+
+    ROLLOUT = "rollout"
+    RESTART = "restart"
+    CONFIGURATION = "configuration"
+    SCALE = "scale"
+
+
 @dataclass(frozen=True)
 class Change:
-    """Something that people or machines changed: a rollout, a restart, a setting, a number of replicas."""
+    """Something that people or machines changed: a rollout, a restart, a setting, a number of replicas.
+
+    `what` is a sentence's beginning, `at` in seconds since 1970, `query` the command or query that shows it.
+    """
 
     service: str
     at: float
     what: str
+    kind: ChangeKind = ChangeKind.RESTART
+    query: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,21 @@ the confidence as an order, not as a frequency.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from self_healing_fabric.diagnosis.calibration import Calibration
-from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
+from self_healing_fabric.diagnosis.evidence import (
+    Observations,
+    config_drift,
+    divergence,
+    flapping,
+    worst_resource_query,
+)
 from self_healing_fabric.diagnosis.localization import Localization
-from self_healing_fabric.diagnosis.patterns import Pattern
+from self_healing_fabric.diagnosis.patterns import RECENT_CHANGE, Change, ChangeKind, Pattern
+from self_healing_fabric.diagnosis.sources import LOOK_BACK
 from self_healing_fabric.incidents.evidence import Evidence
 from shf_queries import catalogue
 from shf_queries.catalogue import (
@@ -37,6 +44,14 @@ OVERLOAD_FACTOR = 1.5  # times the usual request rate
 RECENT_START = (
     600.0  # seconds; a process that started so shortly before it failed may have started with a bad setting
 )
+
+
+_SUPPORTED_BY_CHANGE: Mapping[ChangeKind, Mapping[Pattern, float]] = {
+    ChangeKind.ROLLOUT: {Pattern.CODE_BUG: 0.35, Pattern.CONFIGURATION_ERROR: 0.35},
+    ChangeKind.CONFIGURATION: {Pattern.CONFIGURATION_ERROR: 0.5, Pattern.CODE_BUG: 0.15},
+    ChangeKind.SCALE: {Pattern.SERVICE_OVERLOAD: 0.2},
+    ChangeKind.RESTART: {},  # the start of the process itself tells, also where nobody reports restarts
+}
 
 
 @dataclass(frozen=True)
@@ -173,11 +188,66 @@ def _several_silent(seen: Observations, _: float) -> Iterator[Finding]:
 
 def _recent_start(seen: Observations, opened_at: float) -> Iterator[Finding]:
     started = seen.value(catalogue.start_time_of(seen.service))
+    if any(_SUPPORTED_BY_CHANGE[change.kind] for change in _recent(seen, opened_at)):
+        return  # it started because of that change, which says more
     if started is None or not opened_at - RECENT_START <= started < opened_at:
         return
     statement = f"{seen.service} had started only {opened_at - started:.0f} s before it failed."
     evidence = Evidence(statement, catalogue.start_time_of(seen.service), started, seen.at)
     yield Finding(Pattern.CONFIGURATION_ERROR, seen.service, 0.35, evidence)
+
+
+def recent_changes(seen: Observations, opened_at: float) -> tuple[Evidence, ...]:
+    """What was changed shortly before the incident opened, the newest first."""
+    return tuple(_told(change, opened_at) for change in _recent(seen, opened_at))
+
+
+def _recent(seen: Observations, opened_at: float) -> Iterator[Change]:
+    for change in sorted(seen.report.changes, key=lambda change: -change.at):
+        if 0 <= opened_at - change.at <= RECENT_CHANGE:
+            yield change
+
+
+def _told(change: Change, opened_at: float) -> Evidence:
+    sentence = f"{change.service}: {change.what}, {opened_at - change.at:.0f} s before the incident."
+    return Evidence(sentence, change.query, change.at, change.at)
+
+
+def _changed(seen: Observations, opened_at: float) -> Iterator[Finding]:
+    told = set()
+    for change in _recent(seen, opened_at):
+        if change.kind in told:
+            continue  # three rollouts in a row are no more likely to be the cause than the last of them
+        told.add(change.kind)
+        for pattern, weight in _SUPPORTED_BY_CHANGE[change.kind].items():
+            yield Finding(pattern, change.service, weight, _told(change, opened_at))
+
+
+def _reported(seen: Observations, _: float) -> Iterator[Finding]:
+    """What the platform and the service itself say."""
+    for fact in seen.report.facts:
+        for pattern, weight in fact.supports.items():
+            yield Finding(pattern, fact.service or seen.service, weight, fact.evidence)
+
+
+def _drifted(seen: Observations, _: float) -> Iterator[Finding]:
+    drift, digests = config_drift(seen), divergence(seen)
+    if drift is not None:
+        weight = 0.7 if drift.is_new else 0.3  # with what is always so, it has worked before
+        yield Finding(Pattern.CONFIGURATION_ERROR, seen.service, weight, drift.evidence)
+    if digests is not None:
+        weight = 0.8 if digests.is_new else 0.6
+        yield Finding(Pattern.DATA_CORRUPTION, seen.service, weight, digests.evidence)
+
+
+def _flapping(seen: Observations, _: float) -> Iterator[Finding]:
+    """Targets that go silent and come back without a new process: something between them and us."""
+    evidence = flapping(seen)
+    started = seen.value(catalogue.start_time_of(seen.service))
+    restarted = started is not None and seen.at - started <= LOOK_BACK
+    if evidence is not None and not restarted:
+        # Without a start time a restart loop looks the same.
+        yield Finding(Pattern.NETWORK_ISSUE, seen.service, 0.35 if started is None else 0.55, evidence)
 
 
 _RULES: tuple[Callable[[Observations, float], Iterator[Finding]], ...] = (
@@ -186,6 +256,10 @@ _RULES: tuple[Callable[[Observations, float], Iterator[Finding]], ...] = (
     _overload,
     _several_silent,
     _recent_start,
+    _changed,
+    _reported,
+    _drifted,
+    _flapping,
 )
 
 

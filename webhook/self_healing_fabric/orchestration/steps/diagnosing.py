@@ -17,6 +17,8 @@ from self_healing_fabric.diagnosis.history import locate
 from self_healing_fabric.diagnosis.localization import Localization
 from self_healing_fabric.diagnosis.patterns import Change
 from self_healing_fabric.diagnosis.scoring import Symptom
+from self_healing_fabric.diagnosis.sources import sources_of
+from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
@@ -66,14 +68,17 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     configured = context.settings.services[service]
     topology = context.graph.topology
     calibration = context.calibrator.calibration(now)
+    dependencies = sorted(topology.direct_dependencies(service))
     with context.metrics.diagnosis_seconds.time():
+        sources = sources_of(service, configured, context.settings.kubernetes, dependencies)
+        inquiry = Inquiry(sources, at=now, within=context.settings.diagnosis.timeout)
         seen = collect(
             context.prometheus,
             service=service,
-            depends_on=sorted(topology.direct_dependencies(service)),
+            depends_on=dependencies,
             thresholds=context.settings.thresholds_of(service),
             at=now,
-        )
+        ).with_report(inquiry.report())
         diagnosis = diagnose(
             seen,
             localization=_localization(incident, context, facts, seen, calibration, now),
@@ -136,9 +141,12 @@ def _started(starts_at: str, otherwise: float) -> float:
 
 
 def _changes(seen: Observations) -> tuple[Change, ...]:
-    """What changed in the service itself: its newest process."""
-    started = seen.value(catalogue.start_time_of(seen.service))
-    return () if started is None else (Change(seen.service, started, "it started"),)
+    """What changed in the service itself: what its platform says, and its newest process."""
+    query = catalogue.start_time_of(seen.service)
+    started = seen.value(query)
+    if started is None:
+        return seen.report.changes
+    return (*seen.report.changes, Change(seen.service, started, "it started", query=query))
 
 
 def _suspected_dependency(
@@ -206,6 +214,8 @@ def _diagnosis_columns(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _diagnosis_entries(diagnosis: Diagnosis) -> list[Entry]:
     facts = dict.fromkeys((*diagnosis.classification.evidence, *diagnosis.cause.evidence))
+    known = {(fact.statement, fact.query) for fact in facts}
+    facts |= dict.fromkeys(fact for fact in diagnosis.evidence if (fact.statement, fact.query) not in known)
     cause = diagnosis.cause
     message = (
         f"{diagnosis.failure_class.value}: {diagnosis.classification.reason}. "

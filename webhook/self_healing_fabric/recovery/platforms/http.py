@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.recovery.certificates import authorities
+from self_healing_fabric.certificates import authorities
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.settings import HttpRecovery, bearer_headers

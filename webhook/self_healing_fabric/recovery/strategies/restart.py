@@ -21,7 +21,11 @@ class Restart:
 
     def applies_to(self, service: str, settings: ServiceSettings) -> str | None:
         """A platform is needed."""
-        return None if platform_of(service, settings) else f"{service} has no `recovery` target"
+        if platform_of(service, settings):
+            return None
+        if settings.recovery.kubernetes is not None:
+            return f"{service} runs on Kubernetes, where nothing can be restarted yet"
+        return f"{service} has no `recovery` target"
 
     def platform(self, service: str, settings: ServiceSettings) -> tuple[str, str]:
         """The configured platform and its target."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.recovery.certificates import authorities
+from self_healing_fabric.certificates import authorities
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.settings import RetrySettings, ServiceSettings
 

@@ -1,0 +1,418 @@
+"""What a real API server testifies about workloads in trouble, and what the diagnosis makes of it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from docker_engine import wait_until
+from kubernetes_cluster import VISITOR, VISITOR_NAME, Cluster, moment, require_cluster
+
+from self_healing_fabric.diagnosis.evidence import Observations
+from self_healing_fabric.diagnosis.failure_classifier import FailureClass, classify
+from self_healing_fabric.diagnosis.patterns import ChangeKind, Pattern
+from self_healing_fabric.diagnosis.root_cause_analyzer import Cause, analyze
+from self_healing_fabric.diagnosis.sources import Report, sources_of
+from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
+from self_healing_fabric.settings import KubernetesSettings, ServiceSettings, Thresholds
+
+pytestmark = pytest.mark.e2e
+
+RBAC = Path(__file__).parents[2] / "deploy/kubernetes/rbac.yaml"
+APPS = "/apis/apps/v1/namespaces"
+PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
+CRASHING = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A control plane of the tests' own."""
+    require_cluster()
+    with Cluster() as cluster:
+        yield cluster
+
+
+class Shop:
+    """One namespace with the workload `cart`, and the hands of a kubelet."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster, self.namespace = cluster, namespace
+        cluster.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+
+    def deploy(
+        self, name: str = "cart", *, kind: str = "Deployment", replicas: int = 2, **pod: Any
+    ) -> list[Any]:
+        """Create a workload and wait until its controller has made its pods."""
+        labels = {"app": "cart", "part": name}
+        spec: dict[str, Any] = {
+            "selector": {"matchLabels": {"app": "cart"}, "matchExpressions": _only(name)},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "app", "image": "cart:1"}], **pod},
+            },
+        }
+        if kind != "DaemonSet":
+            spec["replicas"] = replicas
+        if kind == "StatefulSet":
+            spec |= {"serviceName": name, "podManagementPolicy": "Parallel"}
+        self.cluster.create(self.workloads(kind), {"metadata": {"name": name}, "spec": spec})
+        return self.pods(replicas, part=name)
+
+    def workloads(self, kind: str = "Deployment") -> str:
+        return f"{APPS}/{self.namespace}/{PLURALS[kind]}"
+
+    def change(self, spec: Mapping[str, Any], kind: str = "Deployment") -> None:
+        """Change what is wanted of `cart`, as people do."""
+        self.cluster.patch(f"{self.workloads(kind)}/cart", {"spec": spec})
+
+    def roll_out(self, **template: Any) -> Any:
+        """Change the template, wait for the new revision; returns its pod."""
+        known = {pod["metadata"]["uid"] for pod in self.pods()}
+        self.change({"template": template})
+        wait_until("a pod of the new revision", lambda: bool(self._others(known)), 20.0)
+        return self._others(known)[0]
+
+    def _others(self, known: set[str]) -> list[Any]:
+        return [pod for pod in self.pods() if pod["metadata"]["uid"] not in known]
+
+    def pods(self, count: int = 0, *, part: str = "cart") -> list[Any]:
+        """The pods of a workload, as soon as there are so many."""
+
+        def found() -> list[Any]:
+            path = f"/api/v1/namespaces/{self.namespace}/pods?labelSelector=part%3D{part}"
+            return self.cluster.items(path)
+
+        wait_until(f"{count} pods", lambda: len(found()) >= count, 20.0)
+        return found()
+
+    def status(self, pod: Any, **status: Any) -> None:
+        """Write a pod's status, as its kubelet would."""
+        name = pod["metadata"]["name"]
+        self.cluster.patch(f"/api/v1/namespaces/{self.namespace}/pods/{name}/status", {"status": status})
+
+    def container(self, pod: Any, state: Mapping[str, Any], ended: Mapping[str, Any] | None = None) -> None:
+        """Write the status of the pod's only container."""
+        last = {"terminated": {"startedAt": moment(60), "finishedAt": moment(30), **ended}} if ended else {}
+        told = {"name": "app", "image": pod["spec"]["containers"][0]["image"], "imageID": "", "ready": False}
+        restarts = 5 if ended else 0
+        self.status(
+            pod, containerStatuses=[{**told, "restartCount": restarts, "state": state, "lastState": last}]
+        )
+
+    def event(self, about: Any, reason: str, message: str, *, count: int = 1, ago: float = 60.0) -> None:
+        """Record a warning, as the kubelet does."""
+        metadata = about["metadata"]
+        reference = {"kind": about.get("kind", "Pod"), "name": metadata["name"], "uid": metadata["uid"]}
+        event = {
+            "metadata": {"generateName": f"{metadata['name']}."},
+            "involvedObject": {**reference, "namespace": self.namespace},
+            **{"type": "Warning", "reason": reason, "message": message, "count": count},
+            "lastTimestamp": moment(ago),
+        }
+        self.cluster.create(f"/api/v1/namespaces/{self.namespace}/events", event)
+
+    def ask(self, *, kind: str = "Deployment", kubeconfig: Path | None = None, later: float = 1.0) -> Report:
+        """What the diagnosis gets to hear of `cart`."""
+        target = {"kind": kind, "namespace": self.namespace, "name": "cart"}
+        service = ServiceSettings.model_validate({"recovery": {"kubernetes": target}})
+        settings = KubernetesSettings(kubeconfig=kubeconfig or self.cluster.kubeconfig(), timeout=10.0)
+        makers = sources_of("cart", service, settings, ())
+        return Inquiry(makers, at=time.time() + later, within=20.0).report()
+
+
+def _only(name: str) -> list[dict[str, Any]]:
+    return [{"key": "part", "operator": "In", "values": [name]}]
+
+
+@pytest.fixture
+def shop(cluster: Cluster, numbers: Iterator[int]) -> Shop:
+    """A namespace of the test's own."""
+    return Shop(cluster, f"shop-{next(numbers)}")
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Iterator[int]:
+    """1, 2, 3 and so on."""
+    return itertools.count(1)
+
+
+def told(report: Report) -> str:
+    return " ".join(fact.evidence.statement for fact in report.facts)
+
+
+def seen(report: Report) -> Observations:
+    return Observations(
+        service="cart", depends_on=(), values={}, at=time.time(), thresholds=Thresholds(), report=report
+    )
+
+
+def cause_of(report: Report) -> Cause:
+    """What the rules make of the API server's word alone, for an incident that opens now."""
+    return analyze(seen(report), time.time() + 1)[0]
+
+
+def test_pods_killed_for_their_memory_are_an_exhausted_resource(shop: Shop) -> None:
+    """OOMKilled with 137, told once for both pods; the like-named neighbour's trouble is not ours."""
+    for pod in shop.deploy():
+        shop.container(pod, CRASHING, {"exitCode": 137, "reason": "OOMKilled"})
+    for pod in shop.deploy("cart-worker"):
+        shop.container(pod, {"waiting": {"reason": "CreateContainerConfigError"}})
+    report = shop.ask()
+    assert (
+        f"2 of 2 pods of Deployment {shop.namespace}/cart: container app is in CrashLoopBackOff and ended "
+        "with code 137, SIGKILL, OOMKilled: started anew 5 times." in told(report)
+    )
+    assert "CreateContainerConfigError" not in told(report)
+    assert report.missing == ()
+    cause = cause_of(report)
+    assert cause.pattern is Pattern.RESOURCE_EXHAUSTION
+    assert cause.confidence >= 0.9
+    assert cause.evidence[0].query.startswith(f"kubectl -n {shop.namespace} describe pod cart-")
+    assert classify(seen(report), ()).failure_class is FailureClass.SERVICE_FAILURE
+
+
+def test_an_image_that_cannot_be_pulled_is_the_rollouts_setting(shop: Shop) -> None:
+    """The pod of the new revision waits; the change tells the images before and after."""
+    shop.deploy()
+    pod = shop.roll_out(spec={"containers": [{"name": "app", "image": "cart:2-typo"}]})
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "cart:2-typo"'}
+    shop.container(pod, {"waiting": waiting})
+    report = shop.ask()
+    (change,) = report.changes
+    assert change.what.endswith("was rolled out, revision 2 (app: cart:1 -> cart:2-typo)")
+    assert (change.kind, change.service) == (ChangeKind.ROLLOUT, "cart")
+    assert change.query == f"kubectl -n {shop.namespace} rollout history deployment/cart"
+    cause = cause_of(report)
+    assert cause.pattern is Pattern.CONFIGURATION_ERROR
+    assert cause.confidence >= 0.85
+    assert any("rolled out" in evidence.statement for evidence in cause.evidence)
+
+
+def test_a_crash_after_a_rollout_is_its_code_or_its_settings(shop: Shop) -> None:
+    """Exit code 1: both are named, with the rollout in the evidence of both."""
+    shop.deploy()
+    pod = shop.roll_out(spec={"containers": [{"name": "app", "image": "cart:2"}]})
+    shop.container(pod, CRASHING, {"exitCode": 1, "reason": "Error"})
+    cause, others = analyze(seen(shop.ask()), time.time() + 1)
+    assert {cause.pattern, others[0].pattern} == {Pattern.CODE_BUG, Pattern.CONFIGURATION_ERROR}
+    assert cause.confidence > 0.5
+    assert all(
+        any("rolled out" in evidence.statement for evidence in each.evidence) for each in (cause, others[0])
+    )
+
+
+def test_a_missing_secret_after_a_change_of_settings(shop: Shop) -> None:
+    """The same image with another environment is a change of configuration, and no rollout of code."""
+    shop.deploy()
+    environment = [{"name": "TOKEN", "value": "x"}]
+    pod = shop.roll_out(spec={"containers": [{"name": "app", "image": "cart:1", "env": environment}]})
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "shop-token" not found'}
+    shop.container(pod, {"waiting": waiting})
+    report = shop.ask()
+    assert [change.kind for change in report.changes] == [ChangeKind.CONFIGURATION]
+    assert 'CreateContainerConfigError: secret "shop-token" not found.' in told(report)
+    assert cause_of(report).pattern is Pattern.CONFIGURATION_ERROR
+
+
+def test_a_restart_is_no_rollout(shop: Shop) -> None:
+    """`kubectl rollout restart` makes a revision that differs in its annotation only."""
+    shop.deploy()
+    shop.roll_out(metadata={"annotations": {"kubectl.kubernetes.io/restartedAt": moment()}})
+    (change,) = shop.ask().changes
+    assert (change.kind, change.what) == (
+        ChangeKind.RESTART,
+        f"Deployment {shop.namespace}/cart was restarted",
+    )
+
+
+def test_a_rollback_is_told_as_one(shop: Shop) -> None:
+    """The old revision's object is taken up again, so its own age says nothing."""
+    shop.deploy()
+    time.sleep(1.1)  # times of the API are whole seconds
+    shop.roll_out(spec={"containers": [{"name": "app", "image": "cart:2"}]})
+    shop.change({"template": {"spec": {"containers": [{"name": "app", "image": "cart:1"}]}}})
+    wait_until("the rollback", lambda: "rolled back" in _changes(shop.ask()), 20.0)
+    assert "now revision 3 (app: cart:2 -> cart:1)" in _changes(shop.ask())
+
+
+def _changes(report: Report) -> str:
+    return " ".join(change.what for change in report.changes)
+
+
+def test_warnings_are_counted_by_reason(shop: Shop) -> None:
+    """Of the last hour, of our pods only, the newest message."""
+    one, other = shop.deploy()
+    (stranger, _) = shop.deploy("cart-worker")
+    shop.event(one, "Unhealthy", "Liveness probe failed: HTTP 503", count=7)
+    shop.event(other, "Unhealthy", "Readiness probe failed: timeout", count=2, ago=5)
+    shop.event(one, "FailedMount", 'configmap "shop" not found')
+    shop.event(one, "Unhealthy", "long ago", count=1000, ago=4000)
+    shop.event(stranger, "FailedMount", "not ours", count=50)
+    report = shop.ask()
+    assert "had 9 warnings Unhealthy within the last hour: Readiness probe failed: timeout." in told(report)
+    assert 'had 1 warnings FailedMount within the last hour: configmap "shop" not found.' in told(report)
+    assert "ours" not in told(report)
+    assert cause_of(report).pattern is Pattern.CONFIGURATION_ERROR
+    commands = [fact.evidence.query for fact in report.facts]
+    assert f"kubectl -n {shop.namespace} get events --field-selector reason=Unhealthy" in commands
+
+
+def test_pods_that_no_node_takes_want_resources(shop: Shop) -> None:
+    """The scheduler's own words decide; its event does not say it twice."""
+    message = "0/3 nodes are available: 3 Insufficient memory."
+    for pod in shop.deploy():
+        shop.status(
+            pod,
+            conditions=[
+                {
+                    **{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"},
+                    **{"message": message, "lastTransitionTime": moment(40)},
+                }
+            ],
+        )
+        shop.event(pod, "FailedScheduling", message, count=20)
+    report = shop.ask()
+    assert "2 pods" in told(report)
+    assert told(report).count("Insufficient memory") == 1
+    cause = cause_of(report)
+    assert (cause.pattern, round(cause.confidence, 2)) == (Pattern.RESOURCE_EXHAUSTION, 0.85)
+
+
+def test_evicted_pods_want_resources(shop: Shop) -> None:
+    """The node's own words."""
+    pod, _ = shop.deploy()
+    shop.status(pod, phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
+    report = shop.ask()
+    assert "1 pods of" in told(report)
+    assert "were evicted: The node was low on resource: memory." in told(report)
+    assert cause_of(report).pattern is Pattern.RESOURCE_EXHAUSTION
+
+
+def test_a_node_in_trouble_is_evidence(shop: Shop) -> None:
+    """Of the nodes that run our pods, and of no others."""
+    for name in ("ours", "theirs"):
+        node = f"{name}-{shop.namespace}"
+        shop.cluster.create("/api/v1/nodes", {"metadata": {"name": node}})
+        condition = {"type": "MemoryPressure", "status": "True", "message": "kubelet has no memory"}
+        shop.cluster.patch(f"/api/v1/nodes/{node}/status", {"status": {"conditions": [condition]}})
+    shop.deploy(nodeName=f"ours-{shop.namespace}")
+    report = shop.ask()
+    assert f"Node ours-{shop.namespace}, which runs pods of Deployment" in told(report)
+    assert "theirs" not in told(report)
+    assert cause_of(report).pattern is Pattern.RESOURCE_EXHAUSTION
+    assert f"kubectl describe node ours-{shop.namespace}" in [fact.evidence.query for fact in report.facts]
+
+
+def test_scaling_is_a_change_and_a_full_autoscaler_an_overload(shop: Shop) -> None:
+    """An autoscaler that scaled a moment ago and can go no further."""
+    shop.deploy()
+    autoscalers = f"/apis/autoscaling/v1/namespaces/{shop.namespace}/horizontalpodautoscalers"
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "cart"}
+    spec = {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 2}
+    shop.cluster.create(autoscalers, {"metadata": {"name": "cart"}, "spec": spec})
+    other = {**spec, "scaleTargetRef": {**target, "name": "cart-worker"}}
+    shop.cluster.create(autoscalers, {"metadata": {"name": "worker"}, "spec": other})
+    for name in ("cart", "worker"):
+        status = {"currentReplicas": 2, "desiredReplicas": 2, "lastScaleTime": moment(120)}
+        shop.cluster.patch(f"{autoscalers}/{name}/status", {"status": status})
+    report = shop.ask()
+    assert "runs at the maximum of its autoscaler cart: 2 replicas." in told(report)
+    assert "autoscaler worker" not in told(report) + _changes(report)
+    assert "was scaled by its autoscaler cart" in _changes(report)
+    assert cause_of(report).pattern is Pattern.SERVICE_OVERLOAD
+
+
+def test_scaling_to_nothing_is_told(shop: Shop) -> None:
+    """By whom, and that it is wanted so."""
+    shop.deploy()
+    answer = shop.cluster.api.patch(
+        f"{shop.workloads()}/cart?fieldManager=someone",
+        json={"spec": {"replicas": 0}},
+        headers={"Content-Type": "application/merge-patch+json"},
+    )
+    assert answer.is_success
+    report = shop.ask()
+    assert "is wanted with 0 replicas." in told(report)
+    assert "was scaled to 0 replicas by someone" in _changes(report)
+    assert classify(seen(report), ()).failure_class is FailureClass.SERVICE_FAILURE
+
+
+@pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
+def test_other_workloads_are_read_as_well(shop: Shop, kind: str) -> None:
+    """Their revisions are ControllerRevisions, and their pods are their own."""
+    node = f"node-{shop.namespace}"
+    shop.cluster.create("/api/v1/nodes", {"metadata": {"name": node}})
+    resources = {"cpu": "4", "memory": "4Gi", "pods": "9"}
+    ready = {"type": "Ready", "status": "True"}
+    status = {"capacity": resources, "allocatable": resources, "conditions": [ready]}
+    shop.cluster.patch(f"/api/v1/nodes/{node}/status", {"status": status})
+    shop.cluster.patch(f"/api/v1/nodes/{node}", {"spec": {"taints": None}})  # nobody else finds it ready
+    pods = shop.deploy(kind=kind, replicas=1)
+    shop.container(pods[0], CRASHING, {"exitCode": 139, "reason": "Error"})
+    assert cause_of(shop.ask(kind=kind)).pattern is Pattern.CODE_BUG
+    shop.change({"template": {"spec": {"containers": [{"name": "app", "image": "cart:2"}]}}}, kind)
+    wait_until(
+        "the revision", lambda: "revision 2 (app: cart:1 -> cart:2)" in _changes(shop.ask(kind=kind)), 20.0
+    )
+
+
+def test_what_happened_long_ago_is_no_reason(shop: Shop) -> None:
+    """Two hours later the creation is no change any more, and the warning no evidence."""
+    pod, _ = shop.deploy()
+    shop.event(pod, "FailedMount", "too old")
+    report = shop.ask(later=7200)
+    assert report.changes == ()
+    assert "too old" not in told(report)
+
+
+@pytest.fixture
+def manifest(shop: Shop) -> Callable[..., None]:
+    """Grant the visitor what the shipped manifest grants the fabric, or only some kinds of it."""
+
+    def grant(*kinds: str) -> None:
+        user = {"kind": "User", "name": VISITOR_NAME, "apiGroup": "rbac.authorization.k8s.io"}
+        for document in yaml.safe_load_all(RBAC.read_text()):
+            if document["kind"] not in kinds:
+                continue
+            if document["kind"].startswith("Cluster"):
+                path = f"/apis/rbac.authorization.k8s.io/v1/{document['kind'].lower()}s"
+            else:
+                namespace = f"namespaces/{shop.namespace}"
+                path = f"/apis/rbac.authorization.k8s.io/v1/{namespace}/{document['kind'].lower()}s"
+            if "subjects" in document:
+                document["subjects"] = [user]
+            shop.cluster.create(path, document)
+
+    return grant
+
+
+def test_the_shipped_manifest_grants_all_that_is_asked(shop: Shop, manifest: Callable[..., None]) -> None:
+    """Without it nothing is seen, without its cluster part no nodes, with all of it nothing is missing."""
+    node = f"node-{shop.namespace}"
+    shop.cluster.create("/api/v1/nodes", {"metadata": {"name": node}})
+    shop.deploy(nodeName=node)
+    visitor = shop.cluster.kubeconfig(VISITOR)
+    (missing,) = shop.ask(kubeconfig=visitor).missing
+    assert missing == (
+        f"kubernetes: Deployment {shop.namespace}/cart: not allowed (403): "
+        "grant what deploy/kubernetes/rbac.yaml lists"
+    )
+    manifest("Role", "RoleBinding")
+    wait_until("the role counts", lambda: bool(shop.ask(kubeconfig=visitor).facts), 10.0)
+    (missing,) = shop.ask(kubeconfig=visitor).missing
+    assert missing.startswith(f"kubernetes: node {node}: not allowed (403)")
+    manifest("ClusterRole", "ClusterRoleBinding")
+    wait_until("the cluster role counts", lambda: not shop.ask(kubeconfig=visitor).missing, 10.0)
+
+
+def test_a_workload_that_is_not_there_is_missing(shop: Shop) -> None:
+    """And what to correct is said."""
+    assert shop.ask().missing == (
+        f"kubernetes: Deployment {shop.namespace}/cart: there is none: "
+        "correct services.NAME.recovery.kubernetes",
+    )
