@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 STATE_STYLES = {"resolved": "green", "closed": "dim", "escalated": "red", "awaiting_approval": "magenta"}
 
@@ -21,9 +21,9 @@ def list_incidents(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         console.print("No incidents.")
         return
-    table = Table(
-        "id", "service", "state", "class", "cause", "level", "opened", "title", box=None, pad_edge=False
-    )
+    # What is typed or copied must never be cut, however narrow the terminal is.
+    whole = [Column(name, no_wrap=True, overflow="ignore") for name in ("id", "service")]
+    table = Table(*whole, "state", "class", "cause", "level", "opened", "title", box=None, pad_edge=False)
     for row in rows:
         table.add_row(
             row["id"],
