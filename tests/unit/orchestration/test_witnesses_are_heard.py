@@ -23,7 +23,7 @@ def test_a_failing_health_check_is_in_the_incident(make_world: Callable[..., Any
     assert (told["cause"]["pattern"], told["cause"]["service"]) == ("dependency_failure", "order-db")
     assert told["cause"]["confidence"] >= 0.75
     (evidence,) = [each for each in told["evidence"] if "orderDb" in each["statement"]]
-    assert evidence["query"] == f"curl -s -i {target.health_url}"
+    assert (evidence["source"], evidence["query"]) == ("health", f"curl -s -i {target.health_url}")
     assert any("cart: its health check orderDb fails." in line for line in world.story(incident))
     assert target.examinations == 1
     assert world.restarts() == {}
