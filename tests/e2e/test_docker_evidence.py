@@ -142,6 +142,7 @@ def test_an_error_of_the_program_is_one_after_its_rollout(engine: DockerEngine) 
     (change,) = report.changes
     assert (change.service, change.kind) == ("cart", ChangeKind.ROLLOUT)
     assert f"created from {IMAGE}" in change.what
+    assert change.source == "docker"
     assert time.time() - change.at < 60
     cause, others = analyze(seen(report), time.time())
     assert {cause.pattern, others[0].pattern} == {Pattern.CODE_BUG, Pattern.CONFIGURATION_ERROR}

@@ -176,6 +176,24 @@ def test_pods_killed_for_their_memory_are_an_exhausted_resource(shop: Shop) -> N
     assert classify(seen(report), ()).failure_class is FailureClass.SERVICE_FAILURE
 
 
+def test_the_pods_of_another_owner_are_not_blamed(shop: Shop) -> None:
+    """They carry our labels, and our selector finds them; only their owner tells that they are not ours."""
+    shop.deploy()
+    ours = {pod["metadata"]["uid"] for pod in shop.pods(2)}
+    labels = {"app": "cart", "part": "cart", "who": "impostor"}
+    containers = [{"name": "app", "image": "cart:1"}]
+    template = {"metadata": {"labels": labels}, "spec": {"containers": containers}}
+    spec = {"replicas": 1, "selector": {"matchLabels": {"who": "impostor"}}, "template": template}
+    shop.cluster.create(shop.workloads(), {"metadata": {"name": "impostor"}, "spec": spec})
+    (stranger,) = [pod for pod in shop.pods(3) if pod["metadata"]["uid"] not in ours]
+    shop.container(stranger, CRASHING, {"exitCode": 137, "reason": "OOMKilled"})
+    shop.event(stranger, "FailedMount", "not ours")
+    report = shop.ask()
+    assert "OOMKilled" not in told(report)
+    assert "not ours" not in told(report)
+    assert len(report.changes) == 1
+
+
 def test_an_image_that_cannot_be_pulled_is_the_rollouts_setting(shop: Shop) -> None:
     """The pod of the new revision waits; the change tells the images before and after."""
     shop.deploy()

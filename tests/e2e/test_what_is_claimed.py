@@ -35,8 +35,8 @@ def near(value: float, others: list[float]) -> bool:
 
 
 def asked_of_prometheus(fact: Mapping[str, Any]) -> bool:
-    """Not of the service itself or its platform, which are shown by a command."""
-    return not fact["query"].startswith(("curl ", "docker ", "kubectl "))
+    """Not of the service itself or its platform."""
+    return "source" not in fact
 
 
 def facts_of(diagnosis: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

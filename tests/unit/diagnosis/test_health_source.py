@@ -1,6 +1,7 @@
 """What a service says of itself: real answers over HTTP, in the shapes that frameworks give them."""
 
 import json
+import socket
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from self_healing_fabric.diagnosis.sources import Condition, Report
 from self_healing_fabric.diagnosis.sources.health import (
     LARGEST_BODY,
     MOST_TOLD,
+    PATIENCE,
     HealthSource,
     failing_checks,
 )
@@ -167,6 +169,17 @@ def test_an_answer_that_trickles_is_given_up(httpserver: HTTPServer) -> None:
     (fact,) = look(httpserver, within=0.5).facts
     assert time.monotonic() - began < 1.5
     assert fact.condition is Condition.DOWN
+
+
+def test_a_service_that_hangs_is_not_waited_for_long() -> None:
+    """However much time the diagnosis has: its repair waits for this."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts, and never answers
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/health"
+        began = time.monotonic()
+        (fact,) = HealthSource("cart", url, ()).look(1000.0, 30.0).facts
+    assert time.monotonic() - began < PATIENCE + 1.0
+    assert fact.condition is Condition.DOWN
+    assert "does not answer" in fact.evidence.statement
 
 
 def test_no_redirect_is_followed(httpserver: HTTPServer) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from shf_demo.ports import free_ports
+from shf_queries import catalogue
+from shf_queries.catalogue import CONFIG_DRIFT, HEARTBEAT, STATE_DIGESTS
 
 
 def test_a_failing_health_check_is_in_the_incident(make_world: Callable[..., Any]) -> None:
@@ -21,7 +23,7 @@ def test_a_failing_health_check_is_in_the_incident(make_world: Callable[..., Any
     assert (told["cause"]["pattern"], told["cause"]["service"]) == ("dependency_failure", "order-db")
     assert told["cause"]["confidence"] >= 0.75
     (evidence,) = [each for each in told["evidence"] if "orderDb" in each["statement"]]
-    assert evidence["query"] == f"curl -s -i {target.health_url}"
+    assert (evidence["source"], evidence["query"]) == ("health", f"curl -s -i {target.health_url}")
     assert any("cart: its health check orderDb fails." in line for line in world.story(incident))
     assert target.examinations == 1
     assert world.restarts() == {}
@@ -37,6 +39,42 @@ def test_a_service_that_contradicts_its_alert_is_told(make_world: Callable[..., 
     assert told["failure_class"] == "service_failure"
     assert any("its health endpoint answers 200" in sentence for sentence in told["against"])
     assert world.restarts() == {"cart": 1}
+
+
+def test_state_that_became_wrong_is_the_class(make_world: Callable[..., Any]) -> None:
+    """A configuration that drifted within the hour: no restart cures that, so people are called."""
+    world = make_world()
+    world.set(CONFIG_DRIFT, 2.0)
+    world.prometheus.set(catalogue.least_of(CONFIG_DRIFT, "cart"), 0.0)
+    world.receive(world.alert())
+    world.run()
+    told = world.incident().diagnosis
+    assert (told["failure_class"], told["cause"]["pattern"]) == ("cluster_drift", "configuration_error")
+    assert world.restarts() == {}
+
+
+def test_replicas_that_diverged_are_the_class(make_world: Callable[..., Any]) -> None:
+    """Which of them is right must be known before any is restarted."""
+    world = make_world()
+    world.set(STATE_DIGESTS, 2.0)
+    world.prometheus.set(catalogue.least_of(STATE_DIGESTS, "cart"), 1.0)
+    world.receive(world.alert())
+    world.run()
+    told = world.incident().diagnosis
+    assert (told["failure_class"], told["cause"]["pattern"]) == ("data_corruption", "data_corruption")
+    assert world.restarts() == {}
+
+
+def test_a_service_that_flaps_is_probed_and_not_restarted(make_world: Callable[..., Any]) -> None:
+    """It has come back every time so far."""
+    world = make_world()
+    world.set(HEARTBEAT.fresh_series, 0.5)
+    world.prometheus.set(catalogue.missed_heartbeats_of("cart"), 4.0)
+    world.receive(world.alert())
+    world.run()
+    assert world.incident().diagnosis["failure_class"] == "transient"
+    assert any("missed its heartbeat 4 times" in line for line in world.story())
+    assert world.restarts() == {}
 
 
 def test_a_platform_that_cannot_be_asked_delays_no_healing(make_world: Callable[..., Any]) -> None:

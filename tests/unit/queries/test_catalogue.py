@@ -88,6 +88,8 @@ def test_prometheus_itself_parses_every_query_of_hostile_names(tmp_path: Path) -
             all_signals_of([value, "cart"]),
             catalogue.start_time_of(value),
             catalogue.usual_request_rate_of(value),
+            catalogue.missed_heartbeats_of(value),
+            catalogue.least_of(catalogue.STATE_DIGESTS, value),
             catalogue.diagnosed([value, "cart"]),
             catalogue.diagnosed_series_of("latency_p95_seconds", value, value),
         ]
@@ -120,6 +122,37 @@ def test_the_service_graph_names_who_calls_whom_now(tmp_path: Path) -> None:
         "promql_expr_test": [case],
     }
     path = tmp_path / "graph_test.yml"
+    path.write_text(yaml.safe_dump({"tests": [test]}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_the_last_hour_is_told_by_prometheus_itself(tmp_path: Path) -> None:
+    """How often targets stopped answering, and whether it was different before: of this service only."""
+    up, drift = catalogue.HEARTBEAT.fresh_series, catalogue.CONFIG_DRIFT
+    series = {
+        series_of(up, "flaps"): "1x9 0x4 1x9 0x4 1x9 0 1x9 0x9",
+        series_of(up, "fell"): "1x50 0x9",
+        series_of(up, "runs"): "1x59",
+        series_of(drift, "new"): "0x30 2x29",
+        series_of(drift, "old"): "2x59",
+    }
+    asked = [(catalogue.missed_heartbeats_of(name), times) for name, times in (("flaps", 4), ("fell", 1))]
+    asked += [(catalogue.missed_heartbeats_of("runs"), 0)]
+    asked += [(catalogue.least_of(drift, name), least) for name, least in (("new", 0), ("old", 2))]
+    cases = [
+        {"expr": expression, "eval_time": "59m", "exp_samples": [{"labels": "{}", "value": value}]}
+        for expression, value in asked
+    ]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": cases,
+    }
+    path = tmp_path / "hour_test.yml"
     path.write_text(yaml.safe_dump({"tests": [test]}))
     done = subprocess.run(
         ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False

@@ -19,6 +19,7 @@ import numpy as np
 from self_healing_fabric.diagnosis.kinds import Family
 from self_healing_fabric.diagnosis.scoring import BYTES, MATERIAL_MEMORY, Scored, Scorer
 from self_healing_fabric.diagnosis.shifts import CLEAR
+from self_healing_fabric.incidents.evidence import PROMETHEUS
 
 ABNORMAL = 6.0  # deviations: what a cause shows
 ON_THE_WAY = 4.0  # deviations of what callers wait beyond the service; a difference of two is noisy already
@@ -69,7 +70,7 @@ class ChangeKind(StrEnum):
 class Change:
     """Something that people or machines changed: a rollout, a restart, a setting, a number of replicas.
 
-    `what` is a sentence's beginning, `at` in seconds since 1970, `query` the command or query that shows it.
+    `what` is a sentence's beginning, `at` in seconds since 1970, `query` what shows it, for `source`.
     """
 
     service: str
@@ -77,6 +78,7 @@ class Change:
     what: str
     kind: ChangeKind = ChangeKind.RESTART
     query: str = ""
+    source: str = PROMETHEUS
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def _recent(seen: Observations, opened_at: float) -> Iterator[Change]:
 
 def _told(change: Change, opened_at: float) -> Evidence:
     sentence = f"{change.service}: {change.what}, {opened_at - change.at:.0f} s before the incident."
-    return Evidence(sentence, change.query, change.at, change.at)
+    return Evidence(sentence, change.query, change.at, change.at, source=change.source)
 
 
 def _changed(seen: Observations, opened_at: float) -> Iterator[Finding]:

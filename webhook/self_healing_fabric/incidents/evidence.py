@@ -12,12 +12,15 @@ from typing import Any
 from self_healing_fabric.settings import Thresholds
 from shf_queries.catalogue import HEARTBEAT, LATENCY_P95, Signal
 
+PROMETHEUS = "prometheus"
+
 
 @dataclass(frozen=True)
 class Evidence:
     """One fact: the statement for people, and the query, value and time with which anyone can check it.
 
-    `at` is in seconds since 1970 (UTC). `baseline` is what was normal and `weight` how much the fact counted,
+    `query` is for Prometheus, unless `source` names another witness: then it is a command for a shell. `at`
+    is in seconds since 1970 (UTC). `baseline` is what was normal and `weight` how much the fact counted,
     where it was compared and counted at all.
     """
 
@@ -27,11 +30,14 @@ class Evidence:
     at: float
     baseline: float | None = None
     weight: float | None = None
+    source: str = PROMETHEUS
 
     def as_dict(self) -> dict[str, Any]:
-        """The fact as JSON; without a baseline or a weight where it has none."""
+        """The fact as JSON; without a baseline or a weight where it has none, and a source other than
+        Prometheus."""
         told = {"statement": self.statement, "query": self.query, "value": self.value, "at": self.at}
-        more = {"baseline": self.baseline, "weight": self.weight}
+        source = None if self.source == PROMETHEUS else self.source
+        more = {"baseline": self.baseline, "weight": self.weight, "source": source}
         return told | {name: value for name, value in more.items() if value is not None}
 
 

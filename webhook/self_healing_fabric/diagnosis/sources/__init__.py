@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -65,6 +65,11 @@ class Report:
 
     def __add__(self, other: Report) -> Report:
         return Report(self.facts + other.facts, self.changes + other.changes, self.missing + other.missing)
+
+    def seen_by(self, source: str) -> Report:
+        """The same, signed by the source that saw it: its commands are no queries for Prometheus."""
+        facts = tuple(replace(fact, evidence=replace(fact.evidence, source=source)) for fact in self.facts)
+        return Report(facts, tuple(replace(change, source=source) for change in self.changes), self.missing)
 
     def in_condition(self, condition: Condition) -> tuple[Evidence, ...]:
         """The evidence of the facts that say so."""

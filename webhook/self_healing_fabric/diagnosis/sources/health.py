@@ -27,6 +27,7 @@ from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.sources import Condition, Fact, Report, quoted
 from self_healing_fabric.incidents.evidence import Evidence
 
+PATIENCE = 2.0  # seconds; a service that hangs must not keep its own repair waiting for longer
 LARGEST_BODY = 65_536  # bytes; what is longer is not read at all
 DEEPEST = 4  # checks within checks
 MOST_CHECKS = 200  # that are looked at
@@ -86,7 +87,7 @@ class HealthSource:
         """GET the endpoint once."""
         began = time.monotonic()
         try:
-            status, body = self._get(began + within)
+            status, body = self._get(began + min(within, PATIENCE))
         except httpx.HTTPError as error:
             return Report((self._unanswered(error, at),))
         except TimeoutError:
@@ -99,7 +100,12 @@ class HealthSource:
         """The status and the body; None for a body that is longer than anything worth reading."""
         # No redirects: they would send the question to a host that the configuration does not name.
         with (
-            httpx.Client(timeout=ends - time.monotonic(), trust_env=False, verify=authorities()) as client,
+            httpx.Client(
+                timeout=ends - time.monotonic(),
+                follow_redirects=False,
+                trust_env=False,
+                verify=authorities(),
+            ) as client,
             client.stream("GET", self._url, headers={"Accept": "application/json, */*;q=0.5"}) as answer,
         ):
             body = bytearray()

@@ -47,7 +47,7 @@ class Inquiry:
         try:
             source = make()
             left = self._ends - time.monotonic()
-            return source.look(at, max(LEAST_TIME, left * SHARE))
+            return source.look(at, max(LEAST_TIME, left * SHARE)).seen_by(name)
         except SourceUnusable as error:
             return Report(missing=(f"{name}: {error}",))
         except Exception as error:
