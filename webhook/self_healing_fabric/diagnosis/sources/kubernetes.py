@@ -129,7 +129,9 @@ class _Asking:
         if left < LEAST_TIME:
             raise _Unanswered("the time for asking was over")
         try:
-            answer = call(*arguments, **options, _request_timeout=left, _preload_content=False)
+            # A pair, to connect and to read: older clients take a fraction of a second for no timeout.
+            timeouts = (left, left)
+            answer = call(*arguments, **options, _request_timeout=timeouts, _preload_content=False)
             document = json.loads(answer.data)
         except client.ApiException as error:
             raise _Unanswered(_refusal(error)) from error
