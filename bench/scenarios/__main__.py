@@ -2,32 +2,48 @@
 
     python -m bench.scenarios --repeats 10 --results scenarios.jsonl --report FILE
 
-Results that the file already holds for this seed are kept and not repeated. `--repeats 0` only judges.
+Results are written as they come. `--resume` goes on after those that the file holds for this seed; it is
+asked for, because results of other rules would else be taken for those of the present ones. `--repeats 0`
+only judges.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import FrameType
 
-from bench.scenarios.faults import SCENARIOS
+from bench.scenarios.faults import SCENARIOS, Scenario
 from bench.scenarios.plan import Planned, plan
 from bench.scenarios.report import write_report
 from bench.scenarios.results import ResultFile
 from bench.scenarios.run import run
 from shf_demo.errors import DemoError
+from shf_demo.runner import signals_interrupt
 
 LANES = 4  # scenarios at once
 
 
 def main() -> int:
-    """Read the arguments, run what is missing, write the report; returns the exit status."""
+    """Run what is missing, write the report; returns the exit status."""
+    arguments, scenarios = _arguments()
+    file = ResultFile(arguments.results)
+    status = 0
+    if arguments.repeats > 0:
+        status = _run(file, plan(scenarios, arguments.repeats, arguments.seed), arguments)
+    report = write_report([result for result in file.read() if result.seed == arguments.seed])
+    if arguments.report:
+        arguments.report.write_text(report, encoding="utf-8")
+    else:
+        print(report, end="")
+    return status
+
+
+def _arguments() -> tuple[argparse.Namespace, list[Scenario]]:
+    """What was asked for, and the scenarios that it names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,33 +58,27 @@ def main() -> int:
     parser.add_argument(
         "--report", type=Path, help="written: the scores in Markdown; else to standard output"
     )
+    parser.add_argument("--resume", action="store_true", help="go on after what the results hold")
     arguments = parser.parse_args()
+    if arguments.repeats > 0 and arguments.results.exists() and not arguments.resume:
+        parser.error(f"{arguments.results} exists: go on after it with --resume (RESUME=1), or move it away")
     names = [name for name in arguments.only.split(",") if name]
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"no scenario {', '.join(unknown)}: there are {', '.join(known)}")
-    scenarios = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
-    file = ResultFile(arguments.results)
-    status = 0
-    if arguments.repeats > 0:
-        status = _run(file, plan(scenarios, arguments.repeats, arguments.seed), arguments)
-    report = write_report([result for result in file.read() if result.seed == arguments.seed])
-    if arguments.report:
-        arguments.report.write_text(report, encoding="utf-8")
-    else:
-        print(report, end="")
-    return status
+    return arguments, [scenario for scenario in SCENARIOS if not names or scenario.name in names]
 
 
 def _run(file: ResultFile, whole: list[list[Planned]], arguments: argparse.Namespace) -> int:
     workdir = Path(tempfile.mkdtemp(prefix="shf-scenarios-"))
     begin = time.monotonic()
     try:
-        run(workdir, whole, file, lanes=arguments.lanes, seed=arguments.seed)
+        with signals_interrupt():
+            run(workdir, whole, file, lanes=arguments.lanes, seed=arguments.seed)
     except DemoError as error:
         print(f"{error}\nThe logs are in {workdir}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. What is done is kept; the same command goes on after it.", file=sys.stderr)
+        print("Interrupted. What is done is kept; --resume (RESUME=1) goes on after it.", file=sys.stderr)
         status = 130  # the shell's 128 + SIGINT
     else:
         status = 0
@@ -79,10 +89,5 @@ def _run(file: ResultFile, whole: list[list[Planned]], arguments: argparse.Names
     return status
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())
