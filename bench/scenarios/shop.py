@@ -30,6 +30,7 @@ from shf_demo.network import Network
 from shf_demo.stack import Stack
 from shf_demo.supervisor import Supervisor
 from shf_demo.timings import Timings
+from shf_demo.traffic import Traffic
 
 LANES = "abcdefgh"
 CALLS: Mapping[str, tuple[str, ...]] = {
@@ -41,6 +42,7 @@ CALLS: Mapping[str, tuple[str, ...]] = {
 ENTRY = "web"  # what users ask; the only one that can be overloaded
 ENTRY_WORKERS = 2  # requests at once
 ENTRY_WORK = 0.06  # seconds for each: 33 requests/s at most
+USERS = 12  # of each front: few would ask less as soon as they wait, and a slow service would look idle
 GROUP_INTERVAL = "5s"  # 20s as shipped
 WAIT_FOR_CAUSE = "15s"  # 1m as shipped
 
@@ -180,8 +182,8 @@ class ShopStack(Stack):
             arguments[service.name] = found
         return arguments
 
-    def _visited(self) -> list[str]:
-        return [name_of(ENTRY, lane) for lane in self.lanes]
+    def _traffic(self) -> Traffic:
+        return Traffic([self.port(name_of(ENTRY, lane)) for lane in self.lanes], users=USERS)
 
     def _files(self, ports: Sequence[int]) -> dict[str, dict[str, Any]]:
         files = super()._files(ports)

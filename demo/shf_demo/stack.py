@@ -67,7 +67,7 @@ class Stack:
             self.prometheus_url, self.alertmanager_url, self.blackbox_url, self.fabric_url = urls
             self.supervisor = starting.enter_context(self._new_supervisor())
             ports = [self.supervisor.state(service.name).port for service in self.services]
-            starting.enter_context(Traffic(self.supervisor.state(name).port for name in self._visited()))
+            starting.enter_context(self._traffic())
             for name, content in self._files(ports).items():
                 configuration.write(self.workdir / name, content)
             self._define_servers(programs)
@@ -140,9 +140,9 @@ class Stack:
     def _new_supervisor(self) -> Supervisor:
         return Supervisor(self.services, self.workdir)
 
-    def _visited(self) -> Sequence[str]:
-        """The services that users ask."""
-        return [service.name for service in self.services]
+    def _traffic(self) -> Traffic:
+        """The users, not yet asking."""
+        return Traffic(self.supervisor.state(service.name).port for service in self.services)
 
     def _files(self, ports: Sequence[int]) -> dict[str, dict[str, Any]]:
         """The configuration files by name."""
