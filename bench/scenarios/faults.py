@@ -110,7 +110,7 @@ def _of_the_process(kind: str) -> Fault:
         try:
             yield
         finally:
-            shop.supervisor.replace(service)
+            shop.put_back(service)
 
     return fault
 
@@ -124,12 +124,12 @@ def _crowd(shop: ShopStack, service: str, _: random.Random) -> Iterator[None]:
 @contextmanager
 def _wrong_settings(shop: ShopStack, service: str, _: random.Random) -> Iterator[None]:
     shop_service.write_settings(shop.directory(service), {**shop_service.WANTED, "currency": "EURO"})
-    shop.supervisor.replace(service)
+    shop.deploy(service)
     try:
         yield
     finally:
         shop_service.write_settings(shop.directory(service), shop_service.WANTED)
-        shop.supervisor.replace(service)
+        shop.put_back(service)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def _drifted_settings(shop: ShopStack, service: str, _: random.Random) -> Iterat
     try:
         yield
     finally:
-        shop.supervisor.replace(service)
+        shop.put_back(service)
 
 
 @contextmanager
@@ -153,12 +153,12 @@ def _damaged_records(shop: ShopStack, service: str, dice: random.Random) -> Iter
 @contextmanager
 def _faulty_release(shop: ShopStack, service: str, _: random.Random) -> Iterator[None]:
     shop_service.write_release(shop.directory(service), shop_service.FAULTY_RELEASE)
-    shop.supervisor.replace(service)
+    shop.deploy(service)
     try:
         yield
     finally:
         shop_service.write_release(shop.directory(service), shop_service.GOOD_RELEASE)
-        shop.supervisor.replace(service)
+        shop.put_back(service)
 
 
 @contextmanager

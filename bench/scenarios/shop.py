@@ -12,6 +12,7 @@ Prometheus, in its lane, before the next one begins (`forget`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -42,6 +43,7 @@ CALLS: Mapping[str, tuple[str, ...]] = {
 ENTRY = "web"  # what users ask; the only one that can be overloaded
 ENTRY_WORKERS = 2  # requests at once
 ENTRY_WORK = 0.06  # seconds for each: 33 requests/s at most
+AGE = 86400.0  # seconds that a service seems to have been running: deployments are rare
 USERS = 12  # of each front: few would ask less as soon as they wait, and a slow service would look idle
 GROUP_INTERVAL = "5s"  # 20s as shipped
 WAIT_FOR_CAUSE = "15s"  # 1m as shipped
@@ -104,6 +106,7 @@ class ShopStack(Stack):
         self.network = Network()
         self.relay = Relay(lane_of)
         self._surroundings = ExitStack()
+        self._start = time.time() - AGE
         self._asking = httpx.Client(timeout=10.0, trust_env=False)
 
     def __enter__(self) -> Self:
@@ -127,6 +130,21 @@ class ShopStack(Stack):
 
     def port(self, service: str) -> int:
         return self.supervisor.state(service).port
+
+    def deploy(self, service: str) -> None:
+        """Replace its process as a deployment does: it has started now."""
+        shop_service.set_start(self.directory(service), None)
+        self.supervisor.replace(service)
+
+    def put_back(self, service: str) -> None:
+        """Replace its process by one like that before the fault: it has been running for long."""
+        self.seem_old([service])
+        self.supervisor.replace(service)
+
+    def seem_old(self, services: Sequence[str]) -> None:
+        """Have the services tell the start that they told in the beginning."""
+        for service in services:
+            shop_service.set_start(self.directory(service), self._start)
 
     def change_settings(self, service: str, settings: Mapping[str, Any]) -> None:
         """In the running process only."""
@@ -173,6 +191,7 @@ class ShopStack(Stack):
         arguments = {}
         for service in self.services:
             shop_service.prepare(self.directory(service.name))
+            self.seem_old([service.name])
             found = ["--directory", str(self.directory(service.name))]
             for callee in service.depends_on:
                 edge = self.network.connect(service.name, callee, ports[callee])

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.scenarios.plan import Planned
 from bench.scenarios.results import Result, Told
-from bench.scenarios.shop import ShopStack, lane_of, name_of
+from bench.scenarios.shop import ShopStack, lane_of, name_of, services_of
 from shf_demo.errors import DemoError
 
 POLL = 0.5  # seconds
@@ -21,7 +21,7 @@ SETTLED = (
     5.0  # seconds without a change of what was diagnosed; the alert of the cause may come after a symptom's
 )
 QUIET_WINDOW = 45.0  # seconds in which nothing is wrong
-CALM = 3.0  # seconds without any alert
+CALM = 10.0  # seconds without any alert; longer than what is kept
 CALM_DEADLINE = 90.0  # seconds after the end of a fault
 KEPT = 8.0  # seconds before the end of the calm that stay in Prometheus, so that no rule looks into a gap
 _UNDECIDED = ("detected", "diagnosing")
@@ -47,7 +47,7 @@ class Trial:
         for lane in self.lanes:
             shop.relay.arm(lane, self.planned.delay)
         if self.planned.decoy:
-            shop.supervisor.replace(name_of(self.planned.decoy, self.lane))
+            shop.deploy(name_of(self.planned.decoy, self.lane))
             time.sleep(self.planned.lead)
         stories, fault_at = self._diagnosed(shop, begin)
         gates = {lane: shop.relay.disarm(lane) for lane in self.lanes}
@@ -85,6 +85,7 @@ class Trial:
         return sorted({lane_of(service) for service in services} or {self.lane})
 
     def _calm_down(self, shop: ShopStack, begin: float) -> None:
+        shop.seem_old([name for lane in self.lanes for name in services_of(lane)])
         deadline, quiet_since = time.monotonic() + CALM_DEADLINE, time.monotonic()
         while time.monotonic() < quiet_since + CALM:
             time.sleep(POLL)

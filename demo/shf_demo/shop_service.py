@@ -7,6 +7,9 @@ for its real reason, and it says of itself what well-kept services do: a health 
 IETF draft "Health Check Response Format for HTTP APIs" with the parts that fail, a digest of its state,
 whether it runs with the settings that are wanted, its version, how long its callees let it wait.
 
+A demo is minutes old, and to a diagnosis everything in it would have been deployed just now. So a service may
+be given a start of its own (`set_start`): whoever only puts it back as it was does, a deployment does not.
+
 Its health check answers 200 also when a part of it fails: it is there and restarts cure none of it.
 """
 
@@ -23,8 +26,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client import PROCESS_COLLECTOR, REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from shf_demo.sample_service import SampleHandler, SampleServer, options_parser, serve, settle_in
@@ -32,6 +35,7 @@ from shf_demo.sample_service import SampleHandler, SampleServer, options_parser,
 SETTINGS = "settings.json"  # the wanted ones; read at the start
 RECORDS = "records.txt"  # one a line: the digest of the rest of the line, then the rest
 RELEASE = "release.txt"
+START = "start.txt"  # seconds since 1970; without it the process tells when it really started
 GOOD_RELEASE, FAULTY_RELEASE = "1.4.2", "1.5.0"
 WANTED: Mapping[str, Any] = {"currency": "EUR", "callee_timeout": 1.5}
 RECORD_COUNT = 40
@@ -64,6 +68,13 @@ def write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
 
 def write_release(directory: Path, release: str) -> None:
     (directory / RELEASE).write_text(release)
+
+
+def set_start(directory: Path, at: float | None) -> None:
+    """Say when the service started; None: when its process did."""
+    (directory / START).unlink(missing_ok=True)
+    if at is not None:
+        (directory / START).write_text(f"{at:.3f}")
 
 
 def write_records(directory: Path) -> None:
@@ -196,6 +207,13 @@ class Shop:
         """Whether it runs with other settings than the wanted ones."""
         return bool(json.loads((self._directory / SETTINGS).read_text()) != self.settings)
 
+    def start(self) -> float | None:
+        """The start that it was given."""
+        try:
+            return float((self._directory / START).read_text())
+        except (OSError, ValueError):  # there is none, or it is just being written
+            return None
+
     def state_digest(self) -> str:
         return _digest((self._directory / RECORDS).read_text())
 
@@ -247,6 +265,21 @@ class _ShopMetrics(Collector):
         yield InfoMetricFamily("build", "The release that runs.", {"version": self._shop.release})
 
 
+class _ProcessMetrics(Collector):
+    """Those of the client library, with the start that the service was given."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+
+    def collect(self) -> Iterator[Metric]:
+        start = self._shop.start()
+        for metric in PROCESS_COLLECTOR.collect():
+            if metric.name == "process_start_time_seconds" and start is not None:
+                yield GaugeMetricFamily(metric.name, metric.documentation, value=start)
+            else:
+                yield metric
+
+
 class ShopServer(SampleServer):
     allow_reuse_port = True  # its successor listens before it ends
 
@@ -291,6 +324,8 @@ def main() -> None:
     settle_in(options.parent)
     callees = {name: int(port) for name, _, port in (call.partition("=") for call in options.call)}
     shop = Shop(options.directory, callees, options.workers, options.work)
+    REGISTRY.unregister(PROCESS_COLLECTOR)
+    REGISTRY.register(_ProcessMetrics(shop))
     REGISTRY.register(_ShopMetrics(options.name, shop))
     serve(ShopServer(options.name, options.port, options.health_path, shop))
 

@@ -88,6 +88,15 @@ def test_a_shop_that_is_well_says_so(shop: ShopUnderTest) -> None:
     assert abs(shop.metric("process_start_time_seconds") - time.time()) < 60
 
 
+def test_a_given_start_is_told_until_a_deployment(shop: ShopUnderTest) -> None:
+    """A service that was only put back seems to have run all the time, and its CPU is still measured."""
+    shop_service.set_start(shop.directory, 1000.0)
+    assert shop.metric("process_start_time_seconds") == 1000.0
+    assert shop.metric("process_cpu_seconds_total") > 0
+    shop_service.set_start(shop.directory, None)
+    assert shop.metric("process_start_time_seconds") > time.time() - 60
+
+
 def test_damaged_records_are_told(shop: ShopUnderTest) -> None:
     """Reads of damaged records fail, are counted, named by the health check, and change the digest."""
     before = shop.digest()
