@@ -51,7 +51,7 @@ def _arguments() -> tuple[argparse.Namespace, list[Scenario]]:
     parser.add_argument("--repeats", type=int, default=10, help="of each scenario; 0 only judges")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help=f"names, separated by commas: {', '.join(known)}")
-    parser.add_argument("--lanes", type=int, default=LANES, choices=range(2, 9), help="scenarios at once")
+    parser.add_argument("--lanes", type=int, default=LANES, choices=range(3, 9), help="scenarios at once")
     parser.add_argument(
         "--results", type=Path, default=Path("scenarios.jsonl"), help="one JSON line a repeat"
     )
