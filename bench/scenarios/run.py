@@ -1,4 +1,10 @@
-"""A whole run: the servers once, the lanes side by side, and what may not have company after them."""
+"""A whole run: for each repeat the servers anew, the lanes side by side, and then what may not have company.
+
+Anew, because Prometheus is told to forget after every scenario: after some deletions in one lane a real
+Prometheus 2.42 no longer showed what it had just recorded of some series there, and rules that read them were
+blind. A blind lane would look like a diagnosis that was not made, so every scenario begins by looking whether
+its traffic is measured.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.scenarios.plan import Planned
 from bench.scenarios.results import Result, ResultFile
-from bench.scenarios.shop import ShopStack, name_of
+from bench.scenarios.shop import ENTRY, ShopStack, name_of
 from bench.scenarios.trial import Trial
 from shf_demo.errors import DemoError
 
@@ -45,22 +52,33 @@ def run(
         return
     progress = _Progress(file, total)
     progress.say(f"{total} to run, {lanes} at once. Starting the servers ...")
-    with ShopStack(workdir, lanes=lanes) as shop:
-        shop.wait_services_up()
-        progress.say(f"Watching usual traffic for {warm_up:.0f} s ...")
-        time.sleep(warm_up)
-        entries = [name_of("web", lane) for lane in shop.lanes]
-        for entry in entries:
-            shop.wait_for(
-                f"latency baseline of {entry}",
-                lambda entry=entry: shop.has_latency_baseline(entry),  # type: ignore[misc]
-                shop.timings.baseline_deadline,
-            )
-        for some in missing:
-            side_by_side([each for each in some if not each.scenario.alone], shop, seed, progress.over)
-            for number, each in enumerate(each for each in some if each.scenario.alone):
-                lane = shop.lanes[(each.repeat + number) % len(shop.lanes)]
-                progress.over(Trial(each, lane, shop.lanes, seed).run(shop))
+    for number, some in enumerate(each for each in missing if each):
+        directory = workdir / str(number)
+        directory.mkdir()
+        with ShopStack(directory, lanes=lanes) as shop:
+            _warm_up(shop, progress, warm_up)
+            _repeat(some, shop, progress, seed)
+
+
+def _warm_up(shop: ShopStack, progress: _Progress, seconds: float) -> None:
+    shop.wait_services_up()
+    progress.say(f"Watching usual traffic for {seconds:.0f} s ...")
+    time.sleep(seconds)
+    for lane in shop.lanes:
+        entry = name_of(ENTRY, lane)
+        shop.wait_for(
+            f"latency baseline of {entry}",
+            partial(shop.has_latency_baseline, entry),
+            shop.timings.baseline_deadline,
+        )
+
+
+def _repeat(some: Sequence[Planned], shop: ShopStack, progress: _Progress, seed: int) -> None:
+    """One repeat of every scenario: first side by side, then those that may not have company."""
+    side_by_side([each for each in some if not each.scenario.alone], shop, seed, progress.over)
+    for number, each in enumerate(each for each in some if each.scenario.alone):
+        lane = shop.lanes[(each.repeat + number) % len(shop.lanes)]
+        progress.over(Trial(each, lane, shop.lanes, seed).run(shop))
 
 
 class _Progress:

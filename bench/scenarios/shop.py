@@ -45,6 +45,7 @@ ENTRY_WORKERS = 2  # requests at once
 ENTRY_WORK = 0.06  # seconds for each: 33 requests/s at most
 AGE = 86400.0  # seconds that a service seems to have been running: deployments are rare
 USERS = 12  # of each front: few would ask less as soon as they wait, and a slow service would look idle
+MEASURED_DEADLINE = 30.0  # seconds
 GROUP_INTERVAL = "5s"  # 20s as shipped
 WAIT_FOR_CAUSE = "15s"  # 1m as shipped
 
@@ -170,9 +171,19 @@ class ShopStack(Stack):
         stories = [self._story(row["id"]) for row in reversed(ours) if _opened(row) >= since]
         return [story for story in stories if story["outcome"] != "merged"]
 
-    def close_incidents(self, lanes: Sequence[str], since: float) -> None:
+    def wait_until_measured(self, lanes: Sequence[str]) -> None:
+        """Until the rules see the users' requests. DemoError when they do not: no fault would be either."""
+        entries = "|".join(name_of(ENTRY, lane) for lane in lanes)
+        query = f'count(service:shf_requests:rate{{service=~"{entries}"}} > 0)'
+        self.wait_for(
+            f"requests to {entries} in Prometheus",
+            lambda: self.ask_prometheus(query) == len(lanes),
+            MEASURED_DEADLINE,
+        )
+
+    def close_incidents(self, lanes: Sequence[str]) -> None:
         """As a person would, so that the next alert opens a new one."""
-        for story in self.incidents(lanes, since):
+        for story in self.incidents(lanes, 0.0):
             if story["state"] != "closed":
                 body = {"by": "scenarios", "reason": "the scenario is over"}
                 url = f"{self.fabric_url}/api/v1/incidents/{story['id']}/close"

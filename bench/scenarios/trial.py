@@ -43,6 +43,8 @@ class Trial:
     def run(self, shop: ShopStack) -> Result:
         """Break, wait for the diagnosis, mend, wait for calm, forget. Raises DemoError when it does not
         calm down."""
+        shop.close_incidents(self.lanes)  # of an alert between two scenarios: it would be re-opened
+        shop.wait_until_measured(self.lanes)
         begin = time.time()
         for lane in self.lanes:
             shop.relay.arm(lane, self.planned.delay)
@@ -93,7 +95,7 @@ class Trial:
                 quiet_since = time.monotonic()
             if time.monotonic() > deadline:
                 raise DemoError(f"{self.planned.scenario.name}: {self.lane} does not calm down")
-        shop.close_incidents(self.lanes, begin)
+        shop.close_incidents(self.lanes)
         shop.forget(self.lanes, begin, time.time() - KEPT)
 
     def _result(
