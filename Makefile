@@ -59,9 +59,9 @@ bench-rca: venv ## judge the diagnosis on labelled cases: DATA=DIR PREDICTIONS=F
 	$(VENV)/bin/python -m bench.rca --data '$(DATA)' --predictions '$(PREDICTIONS)' \
 	    $(if $(REPORT),--report '$(REPORT)') $(if $(PART),--part '$(PART)')
 
-scenarios: setup venv ## break running services and judge what the fabric diagnoses: [REPEATS=10] [SEED=1] [ONLY=name,...] [REPORT=FILE] [RESUME=1]
+scenarios: setup venv ## break running services and judge what the fabric diagnoses: [REPEATS=10] [SEED=1] [ONLY=name,...] [REPORT=FILE] [RESUME=1] [LANES=4]
 	$(VENV)/bin/python -m bench.scenarios --repeats '$(or $(REPEATS),10)' --seed '$(or $(SEED),1)' \
-	    --only '$(ONLY)' --results '$(or $(RESULTS),scenarios.jsonl)' $(if $(REPORT),--report '$(REPORT)') $(if $(RESUME),--resume)
+	    --only '$(ONLY)' --results '$(or $(RESULTS),scenarios.jsonl)' $(if $(REPORT),--report '$(REPORT)') $(if $(RESUME),--resume) $(if $(LANES),--lanes '$(LANES)')
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

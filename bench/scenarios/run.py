@@ -22,9 +22,7 @@ from bench.scenarios.shop import ENTRY, ShopStack, name_of
 from bench.scenarios.trial import Trial
 from shf_demo.errors import DemoError
 
-WARM_UP = (
-    100.0  # seconds of usual traffic, so that there is something to compare with: 20 samples of a diagnosis
-)
+WARM_UP = 90.0  # seconds of usual traffic to compare with: 18 samples of a diagnosis
 _POLL = 0.5  # seconds
 
 
