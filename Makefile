@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RULES = $(wildcard alert_rules/*.rules.yml)
 RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
 
-.PHONY: help setup venv demo test crash lint bench bench-rca clean
+.PHONY: help setup venv demo test crash lint bench bench-rca scenarios clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -58,6 +58,10 @@ bench-rca: venv ## judge the diagnosis on labelled cases: DATA=DIR PREDICTIONS=F
 	    echo 'fse-baro cannot be installed: BARO is left out.' >&2
 	$(VENV)/bin/python -m bench.rca --data '$(DATA)' --predictions '$(PREDICTIONS)' \
 	    $(if $(REPORT),--report '$(REPORT)') $(if $(PART),--part '$(PART)')
+
+scenarios: setup venv ## break running services and judge what the fabric diagnoses: [REPEATS=10] [SEED=1] [ONLY=name,...] [REPORT=FILE] [RESUME=1] [LANES=4]
+	$(VENV)/bin/python -m bench.scenarios --repeats '$(or $(REPEATS),10)' --seed '$(or $(SEED),1)' \
+	    --only '$(ONLY)' --results '$(or $(RESULTS),scenarios.jsonl)' $(if $(REPORT),--report '$(REPORT)') $(if $(RESUME),--resume) $(if $(LANES),--lanes '$(LANES)')
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

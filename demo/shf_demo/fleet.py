@@ -26,6 +26,7 @@ class SampleService:
     kind: str  # as in shf.yaml: guardian | guard
     health_path: str
     depends_on: tuple[str, ...] = ()
+    module: str = "shf_demo.sample_service"  # what is run
 
 
 GUARDIANS = tuple(SampleService(f"guardian-{number}", "guardian", "/api/v1/health") for number in _GUARDIANS)

@@ -49,7 +49,7 @@ def run(keep: bool = False, shipped_durations: bool = False, faults: Sequence[st
     timings = SHIPPED if shipped_durations else SHORTENED
     workdir = Path(tempfile.mkdtemp(prefix="shf-demo-"))
     try:
-        with _signals_interrupt():
+        with signals_interrupt():
             status = _run_in(workdir, timings, trials, console, keep)
     except DemoError as error:
         console.print(str(error), style="red", markup=False)
@@ -73,11 +73,11 @@ def _blame_a_busy_machine(console: Console) -> None:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """The first signal unwinds; what unwinds is not disturbed by another one."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        _ignore_signals()
+        ignore_signals()
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
@@ -88,7 +88,7 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ignore_signals() -> None:
+def ignore_signals() -> None:
     """By a handler that does nothing: SIG_IGN is inherited, and a child just starting would keep it."""
     for number in _SIGNALS:
         signal.signal(number, lambda _number, _frame: None)
@@ -105,7 +105,7 @@ def _run_in(workdir: Path, timings: Timings, trials: list[Trial], console: Conso
             if keep:
                 _wait_for_the_end(stack, screen)
         finally:
-            _ignore_signals()
+            ignore_signals()
     return 0 if all(trial.healed for trial in trials) else 1
 
 

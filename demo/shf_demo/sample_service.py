@@ -155,8 +155,10 @@ class SampleServer(ThreadingHTTPServer):
     request_queue_size = 128  # a hung service goes on accepting: in the kernel
     daemon_threads = True
 
-    def __init__(self, name: str, port: int, health_path: str) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(
+        self, name: str, port: int, health_path: str, handler: type[SampleHandler] | None = None
+    ) -> None:
+        super().__init__(("127.0.0.1", port), handler or SampleHandler)
         self.name = name
         self.health_path = health_path
         self.faults = Faults()
@@ -174,7 +176,7 @@ class SampleServer(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class SampleHandler(BaseHTTPRequestHandler):
     server: SampleServer
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body leave in one write
@@ -187,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/metrics":
             self._answer(200, generate_latest(REGISTRY), CONTENT_TYPE_LATEST)
         elif self.path == self.server.health_path:
-            self._answer_json(200, {"status": "ok", "service": self.server.name})
+            self._answer_json(200, self.health())
         else:
             self._answer_json(404, {"error": "not found"})
 
@@ -207,12 +209,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _work(self) -> None:
         begin = time.perf_counter()
+        code, content = self.work()
+        self._answer_json(code, content)
+        self.server.durations.labels("GET", "/work", str(code)).observe(time.perf_counter() - begin)
+
+    def health(self) -> dict[str, Any]:
+        """The body of the health check."""
+        return {"status": "ok", "service": self.server.name}
+
+    def work(self) -> tuple[int, dict[str, Any]]:
+        """One request of a user: the status code and the body of its answer."""
         faults = self.server.faults
         time.sleep(random.uniform(0.002, 0.006) + faults.extra_delay)
-        failed = random.random() < faults.error_share
-        self._answer_json(500 if failed else 200, {"sum": sum(range(1000))})
-        code = "500" if failed else "200"
-        self.server.durations.labels("GET", "/work", code).observe(time.perf_counter() - begin)
+        return 500 if random.random() < faults.error_share else 200, {"sum": sum(range(1000))}
 
     def _answer_json(self, code: int, content: dict[str, Any]) -> None:
         self._answer(code, json.dumps(content).encode(), "application/json")
@@ -240,20 +249,34 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
 
 
-def main() -> None:
+def options_parser() -> argparse.ArgumentParser:
+    """What the supervisor tells every service."""
     parser = argparse.ArgumentParser(description="One sample service of the demo, on 127.0.0.1.")
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--health-path", default="/health")
     parser.add_argument("--parent", type=int, help="pid of the starting process, to end with it")
-    options = parser.parse_args()
-    if options.parent is not None:
-        die_with(options.parent)
+    return parser
+
+
+def settle_in(parent: int | None) -> None:
+    """Tie this process to its parent and limit its memory; before the server is made."""
+    if parent is not None:
+        die_with(parent)
     _limit_memory()
     disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 0.26 left its types out
     REGISTRY.register(_MemoryLimit())
-    server = SampleServer(options.name, options.port, options.health_path)
-    server.serve_forever(poll_interval=3600)  # seconds; ended by a signal, so there is nothing to poll for
+
+
+def serve(server: SampleServer) -> None:
+    """Until a signal ends the process, so there is nothing to poll for."""
+    server.serve_forever(poll_interval=3600)  # seconds
+
+
+def main() -> None:
+    options = options_parser().parse_args()
+    settle_in(options.parent)
+    serve(SampleServer(options.name, options.port, options.health_path))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -46,6 +46,7 @@ class Stack:
     blackbox: Server
     fabric: Server
     supervisor: Supervisor
+    _prometheus_flags: tuple[str, ...] = ()
 
     def __init__(
         self, workdir: Path, *, timings: Timings = SHORTENED, services: Sequence[SampleService] = FLEET
@@ -64,10 +65,11 @@ class Stack:
             starting.enter_context(self._http)
             urls = [f"http://127.0.0.1:{port}" for port in starting.enter_context(reserved_ports(4))]
             self.prometheus_url, self.alertmanager_url, self.blackbox_url, self.fabric_url = urls
-            self.supervisor = starting.enter_context(Supervisor(self.services, self.workdir))
+            self.supervisor = starting.enter_context(self._new_supervisor())
             ports = [self.supervisor.state(service.name).port for service in self.services]
-            starting.enter_context(Traffic(ports))
-            self._configure(ports)
+            starting.enter_context(self._traffic())
+            for name, content in self._files(ports).items():
+                configuration.write(self.workdir / name, content)
             self._define_servers(programs)
             for server in self.servers():
                 starting.enter_context(server)
@@ -135,7 +137,15 @@ class Stack:
         query = f'service:shf_latency:p95_seconds_baseline{{service="{service}"}}'
         return self.ask_prometheus(query) is not None
 
-    def _configure(self, ports: Sequence[int]) -> None:
+    def _new_supervisor(self) -> Supervisor:
+        return Supervisor(self.services, self.workdir)
+
+    def _traffic(self) -> Traffic:
+        """The users, not yet asking."""
+        return Traffic(self.supervisor.state(service.name).port for service in self.services)
+
+    def _files(self, ports: Sequence[int]) -> dict[str, dict[str, Any]]:
+        """The configuration files by name."""
         health_urls = {service.name: self.supervisor.health_url(service.name) for service in self.services}
         urls = {
             "prometheus": self.prometheus_url,
@@ -147,14 +157,12 @@ class Stack:
         addresses = {name: _address(url) for name, url in urls.items()}
         for service, port in zip(self.services, ports, strict=True):
             addresses[service.name] = f"127.0.0.1:{port}"
-        files = {
+        return {
             "prometheus.yml": configuration.prometheus(self.workdir, self.timings, health_urls, addresses),
             "alertmanager.yml": configuration.alertmanager(self.fabric_url),
             "blackbox.yml": configuration.blackbox(),
             "shf.yaml": configuration.fabric(self.workdir, self.timings, self.services, health_urls, urls),
         }
-        for name, content in files.items():
-            configuration.write(self.workdir / name, content)
 
     def _define_servers(self, programs: Programs) -> None:
         self.blackbox = self._server(
@@ -189,6 +197,7 @@ class Stack:
                 f"--web.listen-address={_address(self.prometheus_url)}",
                 "--rules.alert.resend-delay=5s",  # 1 m by default: how long a lost notification stays lost
                 "--log.level=warn",
+                *self._prometheus_flags,
             ],
             f"{self.prometheus_url}/-/ready",
         )

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -38,6 +38,9 @@ from shf_demo.ports import reserved_ports
 _START_DEADLINE = 15.0  # seconds for a service to answer its health check; it needs 0.2 on an idle core
 _STOP_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _HEALTH_TIMEOUT = 2.0  # seconds
+
+# From the port of each service to the further arguments that services are started with.
+Wiring = Callable[[Mapping[str, int]], Mapping[str, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,19 @@ class ServiceState:
 class _Child:
     """One service and its present process. Only the supervisor's one thread starts and ends it."""
 
-    def __init__(self, service: SampleService, port: int, log: Path) -> None:
+    def __init__(self, service: SampleService, port: int, log: Path, arguments: Sequence[str]) -> None:
         self.service = service
         self.port = port
+        self._arguments = arguments
         self._log = log
         self.run = self._spawn(restarts=0)
 
     def wait_healthy(self) -> None:
+        self._wait_until(lambda: is_healthy(self.port, self.service.health_path))
+
+    def _wait_until(self, answers: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _START_DEADLINE
-        while not is_healthy(self.port, self.service.health_path):
+        while not answers():
             if self.run.process.poll() is not None or time.monotonic() > deadline:
                 raise DemoError(f"{self.service.name} does not answer after its start; see {self._log}")
             time.sleep(0.02)
@@ -81,6 +88,12 @@ class _Child:
         self.wait_healthy()
         return self.state()
 
+    def replace(self) -> ServiceState:
+        before, self.run = self.run, self._spawn(self.run.restarts + 1)
+        self._wait_until(lambda: instance_of(self.port, self.service.health_path) == self.run.process.pid)
+        end_process(before.process, _STOP_GRACE)
+        return self.state()
+
     def state(self) -> ServiceState:
         run = self.run
         running = run.process.poll() is None
@@ -89,9 +102,9 @@ class _Child:
         )
 
     def _spawn(self, restarts: int) -> _Run:
-        command = [sys.executable, "-m", "shf_demo.sample_service", "--name", self.service.name]
+        command = [sys.executable, "-m", self.service.module, "--name", self.service.name]
         command += ["--port", str(self.port), "--health-path", self.service.health_path]
-        command += ["--parent", str(os.getpid())]
+        command += ["--parent", str(os.getpid()), *self._arguments]
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -100,10 +113,16 @@ class _Child:
 
 
 class Supervisor:
-    """`with Supervisor(FLEET, directory) as supervisor:` runs the services; leaving ends all of them."""
+    """`with Supervisor(FLEET, directory) as supervisor:` runs the services; leaving ends all of them.
 
-    def __init__(self, services: Sequence[SampleService], log_directory: Path) -> None:
+    `wiring` is told the port of every service before the first one starts.
+    """
+
+    def __init__(
+        self, services: Sequence[SampleService], log_directory: Path, wiring: Wiring | None = None
+    ) -> None:
         self._services = services
+        self._wiring = wiring
         self._log_directory = log_directory
         self._processes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="supervisor")
         self._children: dict[str, _Child] = {}
@@ -158,16 +177,26 @@ class Supervisor:
                 order = self._orders[name, key] = self._processes.submit(self._restart, name)
         return order.result()
 
+    def replace(self, name: str) -> ServiceState:
+        """As a rolling deployment: the new process answers before the old one ends.
+
+        Only for services that share their port with their successor and tell their `instanceId`.
+        """
+        return self._processes.submit(lambda: self._children[name].replace()).result()
+
     def _restart(self, name: str) -> ServiceState:
         if self._stopping:
             raise DemoError("the supervisor is stopping")
         return self._children[name].restart()
 
     def _start_all(self, ports: list[int]) -> None:
+        names = [service.name for service in self._services]
+        arguments = self._wiring(dict(zip(names, ports, strict=True))) if self._wiring else {}
         for service, port in zip(self._services, ports, strict=True):
             if self._stopping:
                 return
-            self._children[service.name] = _Child(service, port, self._log_directory / f"{service.name}.log")
+            log = self._log_directory / f"{service.name}.log"
+            self._children[service.name] = _Child(service, port, log, arguments.get(service.name, ()))
         for child in self._children.values():
             child.wait_healthy()
 
@@ -235,12 +264,27 @@ class _ApiHandler(BaseHTTPRequestHandler):
 
 
 def is_healthy(port: int, path: str) -> bool:
+    return _asked(port, path)[0] == 200
+
+
+def instance_of(port: int, path: str) -> int | None:
+    """The process that answered the health check, when it tells."""
+    _, body = _asked(port, path)
+    try:
+        return int(json.loads(body)["instanceId"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _asked(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body; 0 without an answer."""
     connection = HTTPConnection("127.0.0.1", port, timeout=_HEALTH_TIMEOUT)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == 200
+        answer = connection.getresponse()
+        return answer.status, answer.read()
     except (OSError, HTTPException):
-        return False
+        return 0, b""
     finally:
         connection.close()
 

@@ -22,16 +22,22 @@ _TIMEOUT = 2.0  # seconds a user waits for an answer
 
 
 class Traffic:
-    """`with Traffic(ports):` sends GET /work to each of these loopback ports, whatever it answers."""
+    """`with Traffic(ports):` sends GET /work to each of these loopback ports, whatever it answers.
 
-    def __init__(self, ports: Iterable[int]) -> None:
+    `users` of each service share its `requests_per_second`; each waits for its answer before it asks again.
+    """
+
+    def __init__(
+        self, ports: Iterable[int], requests_per_second: float = REQUESTS_PER_SECOND, users: int = _USERS
+    ) -> None:
+        self._pause = users / requests_per_second  # seconds, on average
         self._stop = threading.Event()
         # Not the module's own generator: tests that replay its sequence run in this process too.
         self._jitter = random.Random()
         self._users = [
             threading.Thread(target=self._use, args=(port,), name=f"user-{port}", daemon=True)
             for port in ports
-            for _ in range(_USERS)
+            for _ in range(users)
         ]
 
     def __enter__(self) -> Self:
@@ -48,8 +54,7 @@ class Traffic:
 
     def _use(self, port: int) -> None:
         connection = HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
-        pause = _USERS / REQUESTS_PER_SECOND
-        while not self._stop.wait(self._jitter.uniform(0.5, 1.5) * pause):
+        while not self._stop.wait(self._jitter.uniform(0.5, 1.5) * self._pause):
             try:
                 connection.request("GET", "/work")
                 connection.getresponse().read()

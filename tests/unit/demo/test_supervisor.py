@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shf_demo.fleet import FLEET, GUARDIANS, GUARDS
+from shf_demo import shop_service
+from shf_demo.fleet import FLEET, GUARDIANS, GUARDS, SampleService
 from shf_demo.supervisor import Supervisor, is_healthy
 
 TOKENGUARD = "tokenguard"
@@ -139,3 +140,25 @@ def test_stop_ends_every_process(tmp_path: Path) -> None:
     assert not any(supervisor.state(name).running for name in supervisor.names())
     with pytest.raises(RuntimeError):
         supervisor.restart(TOKENGUARD)
+
+
+def test_a_replacement_answers_before_the_old_process_ends(tmp_path: Path) -> None:
+    """Asked all the time, a service that is being replaced refuses nobody and is another process after."""
+    shop_service.prepare(tmp_path / "shop")
+    service = SampleService("cart", "guardian", "/health", module="shf_demo.shop_service")
+    arguments = {"cart": ["--directory", str(tmp_path / "shop")]}
+    with Supervisor([service], tmp_path, lambda _: arguments) as running:
+        before = running.state("cart")
+        over, refused = threading.Event(), []
+
+        def ask() -> None:
+            while not over.is_set():
+                refused.extend([1] * (not is_healthy(before.port, "/health")))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        after = running.replace("cart")
+        over.set()
+        asking.join()
+    assert (after.restarts, after.port, after.pid != before.pid) == (1, before.port, True)
+    assert len(refused) <= 1  # one request may have been under way in the process that ended

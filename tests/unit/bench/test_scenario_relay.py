@@ -1,0 +1,85 @@
+"""The relay between Alertmanager and the fabric holds back, and loses nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from pytest_httpserver import HTTPServer
+
+from bench.scenarios.relay import Relay
+from bench.scenarios.shop import lane_of
+
+DELAY = 1.0  # seconds
+
+
+def alert(service: str, status: str = "firing") -> dict[str, Any]:
+    return {"status": status, "labels": {"service": service}}
+
+
+@pytest.fixture
+def relay(httpserver: HTTPServer) -> Iterator[Relay]:
+    """Both Alertmanager and the fabric are the one stub."""
+    httpserver.expect_request("/api/v1/alerts").respond_with_data(status=202)
+    listed = [alert("cart-a"), alert("cart-b")]
+    httpserver.expect_request("/api/v2/alerts").respond_with_json(listed)
+    with Relay(lane_of) as running:
+        running.connect(httpserver.url_for(""), httpserver.url_for(""))
+        yield running
+
+
+def notify(relay: Relay, service: str, status: str = "firing") -> None:
+    body = {"alerts": [alert(service, status)]}
+    assert httpx.post(f"{relay.url}/api/v1/alerts", json=body, trust_env=False).status_code == 202
+
+
+def listed(relay: Relay) -> set[str]:
+    found = httpx.get(f"{relay.url}/api/v2/alerts", trust_env=False).raise_for_status().json()
+    return {one["labels"]["service"] for one in found}
+
+
+def delivered(httpserver: HTTPServer) -> list[str]:
+    posts = [request for request, _ in httpserver.log if request.method == "POST"]
+    return [one["labels"]["service"] for request in posts for one in request.json["alerts"]]
+
+
+def test_a_group_is_held_back_and_then_let_through(relay: Relay, httpserver: HTTPServer) -> None:
+    """The delay begins with the first firing alert; until its end the group is neither told nor listed."""
+    relay.arm("a", DELAY)
+    notify(relay, "cart-a", "resolved")
+    time.sleep(0.5)
+    notify(relay, "cart-a")
+    notify(relay, "cart-b")
+    time.sleep(0.7 * DELAY)
+    assert delivered(httpserver) == ["cart-b"]
+    assert listed(relay) == {"cart-b"}
+    time.sleep(DELAY)
+    assert delivered(httpserver) == ["cart-b", "cart-a", "cart-a"]
+    assert listed(relay) == {"cart-a", "cart-b"}
+
+
+def test_disarming_delivers_what_was_held(relay: Relay, httpserver: HTTPServer) -> None:
+    """The end of a scenario loses no notification, and tells when the first one had come."""
+    relay.arm("a", 60)
+    before = time.time()
+    notify(relay, "cart-a")
+    first = relay.disarm("a")
+    assert first is not None
+    assert before <= first <= time.time()
+    time.sleep(0.5)
+    assert delivered(httpserver) == ["cart-a"]
+    assert relay.disarm("a") is None
+
+
+def test_what_is_no_notification_is_refused(relay: Relay) -> None:
+    """Alertmanager would say so in its log; a test of the relay that fed it nonsense would pass else."""
+    answer = httpx.post(f"{relay.url}/api/v1/alerts", content=b"{}", trust_env=False)
+    assert answer.status_code == 400
+
+
+def test_services_that_are_in_no_lane_belong_to_no_group() -> None:
+    """The fabric's own alerts, and services whose names only look like those of a lane."""
+    assert [lane_of(name) for name in ("cart-a", "guardian-one", "", "cart")] == ["a", "", "", ""]
