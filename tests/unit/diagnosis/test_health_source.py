@@ -119,6 +119,25 @@ def test_a_failing_check_speaks_for_what_its_name_says(httpserver: HTTPServer) -
     }
 
 
+@pytest.mark.parametrize(
+    ("reason", "pattern"),
+    [
+        ("checksum mismatch in 3 records", Pattern.DATA_CORRUPTION),
+        ("write /data: no space left on device", Pattern.RESOURCE_EXHAUSTION),
+        ("FATAL: password authentication failed for user", Pattern.CONFIGURATION_ERROR),
+        ("connect: no route to host", Pattern.NETWORK_ISSUE),
+        ("something is odd", Pattern.RESOURCE_EXHAUSTION),  # then the name decides
+    ],
+)
+def test_the_reason_of_a_check_is_more_exact_than_its_name(
+    httpserver: HTTPServer, reason: str, pattern: Pattern
+) -> None:
+    """Storage can be full, damaged, or not reachable."""
+    body = {"checks": {"storage": {"status": "fail", "output": reason}}}
+    httpserver.expect_request("/health").respond_with_json(body, status=503)
+    assert supported(look(httpserver))["storage"] == (pattern, None)
+
+
 def test_a_healthy_answer_says_so(httpserver: HTTPServer) -> None:
     """It speaks for no pattern, and against a service that does not work."""
     httpserver.expect_request("/health").respond_with_json({"status": "UP"})

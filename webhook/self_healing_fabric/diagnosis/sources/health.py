@@ -62,6 +62,26 @@ _NAMES: tuple[tuple[Pattern, float, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
+# What operating systems and databases say; the reason is more exact than the name. A disk whose blocks do not
+# match their checksums is not full.
+_REASONS_SAY: tuple[tuple[Pattern, float, re.Pattern[str]], ...] = tuple(
+    (pattern, weight, re.compile(words, re.IGNORECASE))
+    for pattern, weight, words in (
+        (Pattern.DATA_CORRUPTION, 0.7, r"checksum|corrupt|malformed|(digest|hash) mismatch"),
+        (
+            Pattern.RESOURCE_EXHAUSTION,
+            0.7,
+            "no space left|out of memory|cannot allocate|too many open files|quota exceeded",
+        ),
+        (
+            Pattern.CONFIGURATION_ERROR,
+            0.7,
+            "(invalid|missing|unknown) (config|setting|option|parameter|environment)|permission denied|"
+            "access denied|authentication failed|certificate",
+        ),
+        (Pattern.NETWORK_ISSUE, 0.5, "no route to host|network is unreachable|name or service not known"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +163,7 @@ class HealthSource:
         if dependency is not None:
             supports: Mapping[Pattern, float] = {Pattern.DEPENDENCY_FAILURE: OF_DEPENDENCY}
         else:
-            supports = _supported_by_name(check.name)
+            supports = _supported_by(check)
         return self._fact(f"{sentence.rstrip('.')}.", 0.0, at, supports, service=dependency)
 
     def _fact(
@@ -256,11 +276,12 @@ def _contains(words: list[str], part: list[str]) -> bool:
     return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
 
 
-def _supported_by_name(check: str) -> Mapping[Pattern, float]:
-    apart = "_".join(_words_of(check))
-    for pattern, weight, words in _NAMES:
-        if words.search(apart):
-            return {pattern: weight}
+def _supported_by(check: FailingCheck) -> Mapping[Pattern, float]:
+    apart = "_".join(_words_of(check.name))
+    for text, said in ((check.reason, _REASONS_SAY), (apart, _NAMES)):
+        for pattern, weight, words in said:
+            if words.search(text):
+                return {pattern: weight}
     return {}
 
 
