@@ -205,3 +205,22 @@ def test_all_that_was_seen_is_in_the_diagnosis(see: See) -> None:
     ]
     assert "cart: its health endpoint answers 200." in told["against"]
     assert "docker: no container is called cart" in told["missing"]
+
+
+@pytest.mark.parametrize(
+    ("weight", "service", "expected"),
+    [
+        (0.6, None, FailureClass.DATA_CORRUPTION),
+        (0.5, None, FailureClass.DEGRADATION),
+        (0.7, "db", FailureClass.DEGRADATION),  # another one's data
+    ],
+)
+def test_data_that_a_service_itself_calls_damaged_is_its_class(
+    see: See, weight: float, service: str | None, expected: FailureClass
+) -> None:
+    """A restart does not mend it, and may spread it."""
+    said = fact("checksum mismatch", {Pattern.DATA_CORRUPTION: weight}, service=service)
+    seen = see({**ALIVE, "errors:ratio": 0.3}).with_report(Report((said,)))
+    found = classify(seen, ["error_ratio"])
+    assert found.failure_class is expected
+    assert (said.evidence in found.evidence) is (expected is FailureClass.DATA_CORRUPTION)

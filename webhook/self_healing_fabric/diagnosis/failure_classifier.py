@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from self_healing_fabric.diagnosis.evidence import Observations, config_drift, divergence, flapping
+from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.sources import Condition
 from self_healing_fabric.incidents.evidence import Evidence
 from shf_queries import catalogue
@@ -19,6 +20,7 @@ from shf_queries.catalogue import CPU, ERROR_RATIO, HEARTBEAT, LATENCY_P95, MEMO
 
 MOSTLY_FAILING = 0.5  # of the requests: from here on the service does not do its job
 MASS_FAILURE_SHARE = 0.5  # of the services silent at once: suspect the way of watching, heal none one by one
+SAID_PLAINLY = 0.6  # weight of a health check that names damaged data
 MASS_FAILURE_MINIMUM = 5  # services; with fewer, "more than half" is one or two failures
 
 
@@ -98,7 +100,19 @@ def _silent(seen: Observations, silent: Evidence) -> Classification:
 
 
 def _diverged(seen: Observations) -> Classification | None:
-    """State or configuration that became wrong within the hour: what was so before explains no new alert."""
+    """State or configuration that is wrong by the service's own words, or became wrong within the hour: what
+    was so before explains no new alert."""
+    damaged = tuple(
+        fact.evidence
+        for fact in seen.report.facts
+        if fact.supports.get(Pattern.DATA_CORRUPTION, 0.0) >= SAID_PLAINLY and fact.service is None
+    )
+    if damaged:
+        return Classification(
+            FailureClass.DATA_CORRUPTION,
+            damaged,
+            "it says itself that its data is damaged: no restart mends that",
+        )
     digests, drift = divergence(seen), config_drift(seen)
     if digests and digests.is_new:
         reason = (
