@@ -96,7 +96,9 @@ class Story:
         if not member.needs:
             return False
         for needed in member.needs:
-            times = [each for each in board.effects(self.index(needed)) if fails_at <= each <= at]
+            # A cause that was repaired before its symptom would have begun leaves nothing to suffer from.
+            since = fails_at if needed == service else START
+            times = [each for each in board.effects(self.index(needed)) if since <= each <= at]
             if not times:
                 return False
             if member.relapse is not None and needed == service and at >= times[0] + member.relapse:
