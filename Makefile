@@ -37,7 +37,8 @@ test: setup venv ## run all tests, with real Prometheus, Alertmanager, Docker an
 
 crash: SETUP = test
 crash: setup venv ## kill real processes at every point, floods and storms; CRASH_SEEDS=50 for the whole matrix
-	CRASH_SEEDS='$(or $(CRASH_SEEDS),4)' $(VENV)/bin/python -m pytest -m '' tests/crash tests/e2e/test_storm.py
+	CRASH_SEEDS='$(or $(CRASH_SEEDS),4)' $(VENV)/bin/python -m pytest -m '' tests/crash
+	$(VENV)/bin/python -m pytest -m slow tests/e2e
 
 lint: setup venv ## check style, types, layers and rules
 	$(VENV)/bin/ruff check .

@@ -20,7 +20,8 @@ from bench.scenarios.run import side_by_side
 from bench.scenarios.shop import ShopStack
 from shf_demo.servers import Programs
 
-pytestmark = pytest.mark.e2e
+# On a busy machine other alerts come up beside those of the faults, as `make scenarios` itself reports.
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 WARM_UP = 15.0  # seconds
 DELAY = 4.0  # seconds
@@ -65,4 +66,5 @@ def test_faults_are_diagnosed_where_they_are_and_undone(shop: ShopStack) -> None
     assert shop.alerts(shop.lanes) == 0
     assert {story["state"] for story in shop.incidents(shop.lanes, 0.0)} == {"closed"}
     for result in results.values():
-        assert shop.ask_prometheus(f'max_over_time(ALERTS{{service="{result.services[0]}"}}[10m])') is None
+        firing = f'ALERTS{{service="{result.services[0]}",alertstate="firing"}}'
+        assert shop.ask_prometheus(f"max_over_time({firing}[10m])") is None
