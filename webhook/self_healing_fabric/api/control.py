@@ -60,10 +60,7 @@ class ModeChange(BaseModel):
 def decide_on(incident_id: str, decision: str) -> Response:
     """Carry out a person's decision and answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]
-    try:
-        body = Decision.model_validate_json(request.get_data() or b"{}")
-    except ValidationError as error:
-        return _invalid(error)
+    body = Decision.model_validate_json(request.get_data() or b"{}")
     decide(fabric.context, incident_id, DECISIONS[decision], by=body.by, reason=body.reason)
     fabric.orchestrator.wake()
     return jsonify(story(fabric, incident_id))
@@ -73,10 +70,7 @@ def decide_on(incident_id: str, decision: str) -> Response:
 def split(incident_id: str) -> Response:
     """Give a service that was wrongly taken for a symptom an incident of its own; answer with that."""
     fabric: Fabric = current_app.extensions["fabric"]
-    try:
-        body = Split.model_validate_json(request.get_data() or b"{}")
-    except ValidationError as error:
-        return _invalid(error)
+    body = Split.model_validate_json(request.get_data() or b"{}")
     split_id = split_off(fabric.context, incident_id, body.service, by=body.by, reason=body.reason)
     fabric.orchestrator.wake()
     return jsonify(story(fabric, split_id))
@@ -86,10 +80,7 @@ def split(incident_id: str) -> Response:
 def judge(incident_id: str) -> Response:
     """Say whether the diagnosis was right, or what it was; answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]
-    try:
-        body = Verdict.model_validate_json(request.get_data() or b"{}")
-    except ValidationError as error:
-        return _invalid(error)
+    body = Verdict.model_validate_json(request.get_data() or b"{}")
     verdict = diagnosis_verdicts.DiagnosisVerdict(body.right, body.service, body.pattern)
     diagnosis_verdicts.give(
         fabric.store, incident_id, verdict, by=body.by, reason=body.reason, now=fabric.context.clock()
@@ -109,10 +100,7 @@ def show_mode() -> Response:
 def set_mode() -> Response:
     """Set the mode; `paused` is the kill switch."""
     fabric: Fabric = current_app.extensions["fabric"]
-    try:
-        body = ModeChange.model_validate_json(request.get_data() or b"{}")
-    except ValidationError as error:
-        return _invalid(error)
+    body = ModeChange.model_validate_json(request.get_data() or b"{}")
     now = fabric.context.clock()
     fabric.store.write(lambda connection: mode.change(connection, body.mode, by=body.by, now=now))
     fabric.orchestrator.wake()
@@ -129,7 +117,9 @@ def _mode(fabric: Fabric) -> dict[str, Any]:
     return {"mode": fabric.store.read(lambda connection: mode.current(connection, fabric.settings)).value}
 
 
+@blueprint.errorhandler(ValidationError)
 def _invalid(error: ValidationError) -> Response:
+    """A body of the wrong shape, of whichever call above."""
     detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if detail["type"] == "json_invalid":
         return problem(400, "the body is not JSON")
