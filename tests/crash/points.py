@@ -23,9 +23,8 @@ from sqlalchemy import Connection, select
 
 from self_healing_fabric.incidents.lifecycle import TRANSITIONS, State
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
-from self_healing_fabric.recovery.outcomes import Permit
-from self_healing_fabric.recovery.platforms.http import HttpPlatform
-from self_healing_fabric.recovery.strategies.retry import Retry
+from self_healing_fabric.recovery.platforms.http import Calls, HttpRestart
+from self_healing_fabric.recovery.strategies.retry import Probe
 from self_healing_fabric.store import Store, statements
 from self_healing_fabric.store.schema import incidents
 
@@ -157,8 +156,8 @@ def install(death: Death, hold: Callable[[str, float], None], connected: Callabl
     _into_statements()
     _into_effects(death, hold, connected)
     _around(death, HealingOrchestrator, "stop", "stop: before", "stopped")
-    _around(death, HttpPlatform, "observe", "target asked: before", "target asked: answered")
-    _around(death, Retry, "_probe", "probe: before", "probe: answered")
+    _around(death, HttpRestart, "observe", "target asked: before", "target asked: answered")
+    _around(death, Probe, "_probe", "probe: before", "probe: answered")
 
 
 def _around(death: Death, owner: Any, name: str, before: str, after: str) -> None:
@@ -253,16 +252,16 @@ _NOTED: Mapping[str, Callable[..., str | None]] = {
 
 
 def _into_effects(death: Death, hold: Callable[[str, float], None], connected: Callable[[], None]) -> None:
-    original_restart, original_post = HttpPlatform.restart, httpx.Client.post
+    original_send, original_request = Calls.send, httpx.Client.request
 
-    def restart(platform: HttpPlatform, key: str, before: Mapping[str, Any], permit: Permit) -> Any:
-        outcome = original_restart(platform, key, before, permit)
+    def send(calls: Calls, method: str, url: str, **options: Any) -> Any:
+        outcome = original_send(calls, method, url, **options)
         death.pass_by(ANSWERED)
         return outcome
 
-    def post(client: httpx.Client, url: str, **options: Any) -> httpx.Response:
-        if "trace" not in options.get("extensions", {}):
-            return original_post(client, url, **options)
+    def request(client: httpx.Client, method: str, url: str, **options: Any) -> httpx.Response:
+        if "trace" not in (options.get("extensions") or {}):
+            return original_request(client, method, url, **options)
         products = options["extensions"]["trace"]
 
         def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -279,10 +278,10 @@ def _into_effects(death: Death, hold: Callable[[str, float], None], connected: C
             elif event == "http11.receive_response_headers.complete":
                 death.pass_by(DONE)
 
-        return original_post(client, url, **{**options, "extensions": {"trace": trace}})
+        return original_request(client, method, url, **{**options, "extensions": {"trace": trace}})
 
-    HttpPlatform.restart = restart  # type: ignore[method-assign]
-    httpx.Client.post = post  # type: ignore[method-assign, assignment]
+    Calls.send = send  # type: ignore[method-assign]
+    httpx.Client.request = request  # type: ignore[method-assign, assignment]
 
 
 def split_name(point: str) -> tuple[str, str]:

@@ -26,10 +26,11 @@ from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
+from self_healing_fabric.recovery.effects import Effect, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Status
-from self_healing_fabric.recovery.platforms import TargetUnreadable, platform_of
 from self_healing_fabric.recovery.platforms import docker as platform
-from self_healing_fabric.recovery.strategies.restart import Restart
+from self_healing_fabric.recovery.platforms import platform_of
+from self_healing_fabric.recovery.strategies import strategies
 from self_healing_fabric.recovery.verification import Health, Verifier
 from self_healing_fabric.settings import ServiceSettings, Settings
 from self_healing_fabric.store import statements
@@ -67,17 +68,20 @@ def service(host: str, container: str, **more: Any) -> ServiceSettings:
     return ServiceSettings.model_validate({"recovery": recovery})
 
 
+def effect(settings: ServiceSettings) -> Effect:
+    """A restart of the service's container."""
+    return strategies(Settings(services={SERVICE: settings}))["restart"].on(SERVICE)
+
+
 def restart(settings: ServiceSettings, before: Any, *, permitted: bool = True) -> tuple[Status, str]:
     """Perform the strategy once."""
-    outcome = Restart().perform(
-        SERVICE, settings, key="key", attempt=1, before=before, permit=lambda: permitted
-    )
+    outcome = effect(settings).perform(key="key", attempt=1, before=before, permit=lambda: permitted)
     return outcome.status, outcome.detail
 
 
 def observe(settings: ServiceSettings, before: Any) -> tuple[Status, str]:
     """What the strategy learns after an interruption."""
-    outcome = Restart().observe(SERVICE, settings, before=before)
+    outcome = effect(settings).observe(before)
     return outcome.status, outcome.detail
 
 
@@ -85,7 +89,7 @@ def test_a_restart_restarts_exactly_once(engine: DockerEngine) -> None:
     """A new start time, a new process that answers, one restart in the engine's own records."""
     with engine.web("tokenguard") as web:
         settings = service(engine.host, "tokenguard")
-        before, page, started_at = Restart().before(SERVICE, settings), web.page(), web.started_at()
+        before, page, started_at = effect(settings).snapshot(), web.page(), web.started_at()
         assert restart(settings, before) == (Status.SUCCEEDED, "container tokenguard was restarted")
         assert web.wait_answering() != page
         assert web.started_at() != started_at == before["started_at"]
@@ -96,10 +100,10 @@ def test_looking_at_a_container_does_not_touch_it(engine: DockerEngine) -> None:
     """`shf check`, `before` and `observe` only read."""
     with engine.web("looked-at") as web:
         settings = service(engine.host, "looked-at")
-        found, started_at = platform_of(SERVICE, settings), web.started_at()
+        found, started_at = platform_of(SERVICE, Settings(services={SERVICE: settings})), web.started_at()
         assert found is not None
         assert found.check() == "container looked-at is running"
-        observe(settings, Restart().before(SERVICE, settings))
+        observe(settings, effect(settings).snapshot())
         assert (web.events("restart"), web.started_at()) == (0, started_at)
 
 
@@ -107,9 +111,9 @@ def test_a_container_that_ignores_sigterm_is_restarted_after_its_time(engine: Do
     """It is killed when `stop_timeout` is over, and that is within what `longest_effect` promises."""
     with engine.web("stubborn", on_term=IGNORES) as web:
         settings = service(engine.host, "stubborn", stop_timeout="2s")
-        before, began = Restart().before(SERVICE, settings), time.monotonic()
+        before, began = effect(settings).snapshot(), time.monotonic()
         assert restart(settings, before)[0] is Status.SUCCEEDED
-        assert 2.0 <= time.monotonic() - began < Restart().longest_effect(SERVICE, settings)
+        assert 2.0 <= time.monotonic() - began < effect(settings).longest_effect
         assert web.wait_answering()
         assert web.events("restart") == 1
 
@@ -118,7 +122,7 @@ def test_a_fraction_of_a_second_still_lets_a_container_end_by_itself(engine: Doc
     """The engine counts in whole seconds: half a second must not become none, which is SIGKILL at once."""
     with engine.web("polite", on_term="sleep 0.2; exit 0") as web:
         settings = service(engine.host, "polite", stop_timeout="400ms")
-        assert restart(settings, Restart().before(SERVICE, settings))[0] is Status.SUCCEEDED
+        assert restart(settings, effect(settings).snapshot())[0] is Status.SUCCEEDED
         assert web.exit_codes() == [0]
 
 
@@ -126,7 +130,7 @@ def test_a_container_can_be_named_by_its_short_id(engine: DockerEngine) -> None:
     """As `docker ps` shows it."""
     with engine.web("by-id") as web:
         settings = service(engine.host, web.id[:12])
-        assert restart(settings, Restart().before(SERVICE, settings))[0] is Status.SUCCEEDED
+        assert restart(settings, effect(settings).snapshot())[0] is Status.SUCCEEDED
         assert web.events("restart") == 1
 
 
@@ -135,7 +139,7 @@ def test_a_container_whose_id_only_begins_like_the_name_is_not_the_target(engine
     with engine.web("innocent") as web:
         settings = service(engine.host, web.id[:6])
         with pytest.raises(TargetUnreadable, match="innocent only has an id that begins so"):
-            Restart().before(SERVICE, settings)
+            effect(settings).snapshot()
         stale = {"id": web.id, "started_at": web.started_at(), "restart_count": 0}
         assert observe(settings, stale)[0] is Status.INDETERMINATE
         assert web.events("restart") == 0
@@ -144,7 +148,7 @@ def test_a_container_whose_id_only_begins_like_the_name_is_not_the_target(engine
 def test_an_absent_container_is_no_target(engine: DockerEngine) -> None:
     """There is nothing to remember of it, so no action is announced, and `shf check` says so."""
     settings = service(engine.host, "nobody")
-    found = platform_of(SERVICE, settings)
+    found = platform_of(SERVICE, Settings(services={SERVICE: settings}))
     assert found is not None
     for ask in (found.check, found.snapshot):
         with pytest.raises(TargetUnreadable, match="no container is called nobody"):
@@ -155,7 +159,7 @@ def test_a_container_that_vanished_before_the_effect_fails(engine: DockerEngine)
     """Nothing was done and nothing can be: failed, not indeterminate."""
     settings = service(engine.host, "short-lived")
     with engine.web("short-lived"):
-        before = Restart().before(SERVICE, settings)
+        before = effect(settings).snapshot()
     assert restart(settings, before) == (Status.FAILED, "container short-lived no longer exists")
     assert observe(settings, before)[0] is Status.INDETERMINATE
 
@@ -164,7 +168,7 @@ def test_another_container_that_took_over_the_name_is_not_restarted(engine: Dock
     """A deployment came between: the evidence was about the container that is gone."""
     settings = service(engine.host, "replaced")
     with engine.web("replaced"):
-        before = Restart().before(SERVICE, settings)
+        before = effect(settings).snapshot()
     with engine.web("replaced") as newcomer:
         started_at = newcomer.started_at()
         assert restart(settings, before)[0] is Status.FAILED
@@ -178,7 +182,7 @@ def test_after_an_interruption_the_engine_tells_what_became_of_it(engine: Docker
     """An unchanged start time means that it did not happen, a changed one that it did."""
     with engine.web("interrupted") as web:
         settings = service(engine.host, "interrupted")
-        before = Restart().before(SERVICE, settings)
+        before = effect(settings).snapshot()
         assert observe(settings, before)[0] is Status.FAILED
         web.container().restart(timeout=5)
         assert observe(settings, before)[0] is Status.SUCCEEDED
@@ -189,7 +193,7 @@ def test_a_start_by_the_restart_policy_is_not_mistaken_for_ours(engine: DockerEn
     """A crashing container gets new start times all the time; whether one was ours cannot be learnt."""
     with engine.web("crashing", restart_policy={"Name": "always"}) as web:
         settings = service(engine.host, "crashing")
-        before = Restart().before(SERVICE, settings)
+        before = effect(settings).snapshot()
         os.kill(web.state()["Pid"], signal.SIGKILL)
         wait_until("the policy starts it", lambda: web.started_at() != before["started_at"])
         assert observe(settings, before)[0] is Status.INDETERMINATE
@@ -204,7 +208,7 @@ def test_an_answer_that_gets_lost_is_not_taken_for_a_failure(
     monkeypatch.setattr(platform, "ENGINE_TIMEOUT", 1.0)
     with engine.web("lost-answer", on_term=IGNORES) as web, ThreadPoolExecutor(1) as pool:
         settings = service(engine.host, "lost-answer", stop_timeout="2s")
-        before = Restart().before(SERVICE, settings)
+        before = effect(settings).snapshot()
         try:
             answer = pool.submit(restart, settings, before)
             wait_until("the engine stops the container", lambda: web.events("kill") > 0)
@@ -223,11 +227,11 @@ def test_an_engine_that_hangs_is_given_up_and_nothing_was_done(
     monkeypatch.setattr(platform, "ENGINE_TIMEOUT", 1.0)
     with engine.web("unheard") as web:
         settings = service(engine.host, "unheard")
-        before, began = Restart().before(SERVICE, settings), time.monotonic()
+        before, began = effect(settings).snapshot(), time.monotonic()
         try:
             engine.signal(signal.SIGSTOP)
             assert restart(settings, before)[0] is Status.FAILED
-            assert time.monotonic() - began < Restart().longest_effect(SERVICE, settings)
+            assert time.monotonic() - began < effect(settings).longest_effect
         finally:
             engine.signal(signal.SIGCONT)
         assert (web.events("restart"), web.started_at()) == (0, before["started_at"])
@@ -238,10 +242,10 @@ def test_without_an_engine_nothing_is_done_and_nothing_is_known(own_engine: Dock
     """An order that cannot be sent has failed; what became of an earlier one cannot be learnt."""
     with own_engine.web("orphan") as web:
         settings = service(own_engine.host, "orphan")
-        before = Restart().before(SERVICE, settings)
+        before = effect(settings).snapshot()
         own_engine.stop()
         with pytest.raises(TargetUnreadable, match=f"the engine at {own_engine.host} cannot be asked"):
-            Restart().before(SERVICE, settings)
+            effect(settings).snapshot()
         assert restart(settings, before)[0] is Status.FAILED
         assert observe(settings, before)[0] is Status.INDETERMINATE
         own_engine.start()
@@ -253,7 +257,7 @@ def test_an_engine_that_dies_in_the_middle_leaves_it_indeterminate(own_engine: D
     """The connection breaks while the container is being stopped, and nobody is left to ask."""
     with own_engine.web("cut-off", on_term=IGNORES) as web, ThreadPoolExecutor(1) as pool:
         settings = service(own_engine.host, "cut-off", stop_timeout="20s")
-        answer = pool.submit(restart, settings, Restart().before(SERVICE, settings))
+        answer = pool.submit(restart, settings, effect(settings).snapshot())
         wait_until("the engine stops the container", lambda: web.events("kill") > 0)
         process = web.state()["Pid"]
         own_engine.kill()
@@ -267,7 +271,7 @@ def test_a_missing_sdk_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "docker", None)
     monkeypatch.delitem(sys.modules, "self_healing_fabric.recovery.platforms.docker")
     with pytest.raises(TargetUnreadable, match=r"pip install 'self-healing-fabric\[docker\]'"):
-        platform_of(SERVICE, service("unix:///nowhere", SERVICE))
+        platform_of(SERVICE, Settings(services={SERVICE: service("unix:///nowhere", SERVICE)}))
 
 
 class StillFailing:
@@ -338,7 +342,7 @@ def test_a_restart_whose_permit_is_over_does_not_happen(engine: DockerEngine) ->
     """Whoever holds the incident now may try; the container is left alone."""
     with engine.web("unpermitted") as web:
         settings = service(engine.host, "unpermitted")
-        before = Restart().before(SERVICE, settings)
+        before = effect(settings).snapshot()
         assert restart(settings, before, permitted=False)[0] is Status.FAILED
         assert web.events("restart") == 0
         assert restart(settings, before)[0] is Status.SUCCEEDED
@@ -362,7 +366,7 @@ def begin_to_restart(store: Path, host: str, container: str, die_first: bool) ->
     with fabric_on(store, host, container) as context:
         if die_first:
             kill_me: Any = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-            platform.DockerPlatform.restart = kill_me  # type: ignore[method-assign]
+            platform.DockerRestart.perform = kill_me  # type: ignore[method-assign]
         open_incident(context)
         step(context)
 

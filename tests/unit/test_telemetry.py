@@ -12,7 +12,7 @@ from self_healing_fabric import __version__, telemetry
 from self_healing_fabric.guardrails import GUARDRAILS
 from self_healing_fabric.incidents.lifecycle import Outcome
 from self_healing_fabric.recovery.outcomes import Status
-from self_healing_fabric.recovery.strategies import strategies
+from self_healing_fabric.recovery.strategies import UNDO, strategies
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.telemetry import Metrics, configure_logging
 
@@ -78,7 +78,7 @@ def test_the_version_is_a_label_of_a_one() -> None:
 
 def test_the_prepared_labels_are_the_real_ones() -> None:
     """A strategy, outcome or guardrail that is added or renamed needs its zero too."""
-    assert set(telemetry.STRATEGIES) == set(strategies(Settings()))
+    assert set(telemetry.STRATEGIES) == {*strategies(Settings()), UNDO}
     assert set(telemetry.RESOLVED_OUTCOMES) == {outcome.value for outcome in ENDS}
     ends = {status.value for status in Status} - {"intended", "started"}
     assert set(telemetry.ACTION_OUTCOMES) == ends

@@ -152,7 +152,7 @@ def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterato
     if service.recovery.kubernetes is not None:
         yield from _evidence(subject, name, service, settings)
     try:
-        platform = platform_of(name, service)
+        platform = platform_of(name, settings)
     except ShfError as error:
         yield Finding(subject, False, str(error))
         return

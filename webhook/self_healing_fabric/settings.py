@@ -30,7 +30,7 @@ ENVIRONMENT_PREFIX = "SHF_"
 MAX_EFFECT_TIMEOUT = 60.0
 
 ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")]
-StrategyName = Literal["retry", "restart"]
+StrategyName = Literal["retry", "restart", "scale", "evict", "rollback"]
 
 
 class Mode(StrEnum):
@@ -115,12 +115,27 @@ class HttpRecovery(Section):
     answer got lost can not be learnt from the target and goes to a human.
     """
 
-    restart: HttpUrl = Field(description="called with POST and an Idempotency-Key; 2xx means accepted")
+    restart: HttpUrl | None = Field(
+        None, description="called with POST and an Idempotency-Key; 2xx means accepted"
+    )
     started_at: HttpUrl | None = Field(
         None, description="answers JSON with `started_at`, new after each restart"
     )
-    timeout: Duration = Field(30.0, gt=0, le=MAX_EFFECT_TIMEOUT, description="for the restart")
+    scale: HttpUrl | None = Field(
+        None,
+        description='GET answers JSON with `replicas`; PUT {"replicas": N} sets how many there should be',
+    )
+    expect: tuple[Annotated[int, Field(ge=200, le=399)], ...] = Field(
+        (), description="statuses that mean accepted; any 2xx by default"
+    )
+    timeout: Duration = Field(30.0, gt=0, le=MAX_EFFECT_TIMEOUT, description="for an order")
     bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
+
+    @model_validator(mode="after")
+    def _something(self) -> HttpRecovery:
+        if self.restart is None and self.scale is None:
+            raise ValueError("give `restart`, `scale` or both")
+        return self
 
 
 class DockerRecovery(Section):
@@ -145,6 +160,14 @@ class KubernetesRecovery(Section):
     )
 
 
+class ScaleSettings(Section):
+    """How far a service may be scaled up while it fails, and when it is scaled back."""
+
+    max: int = Field(ge=1, le=1000, description="replicas at most")
+    step: int = Field(1, ge=1, le=100, description="replicas more, each time")
+    calm: Duration = Field(600.0, gt=0, description="without an alert; then it is scaled back")
+
+
 class RecoverySettings(Section):
     """Where a service can be repaired: one platform, or none (then it is only retried and escalated)."""
 
@@ -153,6 +176,7 @@ class RecoverySettings(Section):
     kubernetes: KubernetesRecovery | None = Field(
         None, description="a workload whose pods, events and rollouts are evidence; not repaired yet"
     )
+    scale: ScaleSettings | None = Field(None, description="how far `scale` may go; without it: not at all")
 
 
 class ServiceThresholds(Section):

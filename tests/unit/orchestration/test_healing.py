@@ -10,6 +10,7 @@ import pytest
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration import journal
+from self_healing_fabric.recovery.platforms.http import HttpRestart
 from self_healing_fabric.settings import Mode
 from shf_queries import PrometheusUnavailable, catalogue
 from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT
@@ -420,7 +421,7 @@ def test_unexpected_error_harms_only_its_incident(world: Any, monkeypatch: pytes
     def explode(*_: Any, **__: Any) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(type(world.context.strategies["restart"]), "before", explode)
+    monkeypatch.setattr(HttpRestart, "snapshot", explode)
     world.silent()
     world.receive(world.alert())
     world.run(seconds=60)

@@ -44,9 +44,10 @@ from self_healing_fabric.orchestration.healing_orchestrator import HealingOrches
 from self_healing_fabric.orchestration.leases import LEASE, Leases
 from self_healing_fabric.orchestration.reconciliation import _LISTED, GRACE, Reconciliation
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
+from self_healing_fabric.recovery.effects import Effect
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.verification import Verifier
-from self_healing_fabric.settings import ServiceSettings, Settings
+from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import sqlite, statements
 from self_healing_fabric.store.documents import dumps
 from self_healing_fabric.store.migrations import migrate
@@ -123,10 +124,13 @@ class MemoryStore:
         return math.inf
 
 
-class Target:
+class Target(Effect):
     """Counts what was really done to the service; knows whether it was started since it was asked."""
 
     name, disruptive = "restart", True
+    platform, target = "stub", "stub:cart"
+    longest_effect = BEGINS_WITHIN + 1.0
+    renews_process = True
 
     def __init__(self, world: World) -> None:
         self.restarts = 0
@@ -134,19 +138,13 @@ class Target:
         self.after_effect: Callable[[], None] = lambda: None
         self._world = world
 
-    def applies_to(self, service: str, settings: ServiceSettings) -> str | None:
-        return None
+    def on(self, service: str) -> Target:
+        return self
 
-    def platform(self, service: str, settings: ServiceSettings) -> tuple[str, str]:
-        return "stub", "stub:cart"
-
-    def before(self, service: str, settings: ServiceSettings) -> Mapping[str, Any]:
+    def snapshot(self) -> Mapping[str, Any]:
         return {"restarts": self.restarts}
 
-    def perform(
-        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any],
-        permit: Permit,
-    ) -> Outcome:  # fmt: skip
+    def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         self.before_effect()
         if not permit():
             return forbidden()
@@ -155,12 +153,12 @@ class Target:
         self.after_effect()
         return Outcome(Status.SUCCEEDED, "done")
 
-    def longest_effect(self, service: str, settings: ServiceSettings) -> float:
-        return BEGINS_WITHIN + 1.0
-
-    def observe(self, service: str, settings: ServiceSettings, *, before: Mapping[str, Any]) -> Outcome:
+    def observe(self, before: Mapping[str, Any]) -> Outcome:
         done = self.restarts > before["restarts"]
         return Outcome(Status.SUCCEEDED if done else Status.FAILED, "asked", None if done else 0.0)
+
+    def check(self) -> str:
+        return "counts"
 
 
 class Process:

@@ -11,6 +11,7 @@ import pytest
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration import journal
+from self_healing_fabric.recovery.platforms.http import HttpRestart
 from self_healing_fabric.store import statements
 
 
@@ -36,7 +37,7 @@ def die(world: Any) -> None:
 
 def die_after_the_effect(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Die between the restart and its record."""
-    strategy = type(world.context.strategies["restart"])
+    strategy = HttpRestart
     perform = strategy.perform
 
     def perform_and_die(*arguments: Any, **options: Any) -> None:
@@ -69,7 +70,7 @@ def test_killed_before_the_effect_does_it_once(killed_world: Any, monkeypatch: p
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(world.context.strategies["restart"]), "perform", die_first)
+        patch.setattr(HttpRestart, "perform", die_first)
         die(world)
     assert world.target.restarts == []
     world.run(seconds=20)
@@ -84,7 +85,7 @@ def test_a_clock_that_is_set_forward_does_not_ask_the_target_too_early(
 ) -> None:
     """Taken over in the middle of a restart, because the clock jumped: it is not restarted a second time."""
     world = killed_world
-    strategy = type(world.context.strategies["restart"])
+    strategy = HttpRestart
 
     def die_under_way(*_: Any, **__: Any) -> None:
         raise Killed

@@ -11,11 +11,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from self_healing_fabric.recovery.effects import Effect, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Status
-from self_healing_fabric.recovery.platforms import TargetUnreadable, platform_of
+from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.platforms.http import HttpPlatform
-from self_healing_fabric.recovery.strategies.restart import Restart
-from self_healing_fabric.settings import HttpRecovery, ServiceSettings
+from self_healing_fabric.recovery.strategies import strategies
+from self_healing_fabric.settings import HttpRecovery, Settings
 
 
 class Target:
@@ -44,11 +45,17 @@ class Target:
             return self.started_at
         return Response(json.dumps({"started_at": self.started_at}), mimetype="application/json")
 
-    def platform(self, *, state: bool = True, **more: Any) -> HttpPlatform:
-        """The platform that is configured for it."""
+    def platform(self, *, state: bool = True, **more: Any) -> Effect:
+        """The restart that is configured for it."""
         started_at = self.server.url_for("/state") if state else None
-        settings = HttpRecovery(restart=self.server.url_for("/restart"), started_at=started_at, **more)
-        return HttpPlatform("cart", settings)
+        return restart_of(
+            HttpRecovery(restart=self.server.url_for("/restart"), started_at=started_at, **more)
+        )
+
+
+def restart_of(settings: HttpRecovery) -> Effect:
+    """The restart of a service that is configured so."""
+    return HttpPlatform("cart", settings).effect("restart")
 
 
 def allowed() -> bool:
@@ -75,7 +82,7 @@ def test_a_2xx_is_a_restart_with_the_key_of_the_action(target: Target, status: i
     """One POST, with the idempotency key."""
     target.status = status
     platform = target.platform()
-    outcome = platform.restart("i1/restart-ab", platform.snapshot(), allowed)
+    outcome = platform.perform(key="i1/restart-ab", attempt=1, before=platform.snapshot(), permit=allowed)
     assert outcome.status is Status.SUCCEEDED
     assert target.keys == ["i1/restart-ab"]
 
@@ -91,7 +98,7 @@ def test_without_a_permit_nothing_is_sent() -> None:
             return False
 
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/restart"
-        outcome = HttpPlatform("cart", HttpRecovery(restart=url)).restart("k", {}, forbid)
+        outcome = restart_of(HttpRecovery(restart=url)).perform(key="k", attempt=1, before={}, permit=forbid)
         (connection,) = arrived
         with connection:
             connection.settimeout(5)
@@ -105,7 +112,7 @@ def test_a_4xx_is_a_refusal(target: Target, status: int) -> None:
     """The target says that it did nothing."""
     target.status, target.restarts = status, False
     platform = target.platform()
-    outcome = platform.restart("k", platform.snapshot(), allowed)
+    outcome = platform.perform(key="k", attempt=1, before=platform.snapshot(), permit=allowed)
     assert outcome.status is Status.FAILED
     assert str(status) in outcome.detail
     assert len(target.keys) == 1
@@ -116,9 +123,15 @@ def test_what_another_answer_means_is_learnt_from_the_start_time(target: Target,
     """Restarted although it answered 500: succeeded. No change: not known, and never done a second time."""
     target.status = status
     platform = target.platform()
-    assert platform.restart("k", platform.snapshot(), allowed).status is Status.SUCCEEDED
+    assert (
+        platform.perform(key="k", attempt=1, before=platform.snapshot(), permit=allowed).status
+        is Status.SUCCEEDED
+    )
     target.restarts = False
-    assert platform.restart("k", platform.snapshot(), allowed).status is Status.INDETERMINATE
+    assert (
+        platform.perform(key="k", attempt=1, before=platform.snapshot(), permit=allowed).status
+        is Status.INDETERMINATE
+    )
     assert len(target.keys) == 2
     assert all(request.path != "/elsewhere" for request, _ in target.server.log)
 
@@ -128,7 +141,7 @@ def test_without_a_start_time_a_lost_answer_is_not_known(target: Target) -> None
     target.status = 500
     platform = target.platform(state=False)
     assert platform.snapshot() == {}
-    outcome = platform.restart("k", {}, allowed)
+    outcome = platform.perform(key="k", attempt=1, before={}, permit=allowed)
     assert outcome.status is Status.INDETERMINATE
     assert "no `started_at` is configured" in outcome.detail
 
@@ -140,7 +153,7 @@ def test_an_answer_that_never_comes_is_learnt_from_the_start_time() -> None:
         target.hang = threading.Event()
         platform = target.platform(timeout=0.3)
         try:
-            outcome = platform.restart("k", platform.snapshot(), allowed)
+            outcome = platform.perform(key="k", attempt=1, before=platform.snapshot(), permit=allowed)
         finally:
             target.hang.set()
     assert outcome.status is Status.SUCCEEDED
@@ -150,7 +163,7 @@ def test_an_answer_that_never_comes_is_learnt_from_the_start_time() -> None:
 def test_a_refused_connection_never_carried_the_request(closed_port: int) -> None:
     """Nothing happened, so it failed and may be tried again."""
     url = f"http://127.0.0.1:{closed_port}/restart"
-    outcome = HttpPlatform("cart", HttpRecovery(restart=url)).restart("k", {}, allowed)
+    outcome = restart_of(HttpRecovery(restart=url)).perform(key="k", attempt=1, before={}, permit=allowed)
     assert outcome.status is Status.FAILED
     assert "cannot be reached" in outcome.detail
 
@@ -161,7 +174,7 @@ def test_a_target_that_cannot_tell_after_a_lost_answer_is_not_known(target: Targ
     before = platform.snapshot()
     target.status, target.restarts = 500, False
     target.started_at = Response("starting", 503)
-    assert platform.restart("k", before, allowed).status is Status.INDETERMINATE
+    assert platform.perform(key="k", attempt=1, before=before, permit=allowed).status is Status.INDETERMINATE
 
 
 @pytest.mark.parametrize(
@@ -191,7 +204,7 @@ def test_a_start_time_on_a_closed_port_is_unreadable(closed_port: int) -> None:
     """The text names the URL."""
     url = f"http://127.0.0.1:{closed_port}/state"
     with pytest.raises(TargetUnreadable, match=url):
-        HttpPlatform("cart", HttpRecovery(restart=url, started_at=url)).snapshot()
+        restart_of(HttpRecovery(restart=url, started_at=url)).snapshot()
 
 
 def test_after_a_crash_the_target_tells_what_became_of_it(target: Target) -> None:
@@ -209,8 +222,14 @@ def test_after_a_crash_the_target_tells_what_became_of_it(target: Target) -> Non
 
 def test_checking_asks_and_does_not_restart(target: Target) -> None:
     """`shf check` learns the start time, or says what is missing."""
-    assert target.platform().check() == "started_at is 1"
-    assert "goes to a human" in target.platform(state=False).check()
+    url = target.server.url_for("/restart")
+    checked = [
+        HttpRecovery(restart=url, started_at=target.server.url_for("/state")),
+        HttpRecovery(restart=url),
+    ]
+    told = [HttpPlatform("cart", settings).check() for settings in checked]
+    assert told[0] == "started_at is 1"
+    assert "goes to a human" in told[1]
     assert target.keys == []
 
 
@@ -221,7 +240,7 @@ def test_the_token_goes_to_both_urls_and_is_read_anew(target: Target, tmp_path: 
     platform = target.platform(bearer_token_file=token)
     platform.snapshot()
     token.write_text("two\n")
-    platform.restart("k", {}, allowed)
+    platform.perform(key="k", attempt=1, before={}, permit=allowed)
     sent = [request.headers.get("Authorization") for request, _ in target.server.log]
     assert sent == ["Bearer one", "Bearer two"]
     token.unlink()
@@ -232,8 +251,9 @@ def test_the_token_goes_to_both_urls_and_is_read_anew(target: Target, tmp_path: 
 def test_the_strategy_fails_without_its_token_and_sends_nothing(target: Target, tmp_path: Path) -> None:
     """A token that vanished after the announcement is a failure of the action, not of the fabric."""
     recovery = {"http": {"restart": target.server.url_for("/restart"), "bearer_token_file": tmp_path / "no"}}
-    service = ServiceSettings.model_validate({"recovery": recovery})
-    outcome = Restart().perform("cart", service, key="k", attempt=1, before={}, permit=allowed)
+    settings = Settings(services={"cart": {"recovery": recovery}})  # type: ignore[dict-item]
+    effect = strategies(settings)["restart"].on("cart")
+    outcome = effect.perform(key="k", attempt=1, before={}, permit=allowed)
     assert outcome.status is Status.FAILED
     assert target.keys == []
 
@@ -241,12 +261,12 @@ def test_the_strategy_fails_without_its_token_and_sends_nothing(target: Target, 
 def test_the_target_is_named_by_what_is_acted_on(target: Target) -> None:
     """Two services with one restart URL are one target for the guardrails."""
     recovery = {"recovery": {"http": {"restart": target.server.url_for("/restart")}}}
-    service = ServiceSettings.model_validate(recovery)
-    one, two = platform_of("cart", service), platform_of("shop", service)
+    settings = Settings(services={"cart": recovery, "shop": recovery, "lamp": {}})  # type: ignore[dict-item]
+    one, two = platform_of("cart", settings), platform_of("shop", settings)
     assert one is not None
     assert two is not None
     assert one.target == two.target == f"http:{target.server.url_for('/restart')}"
-    assert platform_of("cart", ServiceSettings()) is None
+    assert platform_of("lamp", settings) is None
 
 
 def test_the_longest_effect_covers_the_call(target: Target) -> None:

@@ -54,13 +54,6 @@ def test_the_configured_plan_wins() -> None:
     assert plan("degradation", plans={"degradation": ["retry"]}).strategies == ("retry",)
 
 
-def test_a_workload_on_kubernetes_is_read_and_not_restarted() -> None:
-    """It gives evidence; that it cannot be repaired there yet is the reason that people read."""
-    found = plan("service_failure", service={"recovery": {"kubernetes": {"name": "cart"}}})
-    assert found.strategies == ()
-    assert found.left_out == ("restart, because cart runs on Kubernetes, where nothing can be restarted yet",)
-
-
 def test_what_cannot_be_used_is_left_out_with_its_reason() -> None:
     """Without a health endpoint there is no retry, without a target no restart."""
     found = plan("transient", service={})

@@ -7,17 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 
+from self_healing_fabric.recovery.effects import NotApplicable
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.strategies.retry import Retry, full_jitter
-from self_healing_fabric.settings import RetrySettings, ServiceSettings
+from self_healing_fabric.settings import RetrySettings, Settings
 
 CLOSED = "http://127.0.0.1:9/health"
 
 
 def perform(health: str, attempt: int, permit: bool = True, **settings: Any) -> Outcome:
     """One probe of the health endpoint."""
-    retry, service = Retry(RetrySettings(**settings)), ServiceSettings(health=health)
-    return retry.perform("cart", service, key="k", attempt=attempt, before={}, permit=lambda: permit)
+    whole = Settings(services={"cart": {"health": health}}, retry=settings)  # type: ignore[arg-type,dict-item]
+    effect = Retry(whole).on("cart")
+    return effect.perform(key="k", attempt=attempt, before={}, permit=lambda: permit)
 
 
 @given(st.integers(1, 10), st.floats(0.01, 10), st.floats(0.01, 100))
@@ -72,15 +74,15 @@ def test_after_the_last_attempt_there_is_no_other(attempt: int, more: bool) -> N
 
 def test_it_needs_a_health_endpoint_and_disturbs_nothing() -> None:
     """Guardrails for disruptive actions do not apply to a probe."""
-    retry = Retry(RetrySettings())
+    retry = Retry(Settings(services={"cart": {}}))  # type: ignore[dict-item]
     assert retry.disruptive is False
-    assert retry.applies_to("cart", ServiceSettings()) == "cart has no `health` endpoint"
-    assert retry.applies_to("cart", ServiceSettings(health=CLOSED)) is None
+    with pytest.raises(NotApplicable, match="cart has no `health` endpoint"):
+        retry.on("cart")
 
 
 def test_an_interrupted_probe_may_be_repeated_at_once() -> None:
     """It changed nothing, so there is nothing to learn from the target."""
-    retry, service = Retry(RetrySettings()), ServiceSettings(health=CLOSED)
-    outcome = retry.observe("cart", service, before=retry.before("cart", service))
+    effect = Retry(Settings(services={"cart": {"health": CLOSED}})).on("cart")  # type: ignore[dict-item]
+    outcome = effect.observe(effect.snapshot())
     assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
-    assert retry.longest_effect("cart", service) == 0.0
+    assert effect.longest_effect == 0.0

@@ -52,8 +52,8 @@ class StateCollector(Collector):
         self._fabric = fabric
         self._targets = {
             name: platform.target
-            for name, service in fabric.settings.services.items()
-            if (platform := platform_of(name, service)) is not None
+            for name in fabric.settings.services
+            if (platform := platform_of(name, fabric.settings)) is not None
         }
 
     def describe(self) -> list[Metric]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.strategies import Strategy
 from self_healing_fabric.settings import Settings
 
@@ -42,9 +43,10 @@ def make_plan(
         return Plan((), (f"the cause is {cause_service}; repairing {service} would not heal it",))
     chosen, left_out = [], []
     for name in settings.plans[failure_class]:
-        reason = known[name].applies_to(service, settings.services[service])
-        if reason is None:
-            chosen.append(name)
-        else:
+        try:
+            known[name].on(service)
+        except (NotApplicable, TargetUnreadable) as reason:
             left_out.append(f"{name}, because {reason}")
+        else:
+            chosen.append(name)
     return Plan(tuple(chosen), tuple(left_out))

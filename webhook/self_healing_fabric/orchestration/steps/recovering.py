@@ -20,6 +20,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.effects import UNDOES, effect_of, effect_of_action, in_force
 from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, steady
 from self_healing_fabric.orchestration.steps.common import (
     Facts,
@@ -32,10 +33,10 @@ from self_healing_fabric.orchestration.steps.common import (
     wait,
 )
 from self_healing_fabric.orchestration.steps.verifying import verify_from
+from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Permit, Status
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
-from self_healing_fabric.recovery.platforms import TargetUnreadable
-from self_healing_fabric.recovery.strategies import Strategy
+from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health
 from self_healing_fabric.settings import Mode
 
@@ -53,7 +54,7 @@ def recovering(incident: Incident, context: Context) -> Step:
     """Try the first strategy of the plan, if it still fails and the guardrails allow it."""
     facts = facts_of(incident, context)
     if facts.unfinished_action is not None:
-        return _after_interruption(incident, context, facts.unfinished_action)
+        return _after_interruption(incident, context, facts.unfinished_action, facts.actions)
     if facts.silenced:
         return until_silence_ends(incident)
     merged = merged_into_cause(incident, context)
@@ -61,8 +62,8 @@ def recovering(incident: Incident, context: Context) -> Step:
         return merged
     if not incident.plan:
         return to_people(incident, context, "everything that may be tried has been tried")
-    strategy = context.strategies[incident.plan[0]]
-    if not strategy.disruptive:
+    strategy = incident.plan[0]
+    if strategy == UNDO or not context.strategies[strategy].disruptive:
         return _act(incident, context, strategy, facts, ())
     health, evidence = context.verifier.health(str(incident.service), facts.signals, context.clock())
     entries = tuple(evidence_entry(fact) for fact in evidence)
@@ -77,38 +78,37 @@ def recovering(incident: Incident, context: Context) -> Step:
 
 
 def _act(
-    incident: Incident, context: Context, strategy: Strategy, facts: Facts, entries: tuple[Entry, ...]
+    incident: Incident, context: Context, strategy: str, facts: Facts, entries: tuple[Entry, ...]
 ) -> Step:
     service = str(incident.service)
-    configured = context.settings.services[service]
-    if facts.mode is Mode.DRY_RUN:
-        would = Entry(
-            Kind.NOTE, f"Dry run: would {strategy.name} {strategy.platform(service, configured)[1]}."
-        )
-        return to_people(incident, context, "dry run: a person must do it", *entries, would)
-    if facts.mode is Mode.APPROVAL and strategy.disruptive and not incident.approved_by:
-        deadline = context.settings.escalation.levels[incident.level].deadline
-        asks = Entry(
-            Kind.PLAN, f"Asks for approval to {strategy.name} {service}.", {"strategy": strategy.name}
-        )
-        return Step(
-            Transition(State.AWAITING_APPROVAL, deadline, (*entries, asks), waiting_for="a person's approval")
-        )
+    disruptive = strategy == UNDO or context.strategies[strategy].disruptive
     try:
-        action = _new_action(incident, context, strategy, facts.actions)
-    except TargetUnreadable as error:
-        return _next(incident, context, f"{strategy.name} is not possible: {error}", *entries)
+        effect = effect_of(context, service, strategy, facts.actions)
+        if facts.mode is Mode.DRY_RUN:
+            would = Entry(Kind.NOTE, f"Dry run: would {strategy} {effect.target}.")
+            return to_people(incident, context, "dry run: a person must do it", *entries, would)
+        if facts.mode is Mode.APPROVAL and disruptive and not incident.approved_by:
+            return _ask_for_approval(incident, context, strategy, entries)
+        action = _new_action(incident, context, strategy, effect, facts.actions)
+    except (NotApplicable, TargetUnreadable) as error:
+        reason = f"{strategy} is not possible: {error}"
+        return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))
     refusal = journal.announce(
-        context,
-        incident,
-        action=action,
-        strategy=strategy.name,
-        disruptive=strategy.disruptive,
-        entries=entries,
+        context, incident, action=action, strategy=strategy, disruptive=disruptive, entries=entries
     )
     if refusal is not None:
         return _refused(incident, context, refusal, entries)
-    return _perform(incident, context, strategy, action)
+    return _perform(incident, context, strategy, effect, action)
+
+
+def _ask_for_approval(
+    incident: Incident, context: Context, strategy: str, entries: tuple[Entry, ...]
+) -> Step:
+    deadline = context.settings.escalation.levels[incident.level].deadline
+    asks = Entry(Kind.PLAN, f"Asks for approval to {strategy} {incident.service}.", {"strategy": strategy})
+    return Step(
+        Transition(State.AWAITING_APPROVAL, deadline, (*entries, asks), waiting_for="a person's approval")
+    )
 
 
 def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tuple[Entry, ...]) -> Step:
@@ -127,20 +127,23 @@ def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tu
 
 
 def _new_action(
-    incident: Incident, context: Context, strategy: Strategy, earlier: Sequence[Row[Any]]
+    incident: Incident, context: Context, strategy: str, effect: Effect, earlier: Sequence[Row[Any]]
 ) -> dict[str, Any]:
-    """Describe the next attempt and what the target looks like before it. Raises TargetUnreadable."""
+    """Describe the next attempt and what the target looks like before it.
+
+    Raises TargetUnreadable, NotApplicable.
+    """
     service = str(incident.service)
-    configured = context.settings.services[service]
-    platform, target = strategy.platform(service, configured)
-    before = dict(strategy.before(service, configured))
-    if strategy.disruptive:
+    before = dict(effect.snapshot())
+    if effect.renews_process:
         before["process_start"] = context.verifier.start_time(service, context.clock())
+    if strategy == UNDO:
+        before[UNDOES] = getattr(in_force(context, service, earlier), "id", None)
     return {
-        "id": f"{incident.id}/{strategy.name}-{secrets.token_hex(4)}",
-        "platform": platform,
-        "target": target,
-        "attempt": 1 + _failures_in_a_row(earlier, strategy.name),
+        "id": f"{incident.id}/{strategy}-{secrets.token_hex(4)}",
+        "platform": effect.platform,
+        "target": effect.target,
+        "attempt": 1 + _failures_in_a_row(earlier, strategy),
         "before": before,
     }
 
@@ -155,16 +158,16 @@ def _failures_in_a_row(actions: Sequence[Row[Any]], strategy: str) -> int:
     return count
 
 
-def _perform(incident: Incident, context: Context, strategy: Strategy, action: dict[str, Any]) -> Step:
-    service, mark = str(incident.service), steady()
+def _perform(
+    incident: Incident, context: Context, strategy: str, effect: Effect, action: dict[str, Any]
+) -> Step:
+    mark = steady()
     if not journal.begin(context, incident, action["id"]):
         outcome = ActionOutcome(Status.FAILED, "paused before it began; nothing was done", 0.0)
         paused = Transition(State.RECOVERING, PAUSE_POLL, waiting_for="mode: the fabric is paused")
-        return Step(paused, finished=(action["id"], outcome), strategy=strategy.name)
-    with context.metrics.action_seconds.labels(strategy.name).time():
-        outcome = strategy.perform(
-            service,
-            context.settings.services[service],
+        return Step(paused, finished=(action["id"], outcome), strategy=strategy)
+    with context.metrics.action_seconds.labels(strategy).time():
+        outcome = effect.perform(
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
@@ -192,30 +195,25 @@ def _permit(incident: Incident, context: Context, until: float) -> Permit:
 
 
 def _after_action(
-    incident: Incident,
-    context: Context,
-    strategy: Strategy,
-    action: dict[str, Any],
-    outcome: ActionOutcome,
+    incident: Incident, context: Context, strategy: str, action: dict[str, Any], outcome: ActionOutcome
 ) -> Step:
     told = Entry(
         Kind.ACTION,
-        f"{strategy.name} {outcome.status}: {outcome.detail}",
-        {"action": action["id"], "strategy": strategy.name, "status": outcome.status.value},
+        f"{strategy} {outcome.status}: {outcome.detail}",
+        {"action": action["id"], "strategy": strategy, "status": outcome.status.value},
     )
     finished = (action["id"], outcome)
     if outcome.status is Status.SUCCEEDED:
         started_before = action["before"].get("process_start")
         transition = verify_from(context, action=action["id"], started_before=started_before, entries=(told,))
-        return Step(transition, finished=finished, strategy=strategy.name)
+        return Step(transition, finished=finished, strategy=strategy)
     if outcome.status is Status.INDETERMINATE:
-        reason = f"whether {strategy.name} happened cannot be learnt: {outcome.detail}"
-        return to_people(incident, context, reason, told, finished=finished, strategy=strategy.name)
+        reason = f"whether {strategy} happened cannot be learnt: {outcome.detail}"
+        return to_people(incident, context, reason, told, finished=finished, strategy=strategy)
     if outcome.retry_in is not None:
         transition = Transition(State.RECOVERING, outcome.retry_in, (told,))
-        return Step(transition, finished=finished, strategy=strategy.name)
-    reason = f"{strategy.name} failed"
-    return _next(incident, context, reason, told, finished=finished, strategy=strategy.name)
+        return Step(transition, finished=finished, strategy=strategy)
+    return _next(incident, context, f"{strategy} failed", told, finished=finished, strategy=strategy)
 
 
 def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
@@ -226,28 +224,32 @@ def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **
     return Step(Transition(State.RECOVERING, 0.0, entries, {"plan": rest}), **finished)
 
 
-def _after_interruption(incident: Incident, context: Context, row: Row[Any]) -> Step:
+def _after_interruption(
+    incident: Incident, context: Context, row: Row[Any], actions: Sequence[Row[Any]]
+) -> Step:
     """An action was announced and its end never written: learn from the target what became of it.
 
     Asked too early, a target whose restart is under way says that nothing happened, and would be restarted
     again. So a replica that took over because the database's clock was set forward does not count by that
     clock. (Only one that also started anew within the effect's own time cannot know of it.)
     """
-    service = str(incident.service)
-    strategy, configured = context.strategies[row.strategy], context.settings.services[service]
     action = {"id": row.id, "before": row.before}
     if row.status == Status.INTENDED.value:
         outcome = ActionOutcome(Status.FAILED, "the fabric was interrupted before it began", 0.0)
-        return _after_action(incident, context, strategy, action, outcome)
-    longest = strategy.longest_effect(service, configured)
+        return _after_action(incident, context, row.strategy, action, outcome)
+    try:
+        effect = effect_of_action(context, str(incident.service), row, actions)
+    except (NotApplicable, TargetUnreadable) as error:
+        outcome = ActionOutcome(Status.INDETERMINATE, f"the fabric was interrupted during it; {error}")
+        return _after_action(incident, context, row.strategy, action, outcome)
     left = max(
-        row.started_at + longest - context.clock(),
-        longest + CLOCK_SPREADS_WITHIN - context.store.since_set_forward(),
+        row.started_at + effect.longest_effect - context.clock(),
+        effect.longest_effect + CLOCK_SPREADS_WITHIN - context.store.since_set_forward(),
     )
     if left > 0:
         reason = f"{row.strategy} was interrupted; the target can be asked in {left:.0f} s what became of it"
         return Step(Transition(State.RECOVERING, left, waiting_for=reason))
-    outcome = strategy.observe(service, configured, before=row.before)
+    outcome = effect.observe(row.before)
     if outcome.status is Status.FAILED and outcome.retry_in is None:
         outcome = ActionOutcome(outcome.status, outcome.detail, 0.0)  # it did not happen, so it may be tried
-    return _after_action(incident, context, strategy, action, outcome)
+    return _after_action(incident, context, row.strategy, action, outcome)

@@ -16,8 +16,8 @@ from typing import Any
 
 import requests
 
+from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
-from self_healing_fabric.recovery.platforms import TargetUnreadable
 from self_healing_fabric.settings import DockerRecovery
 
 try:
@@ -38,6 +38,27 @@ class DockerPlatform:
     def __init__(self, settings: DockerRecovery) -> None:
         self._settings = settings
         self.target = f"docker:{settings.host}/{settings.container}"
+
+    def effect(self, strategy: str) -> Effect:
+        """Restart is all that can be done to a single container."""
+        if strategy != "restart":
+            raise NotApplicable(f"a single container can only be restarted, not {strategy}")
+        return DockerRestart(self._settings, self.target)
+
+    def check(self) -> str:
+        """Ask the engine for the container."""
+        return self.effect("restart").check()
+
+
+class DockerRestart(Effect):
+    """Restart the container that has the configured name now."""
+
+    platform = "docker"
+    renews_process = True
+
+    def __init__(self, settings: DockerRecovery, target: str) -> None:
+        self._settings = settings
+        self.target = target
         self.longest_effect = BEGINS_WITHIN + math.ceil(settings.stop_timeout) + ENGINE_TIMEOUT
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -49,7 +70,7 @@ class DockerPlatform:
             "restart_count": state["RestartCount"],
         }
 
-    def restart(self, key: str, before: Mapping[str, Any], permit: Permit) -> Outcome:
+    def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """Restart the container whose id was read before, not one that took over its name since."""
         try:
             engine = self._engine()

@@ -1,8 +1,8 @@
-"""Restart through the HTTP API that the service, or whatever supervises it, offers.
+"""Restart and scale through the HTTP API that the service, or whatever supervises it, offers.
 
-An answer can get lost after the restart happened. So the service's `started_at` is read before the effect,
-and when the answer does not tell, it is read again: changed means restarted. A connection that was refused
-never carried the request; everything else that is neither 2xx nor 4xx may have.
+An answer can get lost after the effect happened. So what the target says of itself is read before the effect
+(`started_at`, the number of replicas), and when the answer does not tell, it is read again. A connection that
+was refused never carried the request; everything else that is neither expected nor 4xx may have.
 """
 
 from __future__ import annotations
@@ -13,69 +13,83 @@ from typing import Any
 import httpx
 
 from self_healing_fabric.certificates import authorities
+from self_healing_fabric.recovery.effects import (
+    Effect,
+    NotApplicable,
+    Progress,
+    Settling,
+    TargetUnreadable,
+)
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
-from self_healing_fabric.recovery.platforms import TargetUnreadable
-from self_healing_fabric.settings import HttpRecovery, bearer_headers
+from self_healing_fabric.recovery.scaling import scaled_up
+from self_healing_fabric.settings import HttpRecovery, ScaleSettings, bearer_headers
 
-READ_TIMEOUT = 5.0  # seconds to ask for `started_at`
-
-
-class _Forbidden(Exception):
-    """The permit was over when the request was about to be sent."""
+READ_TIMEOUT = 5.0  # seconds to ask the target for what it says of itself
+INTERRUPTED = "the fabric was interrupted during the action"
 
 
 class HttpPlatform:
-    """One service's restart URL."""
+    """What one service offers over HTTP."""
 
     name = "http"
 
-    def __init__(self, service: str, settings: HttpRecovery) -> None:
+    def __init__(self, service: str, settings: HttpRecovery, scale: ScaleSettings | None = None) -> None:
         self._service = service
         self._settings = settings
-        self.target = f"http:{settings.restart}"
+        self._scale = scale
+        self.target = f"http:{settings.restart or settings.scale}"
+
+    def effect(self, strategy: str) -> Effect:
+        """Restart and scale, where their URLs are configured."""
+        calls = Calls(self._settings)
+        if strategy == "restart" and self._settings.restart is not None:
+            return HttpRestart(calls, self._settings.restart, self._settings, self.target)
+        if strategy == "scale" and self._settings.scale is not None:
+            if self._scale is None:
+                raise NotApplicable(f"{self._service} has no `recovery.scale`, which says how far")
+            return HttpScale(calls, self._settings.scale, self._settings, self.target, self._scale)
+        if strategy in ("restart", "scale"):
+            raise NotApplicable(f"{self._service} has no `recovery.http.{strategy}`")
+        raise NotApplicable(f"nothing can {strategy} {self._service} over HTTP")
+
+    def check(self) -> str:
+        """Ask for `started_at` and the replicas; a restart URL cannot be tried without restarting."""
+        calls, found = Calls(self._settings), []
+        if self._settings.started_at is not None:
+            found.append(f"started_at is {calls.read(self._settings.started_at, 'started_at')}")
+        elif self._settings.restart is not None:
+            found.append("restart URL not tried; without `started_at` a lost answer goes to a human")
+        if self._settings.scale is not None:
+            found.append(f"replicas: {calls.replicas(self._settings.scale)}")
+        return "; ".join(found)
+
+
+class HttpRestart(Effect):
+    """POST to the restart URL."""
+
+    platform = "http"
+    renews_process = True
+
+    def __init__(self, calls: Calls, url: str, settings: HttpRecovery, target: str) -> None:
+        self._calls, self._url, self._settings = calls, url, settings
+        self.target = target
         self.longest_effect = BEGINS_WITHIN + settings.timeout
 
     def snapshot(self) -> Mapping[str, Any]:
         """Read `started_at` when a URL for it is configured."""
         return {} if self._settings.started_at is None else {"started_at": self._started_at()}
 
-    def restart(self, key: str, before: Mapping[str, Any], permit: Permit) -> Outcome:
-        """POST to the restart URL; when the answer does not tell whether it happened, ask the target."""
-
-        def ask_permit(event: str, _: Mapping[str, Any]) -> None:
-            # The connection may have taken seconds; from here on only the request itself is sent.
-            if event == "http11.send_request_headers.started" and not permit():
-                raise _Forbidden
-
-        try:
-            with self._client(self._settings.timeout) as client:
-                answer = client.post(
-                    self._settings.restart,
-                    headers={"Idempotency-Key": key},
-                    extensions={"trace": ask_permit},
-                )
-        except _Forbidden:
-            return forbidden()
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return Outcome(Status.FAILED, f"{self._settings.restart} cannot be reached: {error}")
-        except httpx.HTTPError as error:
-            return self._learn(
-                before, f"no answer from {self._settings.restart}: {error or type(error).__name__}"
-            )
-        if answer.is_success:
-            return Outcome(Status.SUCCEEDED, f"{self._settings.restart} answered {answer.status_code}")
-        if answer.is_client_error:
-            return Outcome(Status.FAILED, f"{self._settings.restart} refused with {answer.status_code}")
-        return self._learn(before, f"{self._settings.restart} answered {answer.status_code}")
+    def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
+        """POST once; when the answer does not tell whether it happened, ask the target."""
+        sent = self._calls.send("POST", self._url, key=key, permit=permit)
+        return sent if isinstance(sent, Outcome) else self._learn(before, str(sent))
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare `started_at` with the one before."""
-        return self._learn(before, "the fabric was interrupted during the action", unchanged=Status.FAILED)
+        return self._learn(before, INTERRUPTED, unchanged=Status.FAILED)
 
     def check(self) -> str:
-        """Ask for `started_at`; a restart URL cannot be tried without restarting."""
-        if self._settings.started_at is None:
-            return "restart URL not tried; without `started_at` a lost answer goes to a human"
+        """Ask for `started_at`."""
         return f"started_at is {self._started_at()}"
 
     def _learn(
@@ -95,17 +109,129 @@ class HttpPlatform:
         return Outcome(unchanged, f"{why}; the target still says it started at {now}")
 
     def _started_at(self) -> Any:
-        url = str(self._settings.started_at)
+        return self._calls.read(str(self._settings.started_at), "started_at")
+
+
+class HttpScale(Effect):
+    """PUT another number of replicas to the scale URL, and back."""
+
+    platform = "http"
+
+    def __init__(
+        self, calls: Calls, url: str, settings: HttpRecovery, target: str, bounds: ScaleSettings,
+        *, back_from: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self._calls, self._url, self._settings, self._bounds = calls, url, settings, bounds
+        self._back_from = back_from
+        self.target = target
+        self.longest_effect = BEGINS_WITHIN + settings.timeout
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Read how many replicas there are, and decide how many there should be."""
+        current = self._calls.replicas(self._url)
+        if self._back_from is None:
+            return {"replicas": current, "wanted": scaled_up(current, self._bounds)}
+        if current != self._back_from["wanted"]:
+            raise NotApplicable(f"somebody has set {current} replicas since: they are left as they are")
+        return {"replicas": current, "wanted": self._back_from["replicas"]}
+
+    def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
+        """PUT once; when the answer does not tell whether it happened, ask the target."""
+        sent = self._calls.send("PUT", self._url, key=key, permit=permit, json={"replicas": before["wanted"]})
+        return sent if isinstance(sent, Outcome) else self._learn(before, str(sent), Status.INDETERMINATE)
+
+    def observe(self, before: Mapping[str, Any]) -> Outcome:
+        """Compare the replicas with those before."""
+        return self._learn(before, INTERRUPTED, Status.FAILED)
+
+    def settled(self, before: Mapping[str, Any]) -> Settling:
+        """The target must still want as many as were asked for."""
+        current = self._calls.replicas(self._url)
+        if current == before["wanted"]:
+            return Settling(Progress.DONE, f"{self._url} has {current} replicas")
+        return Settling(Progress.FAILED, f"{self._url} has {current} replicas, not {before['wanted']}")
+
+    def undo(self, before: Mapping[str, Any]) -> Effect | None:
+        """As many replicas as there were, unless somebody has set another number since."""
+        return HttpScale(self._calls, self._url, self._settings, self.target, self._bounds, back_from=before)
+
+    def check(self) -> str:
+        """Ask how many replicas there are."""
+        return f"replicas: {self._calls.replicas(self._url)}"
+
+    def _learn(self, before: Mapping[str, Any], why: str, unchanged: Status) -> Outcome:
+        try:
+            current = self._calls.replicas(self._url)
+        except TargetUnreadable as error:
+            return Outcome(Status.INDETERMINATE, f"{why}; {error}")
+        if current == before["wanted"]:
+            return Outcome(Status.SUCCEEDED, f"{why}; the target says it has {current} replicas")
+        if current == before["replicas"]:
+            return Outcome(unchanged, f"{why}; the target still has {current} replicas")
+        return Outcome(Status.INDETERMINATE, f"{why}; the target has {current} replicas, which nobody asked")
+
+
+class _Forbidden(Exception):
+    """The permit was over when the request was about to be sent."""
+
+
+class Calls:
+    """Calls of one service's API: to the configured URLs only, without redirects, with timeouts."""
+
+    def __init__(self, settings: HttpRecovery) -> None:
+        self._settings = settings
+
+    def send(
+        self, method: str, url: str, *, key: str, permit: Permit, json: Mapping[str, Any] | None = None
+    ) -> Outcome | str:
+        """Send an order once. Returns how it ended, or, where that is open, why it is."""
+
+        def ask_permit(event: str, _: Mapping[str, Any]) -> None:
+            # The connection may have taken seconds; from here on only the request itself is sent.
+            if event == "http11.send_request_headers.started" and not permit():
+                raise _Forbidden
+
+        try:
+            with self._client(self._settings.timeout) as client:
+                answer = client.request(
+                    method, url, headers={"Idempotency-Key": key}, json=json, extensions={"trace": ask_permit}
+                )
+        except _Forbidden:
+            return forbidden()
+        except TargetUnreadable as error:
+            return Outcome(Status.FAILED, str(error))
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return Outcome(Status.FAILED, f"{url} cannot be reached: {error}")
+        except httpx.HTTPError as error:
+            return f"no answer from {url}: {error or type(error).__name__}"
+        if self._accepts(answer):
+            return Outcome(Status.SUCCEEDED, f"{url} answered {answer.status_code}")
+        if answer.is_client_error:
+            return Outcome(Status.FAILED, f"{url} refused with {answer.status_code}")
+        return f"{url} answered {answer.status_code}"
+
+    def read(self, url: str, key: str) -> Any:
+        """The value of a key in a URL's JSON answer. Raises TargetUnreadable."""
         try:
             with self._client(READ_TIMEOUT) as client:
-                answer = client.get(url).raise_for_status().json()
-            return answer["started_at"]
+                return client.get(url).raise_for_status().json()[key]
         except httpx.HTTPStatusError as error:
             raise TargetUnreadable(f"{url} answered {error.response.status_code}") from error
         except httpx.HTTPError as error:
             raise TargetUnreadable(f"{url} cannot be asked: {error or type(error).__name__}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise TargetUnreadable(f"{url} does not answer with JSON that holds `started_at`") from error
+            raise TargetUnreadable(f"{url} does not answer with JSON that holds `{key}`") from error
+
+    def replicas(self, url: str) -> int:
+        """How many replicas the target wants. Raises TargetUnreadable."""
+        number = self.read(url, "replicas")
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise TargetUnreadable(f"{url} does not say how many `replicas` there are, but {number!r}")
+        return number
+
+    def _accepts(self, answer: httpx.Response) -> bool:
+        expected = self._settings.expect
+        return answer.status_code in expected if expected else answer.is_success
 
     def _client(self, timeout: float) -> httpx.Client:
         try:

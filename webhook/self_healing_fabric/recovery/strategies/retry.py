@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 
 from self_healing_fabric.certificates import authorities
+from self_healing_fabric.recovery.effects import Effect, NotApplicable
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
-from self_healing_fabric.settings import RetrySettings, ServiceSettings
+from self_healing_fabric.settings import RetrySettings, Settings
 
 
 def full_jitter(attempt: int, settings: RetrySettings) -> float:
@@ -30,42 +31,50 @@ class Retry:
     name = "retry"
     disruptive = False
 
-    def __init__(self, settings: RetrySettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def applies_to(self, service: str, settings: ServiceSettings) -> str | None:
-        """A health endpoint is needed."""
-        return None if settings.health else f"{service} has no `health` endpoint"
+    def on(self, service: str) -> Effect:
+        """A probe of the service's health endpoint."""
+        health = self._settings.services[service].health
+        if health is None:
+            raise NotApplicable(f"{service} has no `health` endpoint")
+        return Probe(health, self._settings.retry)
 
-    def platform(self, service: str, settings: ServiceSettings) -> tuple[str, str]:
-        """The probe goes over HTTP to the health endpoint."""
-        return "http", f"health:{settings.health or service}"
 
-    def before(self, service: str, settings: ServiceSettings) -> Mapping[str, Any]:
+class Probe(Effect):
+    """One GET of a health endpoint."""
+
+    platform = "http"
+    longest_effect = 0.0  # a probe leaves nothing behind to wait for
+
+    def __init__(self, url: str, settings: RetrySettings) -> None:
+        self.target = f"health:{url}"
+        self._url = url
+        self._settings = settings
+
+    def snapshot(self) -> Mapping[str, Any]:
         """Nothing to remember: nothing is changed."""
         return {}
 
-    def perform(
-        self, service: str, settings: ServiceSettings, *, key: str, attempt: int, before: Mapping[str, Any],
-        permit: Permit,
-    ) -> Outcome:  # fmt: skip
+    def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """One probe; when it fails and attempts are left, ask for another after a random wait."""
         if not permit():
             return forbidden()
-        problem = self._probe(str(settings.health))
+        problem = self._probe(self._url)
         if problem is None:
-            return Outcome(Status.SUCCEEDED, f"{settings.health} answered at attempt {attempt}")
+            return Outcome(Status.SUCCEEDED, f"{self._url} answered at attempt {attempt}")
         left = self._settings.attempts - attempt
         detail = f"attempt {attempt} of {self._settings.attempts}: {problem}"
         return Outcome(Status.FAILED, detail, full_jitter(attempt, self._settings) if left > 0 else None)
 
-    def longest_effect(self, service: str, settings: ServiceSettings) -> float:
-        """A probe leaves nothing behind to wait for."""
-        return 0.0
-
-    def observe(self, service: str, settings: ServiceSettings, *, before: Mapping[str, Any]) -> Outcome:
+    def observe(self, before: Mapping[str, Any]) -> Outcome:
         """An interrupted probe changed nothing and may be repeated."""
         return Outcome(Status.FAILED, "the fabric was interrupted during the probe", 0.0)
+
+    def check(self) -> str:
+        """Probe once."""
+        return self._probe(self._url) or "answers"
 
     def _probe(self, url: str) -> str | None:
         try:

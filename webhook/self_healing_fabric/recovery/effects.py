@@ -1,0 +1,101 @@
+"""An effect: one change to one target, asked for once, and found again at the target after a crash.
+
+A restart, a scale and a repaired replica differ in what they change and not in how they are made safe, so all
+of them answer the same questions: what was there before, did it happen, has it settled, how is it undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from self_healing_fabric.errors import ShfError
+from self_healing_fabric.recovery.outcomes import Outcome, Permit
+
+
+class TargetUnreadable(ShfError):
+    """The target does not exist or cannot be asked: an effect on it could not be accounted for."""
+
+
+class NotApplicable(ShfError):
+    """The strategy is not for this service, or not in the state that its target is in; says why."""
+
+
+class Progress(StrEnum):
+    """How far the target has come since the effect was asked for."""
+
+    DONE = "done"
+    UNDER_WAY = "under_way"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Settling:
+    """What the target says of its own progress: a rollout that was asked for is not yet through."""
+
+    progress: Progress
+    detail: str
+
+
+class Effect(Protocol):
+    """One change to one target.
+
+    The orchestrator announces an action with what `snapshot` returned, then calls `perform` once; after a
+    crash it calls `observe` instead, which may look at the target but not touch it.
+
+    Attributes:
+        platform: what is spoken to, for example `docker`.
+        target: what guardrails count by: the owner of what is changed, the same for every incident and every
+            strategy that can touch the same thing.
+        longest_effect: seconds after the record of its beginning until the effect has ended, whether or not
+            we heard of it: at most `outcomes.BEGINS_WITHIN` until the order is sent, and what the target may
+            take from there. `observe` is asked only then.
+        renews_process: whether the service runs a new process afterwards, whose start must be seen.
+        undone_unless_healed: whether what was there before is restored after every verdict but healed; else
+            only when the service is worse than before.
+    """
+
+    platform: str
+    target: str
+    longest_effect: float
+    renews_process: bool = False
+    undone_unless_healed: bool = False
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """What the target looks like before the effect, as JSON: enough to observe and to undo it.
+
+        Raises:
+            TargetUnreadable: it cannot be asked.
+            NotApplicable: it is in no state in which this effect could help, or somebody else manages it.
+        """
+        ...
+
+    def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
+        """Do it, once, unless the permit is over.
+
+        `permit` is asked when all is ready and only the order itself is left to be sent. `attempt` counts
+        from 1; `key` identifies the action for targets that know idempotency keys.
+        """
+        ...
+
+    def observe(self, before: Mapping[str, Any]) -> Outcome:
+        """Learn from the target whether an interrupted `perform` happened; never acts.
+
+        To be asked when `longest_effect` has passed: only then does an unchanged target mean that nothing
+        happened.
+        """
+        ...
+
+    def settled(self, before: Mapping[str, Any]) -> Settling:
+        """How far the target has come since. Raises TargetUnreadable."""
+        return Settling(Progress.DONE, "the target takes no time to settle")
+
+    def undo(self, before: Mapping[str, Any]) -> Effect | None:
+        """The effect that restores what `before` describes; None when there is no way back."""
+        return None
+
+    def check(self) -> str:
+        """Ask the target without touching it; return what was found. Raises TargetUnreadable."""
+        ...
