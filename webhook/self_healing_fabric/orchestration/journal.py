@@ -26,6 +26,7 @@ from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, steady
 from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
@@ -139,7 +140,9 @@ def announce(
     Returns the refusal, or None: then the action is announced and its effect may begin.
     """
     now = context.clock()
-    proposal = Proposal(str(incident.service), strategy, action["target"], disruptive, now)
+    proposal = Proposal(
+        str(incident.service), strategy, action["target"], disruptive, now, restores=strategy == UNDO
+    )
 
     def write(connection: Connection) -> Refusal | None:
         # Budgets are counted, then used up: two replicas must not count at the same time.
