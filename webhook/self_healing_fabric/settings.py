@@ -179,6 +179,26 @@ class RecoverySettings(Section):
     scale: ScaleSettings | None = Field(None, description="how far `scale` may go; without it: not at all")
 
 
+Plans = Mapping[str, tuple[StrategyName, ...]]
+
+DEFAULT_PLANS: Plans = {
+    "transient": ("retry", "restart"),
+    "degradation": ("restart",),
+    "service_failure": ("restart",),
+    "data_corruption": (),
+    "cluster_drift": (),
+    "critical": (),
+    "unknown": (),
+}
+
+
+def _checked_plans(plans: Plans) -> Plans:
+    unknown = sorted(set(plans) - set(DEFAULT_PLANS))
+    if unknown:
+        raise ValueError(f"no such failure class: {', '.join(unknown)} (known: {', '.join(DEFAULT_PLANS)})")
+    return plans
+
+
 class ServiceThresholds(Section):
     """Limits of one service where they differ from the others': as `thresholds`."""
 
@@ -206,6 +226,14 @@ class ServiceSettings(Section):
     )
     depends_on: tuple[ServiceName, ...] = Field((), description="services that it cannot work without")
     recovery: RecoverySettings = Field(RecoverySettings(), description="where it can be repaired")
+    plans: Mapping[str, tuple[StrategyName, ...]] = Field(
+        {}, description="strategies by failure class where they differ from `plans`"
+    )
+
+    @field_validator("plans")
+    @classmethod
+    def _known_classes(cls, value: Plans) -> Plans:
+        return _checked_plans(value)
 
 
 class Thresholds(Section):
@@ -300,17 +328,6 @@ class EscalationSettings(Section):
     )
 
 
-DEFAULT_PLANS: Mapping[str, tuple[StrategyName, ...]] = {
-    "transient": ("retry", "restart"),
-    "degradation": ("restart",),
-    "service_failure": ("restart",),
-    "data_corruption": (),
-    "cluster_drift": (),
-    "critical": (),
-    "unknown": (),
-}
-
-
 class Settings(BaseSettings):
     """The whole configuration, validated and immutable."""
 
@@ -390,15 +407,8 @@ class Settings(BaseSettings):
 
     @field_validator("plans")
     @classmethod
-    def _known_classes(
-        cls, value: Mapping[str, tuple[StrategyName, ...]]
-    ) -> Mapping[str, tuple[StrategyName, ...]]:
-        unknown = sorted(set(value) - set(DEFAULT_PLANS))
-        if unknown:
-            raise ValueError(
-                f"no such failure class: {', '.join(unknown)} (known: {', '.join(DEFAULT_PLANS)})"
-            )
-        return {**DEFAULT_PLANS, **value}
+    def _known_classes(cls, value: Plans) -> Plans:
+        return {**DEFAULT_PLANS, **_checked_plans(value)}
 
     @classmethod
     def settings_customise_sources(
@@ -420,6 +430,10 @@ class Settings(BaseSettings):
             else {}
         )
         return self.thresholds.model_copy(update=own)
+
+    def plan_of(self, service: str, failure_class: str) -> tuple[StrategyName, ...]:
+        """The strategies for a failure of a configured service: its own where it has some."""
+        return self.services[service].plans.get(failure_class, self.plans[failure_class])
 
     def auth_token(self) -> str | None:
         """Read the bearer token anew (it can be rotated); None when no token is configured."""

@@ -156,6 +156,8 @@ def announce(
             "intended_at": now,
             "disruptive": disruptive,
             "strategy": strategy,
+            "failure_class": incident.failure_class,
+            "pattern": incident.pattern,
         }
         statements.insert_action(connection, {**action, **values, "incident_id": incident.id})
         message = f"Intends to {strategy} {action['target']} (attempt {action['attempt']})."
