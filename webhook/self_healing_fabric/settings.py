@@ -138,6 +138,17 @@ class HttpRecovery(Section):
         return self
 
 
+class RetryCall(Section):
+    """A call that may be repeated without harm, made by `retry` instead of a probe of the health endpoint."""
+
+    url: HttpUrl = Field(description="what is called")
+    method: Literal["GET", "PUT", "POST"] = Field("GET", description="GET, PUT or POST")
+    expect: tuple[Annotated[int, Field(ge=200, le=399)], ...] = Field(
+        (), description="statuses that mean it worked; any 2xx by default"
+    )
+    bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
+
+
 class DockerRecovery(Section):
     """Recovery of a Docker container by its name or id."""
 
@@ -171,6 +182,9 @@ class ScaleSettings(Section):
 class RecoverySettings(Section):
     """Where a service can be repaired: one platform, or none (then it is only retried and escalated)."""
 
+    retry: RetryCall | None = Field(
+        None, description="what `retry` calls; without it, it asks the health endpoint again"
+    )
     http: HttpRecovery | None = Field(None, description="repair over HTTP")
     docker: DockerRecovery | None = Field(None, description="repair of a container")
     kubernetes: KubernetesRecovery | None = Field(

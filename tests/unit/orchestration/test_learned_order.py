@@ -26,7 +26,8 @@ def remember(world: Any, strategy: str, verdict: str, number: int, *, target: st
     world.receive(world.alert(service="a-stranger"))
     world.run(seconds=1)
     values = {
-        "incident_id": world.incident_of("a-stranger").id, "strategy": strategy, "platform": "http", "disruptive": True,
+        "incident_id": world.incident_of("a-stranger").id, "strategy": strategy, "platform": "http",
+        "disruptive": True,
         "target": target or f"http:{world.target.restart_url}", "attempt": 1, "status": "succeeded",
         "verdict": verdict, "before": {}, "intended_at": 1.0, "failure_class": "degradation",
         "pattern": "unknown",

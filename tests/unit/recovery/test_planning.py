@@ -62,7 +62,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason() -> None:
     found = plan("transient", service={})
     assert found.strategies == ()
     assert found.left_out == (
-        "retry, because cart has no `health` endpoint",
+        "retry, because cart has no `health` endpoint and no `recovery.retry`",
         "restart, because cart has no `recovery` target",
     )
     assert str(found).startswith("Plan: nothing that may be tried. Left out: retry, because")
