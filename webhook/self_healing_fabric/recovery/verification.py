@@ -261,7 +261,7 @@ def _at_deadline(runs: list[Run], restarted: Restarted | None) -> tuple[Verdict,
         if all(run.ever_good for run in bad):
             return Verdict.RELAPSED, f"Relapsed: {names} had recovered and is outside its limit again."
         return Verdict.NOT_HEALED, f"Not healed: {names} is still outside its limit at the deadline."
-    silent = [run.signal.name for run in runs if run.evidence is None or not run.good_for]
+    silent = [run.signal.name for run in runs if not (run.good_now or run.bad_now)]
     if silent:
         return Verdict.NO_EVIDENCE, f"No evidence: no fresh, unbroken samples of {', '.join(silent)}."
     if restarted == (False, None):
