@@ -16,7 +16,19 @@ from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.settings import Mode
 
 CLOSED = "http://127.0.0.1:9"
-COMMANDS = ["serve", "check", "demo", "incidents", "approve", "split", "verdict", "mode", "rules", "init"]
+COMMANDS = [
+    "serve",
+    "check",
+    "demo",
+    "incidents",
+    "approve",
+    "split",
+    "strategies",
+    "verdict",
+    "mode",
+    "rules",
+    "init",
+]
 Shf = Callable[..., Result]
 
 

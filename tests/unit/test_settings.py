@@ -93,7 +93,6 @@ def test_every_problem_is_reported_at_once_under_its_path(problems: Problems) ->
         "guardrails.max_actons",
         "plans",
         "services.cart.depends_on.0",
-        "services.cart.recovery.http.restart",
         "services.cart.recovery.http.restrt",
         "services.db.tier",
     }

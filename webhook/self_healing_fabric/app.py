@@ -20,7 +20,16 @@ import waitress
 from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from self_healing_fabric.api import alerts, auth, control, discovery, heartbeats, incidents, problems
+from self_healing_fabric.api import (
+    alerts,
+    auth,
+    control,
+    discovery,
+    heartbeats,
+    incidents,
+    problems,
+    strategies,
+)
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import StateCollector
@@ -41,7 +50,7 @@ def create_app(fabric: Fabric) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = fabric.settings.max_body_bytes
     app.before_request(lambda: auth.check(fabric.settings))
     problems.register(app)
-    for part in (alerts, incidents, control, heartbeats, discovery):
+    for part in (alerts, incidents, control, heartbeats, discovery, strategies):
         app.register_blueprint(part.blueprint)
     fabric.context.metrics.registry.register(StateCollector(fabric))
 

@@ -155,6 +155,23 @@ def incidents(
 
 
 @main.command()
+@config_option
+@url_option
+@token_option
+@json_option
+@_errors_as_sentences
+def strategies(as_json: bool, **where: Any) -> None:
+    """Show how often each strategy healed each target, which decides what is tried first."""
+    from self_healing_fabric import screens
+
+    rows = _api(**where).call("GET", "/api/v1/strategies")["strategies"]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        screens.list_strategies(Console(highlight=False), rows)
+
+
+@main.command()
 @click.argument("incident_id", metavar="ID")
 @click.option("--by", default="", help="Who approves (default: the system's user name).")
 @config_option

@@ -38,6 +38,27 @@ def list_incidents(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
+def list_strategies(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what each strategy achieved as a table."""
+    if not rows:
+        console.print("No action has been verified yet.")
+        return
+    table = Table(
+        Column("target", no_wrap=True, overflow="ignore"), "class", "pattern", "strategy", "healed",
+        "rate", box=None, pad_edge=False,
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            clean(row["target"]),
+            row["failure_class"],
+            row["pattern"],
+            row["strategy"],
+            f"{row['healed']} of {row['tried']}",
+            f"{row['rate_at_least']:.2f} to {row['rate_at_most']:.2f}",
+        )
+    console.print(table)
+
+
 def show_incident(console: Console, story: Mapping[str, Any]) -> None:
     """Print one incident: summary, timeline, evidence with its queries."""
     console.print(f"[bold]{clean(story['title'])}[/]")

@@ -138,6 +138,17 @@ class HttpRecovery(Section):
         return self
 
 
+class RetryCall(Section):
+    """A call that may be repeated without harm, made by `retry` instead of a probe of the health endpoint."""
+
+    url: HttpUrl = Field(description="what is called")
+    method: Literal["GET", "PUT", "POST"] = Field("GET", description="GET, PUT or POST")
+    expect: tuple[Annotated[int, Field(ge=200, le=399)], ...] = Field(
+        (), description="statuses that mean it worked; any 2xx by default"
+    )
+    bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
+
+
 class DockerRecovery(Section):
     """Recovery of a Docker container by its name or id."""
 
@@ -271,6 +282,9 @@ class ScaleSettings(Section):
 class RecoverySettings(Section):
     """Where a service can be repaired: one platform, or none (then it is only retried and escalated)."""
 
+    retry: RetryCall | None = Field(
+        None, description="what `retry` calls; without it, it asks the health endpoint again"
+    )
     http: HttpRecovery | None = Field(None, description="repair over HTTP")
     docker: DockerRecovery | None = Field(None, description="repair of a container")
     kubernetes: KubernetesRecovery | None = Field(
@@ -287,6 +301,26 @@ class RecoverySettings(Section):
         if self.configuration is not None and self.configuration.restart and not restarts:
             raise ValueError("`configuration.restart` needs a platform that can restart the service")
         return self
+
+
+Plans = Mapping[str, tuple[StrategyName, ...]]
+
+DEFAULT_PLANS: Plans = {
+    "transient": ("retry", "restart"),
+    "degradation": ("restart",),
+    "service_failure": ("restart",),
+    "data_corruption": (),
+    "cluster_drift": ("sync",),
+    "critical": (),
+    "unknown": (),
+}
+
+
+def _checked_plans(plans: Plans) -> Plans:
+    unknown = sorted(set(plans) - set(DEFAULT_PLANS))
+    if unknown:
+        raise ValueError(f"no such failure class: {', '.join(unknown)} (known: {', '.join(DEFAULT_PLANS)})")
+    return plans
 
 
 class ServiceThresholds(Section):
@@ -316,6 +350,14 @@ class ServiceSettings(Section):
     )
     depends_on: tuple[ServiceName, ...] = Field((), description="services that it cannot work without")
     recovery: RecoverySettings = Field(RecoverySettings(), description="where it can be repaired")
+    plans: Mapping[str, tuple[StrategyName, ...]] = Field(
+        {}, description="strategies by failure class where they differ from `plans`"
+    )
+
+    @field_validator("plans")
+    @classmethod
+    def _known_classes(cls, value: Plans) -> Plans:
+        return _checked_plans(value)
 
 
 class Thresholds(Section):
@@ -410,17 +452,6 @@ class EscalationSettings(Section):
     )
 
 
-DEFAULT_PLANS: Mapping[str, tuple[StrategyName, ...]] = {
-    "transient": ("retry", "restart"),
-    "degradation": ("restart",),
-    "service_failure": ("restart",),
-    "data_corruption": (),
-    "cluster_drift": ("sync",),
-    "critical": (),
-    "unknown": (),
-}
-
-
 class Settings(BaseSettings):
     """The whole configuration, validated and immutable."""
 
@@ -500,15 +531,8 @@ class Settings(BaseSettings):
 
     @field_validator("plans")
     @classmethod
-    def _known_classes(
-        cls, value: Mapping[str, tuple[StrategyName, ...]]
-    ) -> Mapping[str, tuple[StrategyName, ...]]:
-        unknown = sorted(set(value) - set(DEFAULT_PLANS))
-        if unknown:
-            raise ValueError(
-                f"no such failure class: {', '.join(unknown)} (known: {', '.join(DEFAULT_PLANS)})"
-            )
-        return {**DEFAULT_PLANS, **value}
+    def _known_classes(cls, value: Plans) -> Plans:
+        return {**DEFAULT_PLANS, **_checked_plans(value)}
 
     @classmethod
     def settings_customise_sources(
@@ -530,6 +554,10 @@ class Settings(BaseSettings):
             else {}
         )
         return self.thresholds.model_copy(update=own)
+
+    def plan_of(self, service: str, failure_class: str) -> tuple[StrategyName, ...]:
+        """The strategies for a failure of a configured service: its own where it has some."""
+        return self.services[service].plans.get(failure_class, self.plans[failure_class])
 
     def auth_token(self) -> str | None:
         """Read the bearer token anew (it can be rotated); None when no token is configured."""

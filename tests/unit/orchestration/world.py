@@ -133,12 +133,17 @@ class Target:
         self.restart_url = server.url_for(f"/{name}/restart")
         self.started_at_url = server.url_for(f"/{name}")
         self.health_url = server.url_for(f"/{name}/health")
+        self.replicas_url = server.url_for(f"/{name}/replicas")
+        self.replicas = 2
+        self.scalings: list[int] = []
+        self.on_scale: Callable[[], None] = lambda: None
         self.health = 200
         self.health_body = ""
         self.probes = 0  # of a retry
         self.examinations = 0  # of a diagnosis, which asks for the body
         server.expect_request(f"/{name}/restart", method="POST").respond_with_handler(self._restart)
         server.expect_request(f"/{name}", method="GET").respond_with_handler(self._state)
+        server.expect_request(f"/{name}/replicas").respond_with_handler(self._replicas)
         server.expect_request(f"/{name}/health", method="GET").respond_with_handler(self._health)
 
     def _restart(self, request: Request) -> Response:
@@ -146,6 +151,13 @@ class Target:
             self.restarts.append(request.headers["Idempotency-Key"])
             self.on_restart()
         return Response(status=self.answer)
+
+    def _replicas(self, request: Request) -> Response:
+        if request.method == "PUT":
+            self.replicas = request.get_json()["replicas"]
+            self.scalings.append(self.replicas)
+            self.on_scale()
+        return Response(json.dumps({"replicas": self.replicas}), mimetype="application/json")
 
     def _state(self, _: Request) -> Response:
         return Response(json.dumps({"started_at": len(self.restarts)}), mimetype="application/json")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from self_healing_fabric.recovery.effectiveness import Record
 from self_healing_fabric.recovery.planning import Plan, make_plan
 from self_healing_fabric.recovery.strategies import strategies
 from self_healing_fabric.settings import Settings
@@ -17,6 +18,7 @@ def plan(
     cause: str = "cart",
     confidence: float = 0.9,
     service: dict[str, Any] | None = None,
+    records: dict[str, Record] | None = None,
     **more: Any,
 ) -> Plan:
     """Plan the recovery of `cart`."""
@@ -29,6 +31,7 @@ def plan(
         service="cart",
         settings=settings,
         known=strategies(settings),
+        records=records or {},
     )
 
 
@@ -59,7 +62,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason() -> None:
     found = plan("transient", service={})
     assert found.strategies == ()
     assert found.left_out == (
-        "retry, because cart has no `health` endpoint",
+        "retry, because cart has no `health` endpoint and no `recovery.retry`",
         "restart, because cart has no `recovery` target",
     )
     assert str(found).startswith("Plan: nothing that may be tried. Left out: retry, because")
@@ -73,3 +76,33 @@ def test_a_service_that_suffers_from_another_is_left_alone(
     found = plan(cause="db", confidence=confidence)
     assert found.strategies == strategies
     assert ("db" in str(found)) is (not strategies)
+
+
+BOTH = {
+    "recovery": {
+        "http": {"restart": "http://127.0.0.1:9/restart", "scale": "http://127.0.0.1:9/replicas"},
+        "scale": {"max": 3},
+    },
+    "plans": {"degradation": ["scale", "restart"]},
+}
+
+
+def test_a_service_may_have_a_plan_of_its_own() -> None:
+    """It wins over everybody's, for the classes that it names."""
+    assert plan("degradation", service=BOTH).strategies == ("scale", "restart")
+    assert plan("service_failure", service=BOTH).strategies == ("restart",)
+
+
+def test_what_certainly_works_better_goes_first_and_the_plan_says_why() -> None:
+    """Five of five against none of five: the intervals do not touch."""
+    found = plan("degradation", service=BOTH, records={"scale": Record(5, 0), "restart": Record(5, 5)})
+    assert found.strategies == ("restart", "scale")
+    assert "restart healed 5 of 5 times (rate at least 0.65)." in str(found)
+    assert "By what has worked, not in the configured order: scale, restart." in str(found)
+    assert found.as_dict()["records"]["scale"] == {"tried": 5, "healed": 0, "rate_at_least": 0.0}
+
+
+def test_a_few_attempts_change_nothing() -> None:
+    """One of one against none of one is luck."""
+    found = plan("degradation", service=BOTH, records={"scale": Record(1, 0), "restart": Record(1, 1)})
+    assert found.strategies == ("scale", "restart")

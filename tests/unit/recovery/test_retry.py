@@ -86,3 +86,35 @@ def test_an_interrupted_probe_may_be_repeated_at_once() -> None:
     outcome = effect.observe(effect.snapshot())
     assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
     assert effect.longest_effect == 0.0
+
+
+def configured(httpserver: HTTPServer, **call: Any) -> Any:
+    """The effect of a service whose `recovery.retry` is given; its health endpoint is not asked."""
+    recovery = {"retry": {"url": httpserver.url_for("/again"), **call}}
+    services = {"cart": {"health": httpserver.url_for("/health"), "recovery": recovery}}
+    return Retry(Settings(services=services)).on("cart")  # type: ignore[arg-type]
+
+
+def test_a_configured_call_is_made_instead_of_the_probe(httpserver: HTTPServer) -> None:
+    """With its method, the key of the action, and its own idea of success."""
+    httpserver.expect_request("/again", method="PUT").respond_with_data("", status=304)
+    effect = configured(httpserver, method="PUT", expect=[304])
+    outcome = effect.perform(key="i1/retry-1", attempt=1, before={}, permit=lambda: True)
+    assert outcome.status is Status.SUCCEEDED
+    ((request, _),) = httpserver.log
+    assert (request.path, request.headers["Idempotency-Key"]) == ("/again", "i1/retry-1")
+
+
+def test_a_2xx_that_is_not_expected_is_a_failure(httpserver: HTTPServer) -> None:
+    """A 202 says that it was taken, not that it worked, if one says so."""
+    httpserver.expect_request("/again").respond_with_data("", status=202)
+    outcome = configured(httpserver, expect=[200]).perform(key="k", attempt=3, before={}, permit=lambda: True)
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, None)
+
+
+def test_a_token_that_cannot_be_read_is_told_and_nothing_is_sent(httpserver: HTTPServer) -> None:
+    """No call without its token."""
+    effect = configured(httpserver, bearer_token_file="/nowhere/token")
+    outcome = effect.perform(key="k", attempt=1, before={}, permit=lambda: True)
+    assert "/nowhere/token cannot be read" in outcome.detail
+    assert httpserver.log == []

@@ -33,7 +33,7 @@ def one_at_a_time(connection: Connection, proposal: Proposal, _: Settings) -> Re
 
 def max_actions(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
     """Guardrail `max_actions`: a bounded number of disruptive actions on one target in a sliding window."""
-    if not proposal.disruptive:
+    if not proposal.disruptive or proposal.restores:
         return None
     used, limit, window = actions_used(connection, proposal.target, settings, proposal.now), *_limit(settings)
     if used < limit:
@@ -46,7 +46,7 @@ def max_actions(connection: Connection, proposal: Proposal, settings: Settings) 
 def cooldown(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
     """Guardrail `cooldown`: time for a target to settle between two disruptive actions; 0 s is none."""
     seconds = settings.guardrails.cooldown
-    if not proposal.disruptive or not seconds:
+    if not proposal.disruptive or proposal.restores or not seconds:
         return None
     recent = statements.disruptive_actions_on(connection, proposal.target, proposal.now - seconds)
     until = max((row.intended_at + seconds for row in recent), default=proposal.now)

@@ -18,6 +18,7 @@ class Proposal:
     target: str
     disruptive: bool
     now: float
+    restores: bool = False  # takes an earlier action back: it is not held up by what that one used
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ awaiting_approval   a plan exists, a person must allow it
 recovering          asks once more whether it still fails, asks the guardrails, acts
 verifying           watches fresh samples until they prove healing, or the deadline passes without proof
 escalated           people are called, level by level; the fabric only watches whether it heals
-resolved            inside all limits for the whole stability window; a returning alert re-opens it
+resolved            inside all limits for the whole stability window; a returning alert re-opens it; what was
+                    lent to it, such as more replicas, is taken back after a calm: recovering and verifying
+                    again, and when that was too early, diagnosing again
 closed              calm for the relapse window and all alerts ended, or merged into the incident of its
                     cause; never changes again
 
@@ -63,9 +65,9 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     _S.DIAGNOSING: frozenset({_S.AWAITING_APPROVAL, _S.RECOVERING, _S.VERIFYING, _S.ESCALATED, _S.CLOSED}),
     _S.AWAITING_APPROVAL: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.ESCALATED, _S.CLOSED}),
     _S.RECOVERING: frozenset({_S.DIAGNOSING, _S.AWAITING_APPROVAL, _S.VERIFYING, _S.ESCALATED, _S.CLOSED}),
-    _S.VERIFYING: frozenset({_S.RECOVERING, _S.ESCALATED, _S.RESOLVED, _S.CLOSED}),
+    _S.VERIFYING: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.ESCALATED, _S.RESOLVED, _S.CLOSED}),
     _S.ESCALATED: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.RESOLVED, _S.CLOSED}),
-    _S.RESOLVED: frozenset({_S.DIAGNOSING, _S.ESCALATED, _S.CLOSED}),
+    _S.RESOLVED: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.ESCALATED, _S.CLOSED}),
     _S.CLOSED: frozenset(),
 }
 

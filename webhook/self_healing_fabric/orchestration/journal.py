@@ -26,6 +26,7 @@ from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, steady
 from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
@@ -139,7 +140,9 @@ def announce(
     Returns the refusal, or None: then the action is announced and its effect may begin.
     """
     now = context.clock()
-    proposal = Proposal(str(incident.service), strategy, action["target"], disruptive, now)
+    proposal = Proposal(
+        str(incident.service), strategy, action["target"], disruptive, now, restores=strategy == UNDO
+    )
 
     def write(connection: Connection) -> Refusal | None:
         # Budgets are counted, then used up: two replicas must not count at the same time.
@@ -153,6 +156,8 @@ def announce(
             "intended_at": now,
             "disruptive": disruptive,
             "strategy": strategy,
+            "failure_class": incident.failure_class,
+            "pattern": incident.pattern,
         }
         statements.insert_action(connection, {**action, **values, "incident_id": incident.id})
         message = f"Intends to {strategy} {action['target']} (attempt {action['attempt']})."

@@ -4,7 +4,8 @@
 target died. So the samples are read as Prometheus stored them, each with its own time, and only those count
 whose whole window lies after the action. Healed means: every signal of the incident inside its limit, without
 a gap, up to now, for the whole stability window, and where the target tells its start time, a start after the
-action. Everything else is some kind of no, and at the deadline it is said which.
+action. Everything else is some kind of no, and at the deadline it is said which; that a service is worse
+than before the action is said at once, for then there may be something to take back.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from shf_queries.catalogue import HEARTBEAT, SIGNALS, Signal
 SHORT_WINDOW_SCRAPES = 4  # the rules' short window, in scrape intervals
 MAX_GAP_INTERVALS = 3  # missing evaluations that are still no gap
 MAX_LOOK_BACK = 1800.0  # seconds of raw samples asked for at most
+MUCH_WORSE = 1.5  # times as far as before; what failed already must grow by so much to be called worse
 
 
 class Verdict(StrEnum):
@@ -51,11 +53,13 @@ class Look:
     verdict: Verdict | None
     statement: str
     evidence: tuple[Evidence, ...]
+    worse: bool = False  # than before the action
 
     def as_dict(self) -> dict[str, Any]:
         """The look as JSON, for the timeline."""
         return {
             "verdict": self.verdict.value if self.verdict else None,
+            "worse": self.worse,
             "evidence": [evidence.as_dict() for evidence in self.evidence],
         }
 
@@ -105,7 +109,7 @@ class Verifier:
 
     def look(
         self, service: str, signals: Collection[str], *, since: float, deadline: float | None, now: float,
-        started_before: float | None = None,
+        started_before: float | None = None, before: Mapping[str, float] | None = None,
     ) -> Look:  # fmt: skip
         """Look at the fresh samples since an action (or since watching began). Raises QueryError.
 
@@ -116,6 +120,8 @@ class Verifier:
             deadline: when to say what it is if it is not healed; None to watch without end.
             now: seconds since 1970.
             started_before: the start time that the target must have left behind, or None.
+            before: the signals' values before the action, from `condition`; without them nothing is called
+                worse.
         """
         watched = [SIGNALS[name] for name in sorted({HEARTBEAT.name, *signals})]
         runs = [self._run(service, signal, since + self._settle(signal), now) for signal in watched]
@@ -125,6 +131,14 @@ class Verifier:
         restarted = self._restarted(service, started_before, now)
         if restarted is not None and restarted[1] is not None:
             evidence.append(restarted[1])
+        worse = [] if before is None else self._worse(service, before, since, now)
+        if worse:
+            told = ", ".join(
+                f"{each.signal.name} was {(before or {})[each.signal.name]:.3g}" for each in worse
+            )
+            statement = f"Not healed, and worse than before the action: {told}."
+            evidence += [each.evidence for each in worse if each.evidence and each.evidence not in evidence]
+            return Look(Verdict.NOT_HEALED, statement, tuple(evidence), worse=True)
         if shortest >= stability and (restarted is None or restarted[0]):
             statement = f"Healed: inside all limits for {shortest:.0f} s, on samples newer than the action."
             return Look(Verdict.HEALED, statement, tuple(evidence))
@@ -133,6 +147,36 @@ class Verifier:
             return Look(None, statement, tuple(evidence))
         verdict, why = _at_deadline(runs, restarted)
         return Look(verdict, why, tuple(evidence))
+
+    def condition(self, service: str, now: float) -> Mapping[str, float]:
+        """The value of each signal that has one now, the worst of several series. Raises QueryError."""
+        samples = self._client.instant(catalogue.all_signals_of([service]), at=now)
+        found: dict[str, float] = {}
+        for signal in SIGNALS.values():
+            values = [
+                sample.value
+                for sample in samples
+                if sample.labels.get("__name__") == signal.fresh_series and math.isfinite(sample.value)
+            ]
+            if values:
+                found[signal.name] = max(values) if signal.higher_is_worse else min(values)
+        return found
+
+    def _worse(self, service: str, before: Mapping[str, float], since: float, now: float) -> list[Run]:
+        """The signals that have been outside their limits for a whole stability window since the action, and
+        were inside before it or not nearly as far out. What was not measured before is not compared."""
+        stability, found = self._settings.verification.stability, []
+        for name, value in self.condition(service, now).items():
+            signal, fresh_from = SIGNALS[name], since + self._settle(SIGNALS[name])
+            if name not in before or now - fresh_from < stability or not _grew(signal, before[name], value):
+                continue
+            run = self._run(service, signal, fresh_from, now)
+            limit = self._limits(service, signal, now)({"service": service})
+            newly = limit is not None and not is_outside(signal, before[name], limit.value)
+            far = abs(value) >= MUCH_WORSE * abs(before[name]) if signal.higher_is_worse else True
+            if run.bad_now and not run.ever_good and (newly or far):
+                found.append(run)
+        return found
 
     def start_time(self, service: str, now: float) -> float | None:
         """When the newest process of the service started, or None when it does not export that."""
@@ -202,6 +246,10 @@ class Verifier:
         return lambda labels: limit_of(signal, thresholds, baselines.get(_identity(labels)))
 
 
+def _grew(signal: Signal, before: float, now: float) -> bool:
+    return now > before if signal.higher_is_worse else now < before
+
+
 def _identity(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset((name, value) for name, value in labels.items() if name != "__name__")
 
@@ -213,7 +261,7 @@ def _at_deadline(runs: list[Run], restarted: Restarted | None) -> tuple[Verdict,
         if all(run.ever_good for run in bad):
             return Verdict.RELAPSED, f"Relapsed: {names} had recovered and is outside its limit again."
         return Verdict.NOT_HEALED, f"Not healed: {names} is still outside its limit at the deadline."
-    silent = [run.signal.name for run in runs if run.evidence is None or not run.good_for]
+    silent = [run.signal.name for run in runs if not (run.good_now or run.bad_now)]
     if silent:
         return Verdict.NO_EVIDENCE, f"No evidence: no fresh, unbroken samples of {', '.join(silent)}."
     if restarted == (False, None):

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import Text as SqlText
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0003"  # the newest migration
+VERSION = "0004"  # the newest migration
 
 
 class Text(TypeDecorator[str]):
@@ -137,6 +137,8 @@ actions = Table(
     Column("id", Text, nullable=False, unique=True),
     Column("incident_id", Text, ForeignKey("incidents.id"), nullable=False),
     Column("strategy", Text, nullable=False),
+    Column("failure_class", Text),  # as diagnosed when it was chosen, and so the pattern
+    Column("pattern", Text),
     Column("platform", Text, nullable=False),
     Column("target", Text, nullable=False),  # the owner that guardrails count by, for example docker:cart
     Column("disruptive", Boolean, nullable=False),

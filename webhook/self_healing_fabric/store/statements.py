@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     Table,
     TextClause,
     and_,
@@ -530,6 +531,32 @@ def disruptive_actions_on(connection: Connection, target: str, since: float) -> 
     An action that failed before its effect began has disturbed nothing and is not among them.
     """
     return connection.execute(_DISRUPTIVE_ON, {"_target": target, "_since": since}).all()
+
+
+_VERIFIED_ON: Select[Any] = (
+    select(actions.c.strategy, actions.c.pattern, actions.c.verdict)
+    .where(
+        actions.c.target == bindparam("_target"),
+        actions.c.failure_class == bindparam("_class"),
+        actions.c.verdict.is_not(None),
+    )
+    .order_by(actions.c.intended_at.desc())
+    .limit(bindparam("_limit"))
+)
+
+
+def verified_actions_on(
+    connection: Connection, target: str, failure_class: str, limit: int
+) -> Sequence[AnyRow]:
+    """Strategy, pattern and verdict of the verified actions on a target for a failure class, newest first."""
+    values = {"_target": target, "_class": failure_class, "_limit": limit}
+    return connection.execute(_VERIFIED_ON, values).all()
+
+
+def verified_actions(connection: Connection, limit: int) -> Sequence[AnyRow]:
+    """Those of all targets, newest first, with target and failure class."""
+    query = select(actions).where(actions.c.verdict.is_not(None), actions.c.failure_class.is_not(None))
+    return connection.execute(query.order_by(actions.c.intended_at.desc()).limit(limit)).all()
 
 
 _APPEND = insert(timeline)

@@ -6,6 +6,7 @@ label.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -37,11 +38,15 @@ from self_healing_fabric.orchestration.steps.common import (
     waited,
     with_changes,
 )
+from self_healing_fabric.recovery.effectiveness import Attempt, Record, records_of
+from self_healing_fabric.recovery.effects import TargetUnreadable
 from self_healing_fabric.recovery.planning import TRUSTED_CAUSE, Plan, make_plan
+from self_healing_fabric.recovery.platforms import owner_of
 from self_healing_fabric.store import statements
 from shf_queries import catalogue
 from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT, LATENCY_P95
 
+MOST_ATTEMPTS = 200  # verified attempts on one target that are looked at
 CAUSE_POLL = 2.0  # seconds between two looks for the alert of a suspected cause
 
 
@@ -100,8 +105,24 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         service=service,
         settings=context.settings,
         known=context.strategies,
+        records=_records(context, service, diagnosis),
     )
     return _diagnosed(incident, context, diagnosis, plan)
+
+
+def _records(context: Context, service: str, diagnosis: Diagnosis) -> Mapping[str, Record]:
+    """What is known to have worked on the service's target for such a failure."""
+    try:
+        target = owner_of(service, context.settings)
+    except TargetUnreadable:
+        return {}  # the plan says why
+    failure_class = diagnosis.failure_class.value
+    rows = context.store.read(
+        lambda connection: statements.verified_actions_on(connection, target, failure_class, MOST_ATTEMPTS)
+    )
+    return records_of(
+        [Attempt(row.strategy, row.pattern, row.verdict) for row in rows], diagnosis.cause.pattern.value
+    )
 
 
 def _localization(
@@ -194,7 +215,7 @@ def _suspected_dependency(
 def _diagnosed(incident: Incident, context: Context, diagnosis: Diagnosis, plan: Plan) -> Step:
     entries = (
         *_diagnosis_entries(diagnosis),
-        Entry(Kind.PLAN, str(plan), {"strategies": list(plan.strategies)}),
+        Entry(Kind.PLAN, str(plan), plan.as_dict()),
     )
     changes = {**_diagnosis_columns(diagnosis), "plan": list(plan.strategies)}
     if plan.strategies:

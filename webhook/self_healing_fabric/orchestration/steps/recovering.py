@@ -138,6 +138,8 @@ def _new_action(
     before = dict(effect.snapshot())
     if effect.renews_process:
         before["process_start"] = context.verifier.start_time(service, context.clock())
+    if strategy == UNDO or context.strategies[strategy].disruptive:
+        before["signals"] = context.verifier.condition(service, context.clock())
     if strategy == UNDO:
         before[UNDOES] = getattr(in_force(context, service, earlier), "id", None)
     return {
@@ -223,7 +225,16 @@ def _after_action(
         return Step(onward, finished=finished, strategy=strategy)
     if outcome.status is Status.SUCCEEDED:
         started_before = action["before"].get("process_start")
-        transition = verify_from(context, action=action["id"], started_before=started_before, entries=(told,))
+        if strategy == UNDO and incident.resolved_at is None:
+            reason = "what was done before is undone, for it did not heal"
+            return _next(incident, context, reason, told, finished=finished, strategy=strategy)
+        transition = verify_from(
+            context,
+            action=action["id"],
+            started_before=started_before,
+            entries=(told,),
+            before=action["before"].get("signals"),
+        )
         return Step(transition, finished=finished, strategy=strategy)
     if outcome.status is Status.INDETERMINATE:
         reason = f"whether {strategy} happened cannot be learnt: {outcome.detail}"

@@ -13,11 +13,13 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from self_healing_fabric.incidents import correlation
+from self_healing_fabric.incidents.correlation import reopened
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import diagnosis_verdicts, journal
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.effects import effect_of_action, in_force
 from self_healing_fabric.orchestration.escalation_manager import escalate
 from self_healing_fabric.orchestration.steps.common import (
     EVIDENCE,
@@ -29,18 +31,37 @@ from self_healing_fabric.orchestration.steps.common import (
     to_people,
     until_silence_ends,
 )
+from self_healing_fabric.recovery.effects import (
+    FOLLOWED_BY,
+    NotApplicable,
+    Progress,
+    Settling,
+    TargetUnreadable,
+)
+from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Look, Verdict
 from self_healing_fabric.store import statements
 from shf_queries import QueryError
 
 
 def verify_from(
-    context: Context, *, action: str | None, started_before: float | None, entries: tuple[Entry, ...]
+    context: Context,
+    *,
+    action: str | None,
+    started_before: float | None,
+    entries: tuple[Entry, ...],
+    before: Mapping[str, float] | None = None,
 ) -> Transition:
-    """To verifying, from now until the deadline."""
+    """To verifying, from now until the deadline. `before`: the signals' values before the action."""
     now = context.clock()
     deadline = now + context.settings.verification.deadline
-    pending = {"since": now, "action": action, "started_before": started_before, "deadline": deadline}
+    pending = {
+        "since": now,
+        "action": action,
+        "started_before": started_before,
+        "deadline": deadline,
+        "before": before,
+    }
     return Transition(State.VERIFYING, look_interval(context), entries, {"verification": pending})
 
 
@@ -54,6 +75,7 @@ def look_at(incident: Incident, context: Context, facts: Facts) -> Look:
         deadline=pending["deadline"],
         now=context.clock(),
         started_before=pending["started_before"],
+        before=pending.get("before"),
     )
 
 
@@ -68,6 +90,8 @@ def verifying(incident: Incident, context: Context) -> Step:
                 Transition(State.VERIFYING, look_interval(context), waiting_for=f"{EVIDENCE}: {error}")
             )
         look = Look(Verdict.NO_EVIDENCE, f"No evidence until the deadline: {error}", ())
+    if look.verdict is not None:
+        look = _as_the_target_says(look, incident, context, facts)
     if look.verdict is None:
         return Step(Transition(State.VERIFYING, look_interval(context)))
     entry = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
@@ -75,6 +99,10 @@ def verifying(incident: Incident, context: Context) -> Step:
     verdict = (action, look.verdict.value) if action else None
     if look.verdict is Verdict.HEALED:
         transition = resolve(context, _outcome(incident, facts), entry)
+        if incident.resolved_at is not None:
+            # It had healed before, and stayed so when what was done for it was taken back.
+            kept = {**transition.changes, "outcome": incident.outcome}
+            return Step(replace(transition, changes=kept), verdict=verdict)
         return Step(
             transition,
             verdict=verdict,
@@ -83,10 +111,38 @@ def verifying(incident: Incident, context: Context) -> Step:
         )
     if facts.silenced:
         return until_silence_ends(incident, look_interval(context))
-    step = _not_healed(incident, context, look, entry, verdict)
+    if incident.resolved_at is not None:
+        return Step(_relapsed(incident, context, look, entry), verdict=verdict)
+    step = _not_healed(incident, context, facts, look, entry, verdict)
     if look.verdict is Verdict.NOT_HEALED:
         step = replace(step, learned=_learned(incident, context, facts, healed=False))
     return step
+
+
+def _as_the_target_says(look: Look, incident: Incident, context: Context, facts: Facts) -> Look:
+    """Not healed while the effect is not through: a rollout that hangs half way may look healthy."""
+    action = _verified_repair(incident, facts)
+    if action is None:
+        return look
+    try:
+        effect = effect_of_action(context, str(incident.service), action, facts.actions)
+        settling = effect.settled(action.before)
+    except (NotApplicable, TargetUnreadable) as error:
+        settling = Settling(Progress.UNDER_WAY, str(error))
+    over = context.clock() >= (incident.verification or {})["deadline"]
+    if settling.progress is Progress.FAILED:
+        return Look(Verdict.NOT_HEALED, f"Not healed: {settling.detail}.", look.evidence, look.worse)
+    if look.verdict is not Verdict.HEALED or settling.progress is Progress.DONE:
+        return look
+    statement = f"Inside all limits, but not through: {settling.detail}."
+    return Look(Verdict.NOT_HEALED if over else None, statement, look.evidence)
+
+
+def _relapsed(incident: Incident, context: Context, look: Look, entry: Entry) -> Transition:
+    """It had healed, and fails again since what was done for it was taken back: it starts over."""
+    again = Entry(Kind.STATE, "Re-opened: it was healed, and is not any more since that was taken back.")
+    changes = reopened(incident.relapses, context.clock())
+    return Transition(State.DIAGNOSING, 0.0, (entry, again), changes)
 
 
 def _outcome(incident: Incident, facts: Facts) -> Outcome:
@@ -96,7 +152,9 @@ def _outcome(incident: Incident, facts: Facts) -> Outcome:
 
 def _verified_repair(incident: Incident, facts: Facts) -> Row[Any] | None:
     verified = (incident.verification or {}).get("action")
-    return next((row for row in facts.actions if row.id == verified and row.disruptive), None)
+    return next(
+        (row for row in facts.actions if row.id == verified and row.disruptive and row.strategy != UNDO), None
+    )
 
 
 def _learned(incident: Incident, context: Context, facts: Facts, *, healed: bool) -> Mapping[str, Any] | None:
@@ -144,14 +202,41 @@ def split_off(incident: Incident, service: str, reason: str, context: Context) -
 
 
 def _not_healed(
-    incident: Incident, context: Context, look: Look, entry: Entry, verdict: tuple[str, str] | None
+    incident: Incident,
+    context: Context,
+    facts: Facts,
+    look: Look,
+    entry: Entry,
+    verdict: tuple[str, str] | None,
 ) -> Step:
     """One level up in any case; on with the plan only when it is known that the service still fails."""
     merged = merged_into_cause(incident, context, verdict=verdict)
     if merged is not None:
         return merged
     rest = list(incident.plan[1:]) if verdict else list(incident.plan)
-    if look.verdict is Verdict.NO_EVIDENCE or not rest:
+    if look.verdict is Verdict.NO_EVIDENCE:
+        rest = []
+    if _to_be_undone(incident, context, facts, look):
+        # Whoever is called hears what became of that too.
+        back = {"plan": [UNDO, *rest], "verification": None}
+        undoing = Transition(State.RECOVERING, 0.0, (entry,), back)
+        return Step(
+            escalate(incident, context, undoing, look.statement) if rest else undoing, verdict=verdict
+        )
+    if not rest:
         return to_people(incident, context, look.statement, entry, verdict=verdict)
     onward = Transition(State.RECOVERING, 0.0, (entry,), {"plan": rest, "verification": None})
     return Step(escalate(incident, context, onward, look.statement), verdict=verdict)
+
+
+def _to_be_undone(incident: Incident, context: Context, facts: Facts, look: Look) -> bool:
+    """Whether the action that was verified is taken back: it made things worse, or its kind always is."""
+    action = _verified_repair(incident, facts)
+    if action is None:
+        return False
+    undoable = in_force(context, str(incident.service), facts.actions)
+    # What only completed it, such as the restart after a new configuration, was verified in its stead.
+    if undoable is None or (undoable.id != action.id and undoable.before.get(FOLLOWED_BY) != action.strategy):
+        return False
+    effect = effect_of_action(context, str(incident.service), undoable, facts.actions)
+    return look.worse or effect.undone_unless_healed

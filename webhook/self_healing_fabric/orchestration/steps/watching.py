@@ -11,15 +11,25 @@ from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.effects import effect_of, in_force
 from self_healing_fabric.orchestration.escalation_manager import escalate
-from self_healing_fabric.orchestration.steps.common import EVIDENCE, Step, facts_of, look_interval
+from self_healing_fabric.orchestration.steps.common import (
+    EVIDENCE,
+    Facts,
+    Step,
+    evidence_entry,
+    facts_of,
+    look_interval,
+)
 from self_healing_fabric.orchestration.steps.verifying import (
     look_at,
     resolve,
     split_off,
     split_unhealed,
 )
-from self_healing_fabric.recovery.verification import Verdict
+from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.strategies import SCALE, UNDO
+from self_healing_fabric.recovery.verification import Health, Verdict
 from shf_queries import QueryError
 
 WATCHED_SHARE = 0.05  # of the time for which an incident has been watched passes between two looks
@@ -74,13 +84,52 @@ def _close_when_alerts_ended(incident: Incident, context: Context) -> Step:
 def resolved(incident: Incident, context: Context) -> Step:
     """The relapse window is over: close when all alerts ended, start over when one of its own still fires.
 
-    A symptom's alert that outlives its cause by so much was no symptom.
+    A symptom's alert that outlives its cause by so much was no symptom. What was only lent, such as more
+    replicas, is taken back first, when the service has been calm for long enough.
     """
     facts = facts_of(incident, context)
     if any(row.status == "firing" for row in facts.own_alerts):
         again = Entry(Kind.STATE, "Re-opened: an alert still fires although the incident was resolved.")
         changes = {**reopened(incident.relapses, context.clock()), "state": State.DIAGNOSING.value}
         return Step(Transition(State.DIAGNOSING, 0.0, (again,), changes))
+    kept: tuple[Entry, ...] = ()
+    try:
+        taking_back = _take_back(incident, context, facts)
+    except NotApplicable as error:
+        kept = (Entry(Kind.NOTE, f"Not scaled back: {error}."),)
+    else:
+        if taking_back is not None:
+            return taking_back
     reason = f"{incident.service} has healed, and its alert still fires"
     also = tuple(split_off(incident, each, reason, context) for each in facts.symptoms)
-    return Step(Transition(State.CLOSED, None, changes={"closed_at": context.clock()}), also=also)
+    return Step(Transition(State.CLOSED, None, kept, {"closed_at": context.clock()}), also=also)
+
+
+def _take_back(incident: Incident, context: Context, facts: Facts) -> Step | None:
+    """Scale back to what was there before; None when nothing was scaled or the scaling was taken back.
+
+    Raises NotApplicable when somebody has changed it since: then it is theirs.
+    """
+    service = str(incident.service)
+    if not incident.known_service:
+        return None
+    lent = in_force(context, service, facts.actions)
+    if lent is None or lent.strategy != SCALE or incident.resolved_at is None:
+        return None
+    bounds = context.settings.services[service].recovery.scale
+    left = incident.resolved_at + (bounds.calm if bounds else 0.0) - context.clock()
+    if left > 0:
+        return Step(Transition(State.RESOLVED, left, waiting_for=f"calm: then {service} is scaled back"))
+    try:
+        effect_of(context, service, UNDO, facts.actions).snapshot()
+        health, evidence = context.verifier.health(service, facts.signals, context.clock())
+    except (QueryError, TargetUnreadable):
+        health, evidence = Health.UNKNOWN, ()
+    if health is not Health.CALM:
+        pause = context.settings.reconcile_interval
+        return Step(
+            Transition(State.RESOLVED, pause, waiting_for=f"calm: {service} is not inside all limits")
+        )
+    told = Entry(Kind.NOTE, f"{service} has been calm long enough to be scaled back.")
+    entries = (*(evidence_entry(fact) for fact in evidence), told)
+    return Step(Transition(State.RECOVERING, 0.0, entries, {"plan": [UNDO]}))

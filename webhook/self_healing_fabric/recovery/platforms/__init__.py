@@ -31,7 +31,7 @@ def platform_of(service: str, settings: Settings) -> Platform | None:
     if recovery.http is not None:
         from self_healing_fabric.recovery.platforms.http import HttpPlatform
 
-        return HttpPlatform(service, recovery.http)
+        return HttpPlatform(service, recovery.http, recovery.scale)
     if recovery.docker is not None:
         from self_healing_fabric.recovery.platforms.docker import DockerPlatform
 

@@ -11,8 +11,9 @@ from self_healing_fabric.recovery.strategies.retry import Retry
 from self_healing_fabric.recovery.strategies.sync import Sync
 from self_healing_fabric.settings import Settings
 
-__all__ = ["UNDO", "Strategy", "strategies"]
+__all__ = ["SCALE", "UNDO", "Strategy", "strategies"]
 
+SCALE = "scale"
 UNDO = "undo"
 """In a plan: the effect that takes back the incident's newest effect that can be taken back."""
 
@@ -32,7 +33,7 @@ def strategies(settings: Settings) -> Mapping[str, Strategy]:
     known: tuple[Strategy, ...] = (
         Retry(settings),
         OnPlatform("restart", settings),
-        OnPlatform("scale", settings),
+        OnPlatform(SCALE, settings),
         OnPlatform("evict", settings),
         OnPlatform("rollback", settings),
         Sync(settings),

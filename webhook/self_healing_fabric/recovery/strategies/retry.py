@@ -1,4 +1,4 @@
-"""Retry: run the failing check once more, a few times, before anything is disturbed.
+"""Retry: run the failing check, or a call that is safe to repeat, once more, before anything is disturbed.
 
 Waiting times grow exponentially with full jitter, so that many fabrics, or one with many incidents, do not
 knock at the same moment at a service that is just getting up (Marc Brooker, "Exponential Backoff And Jitter",
@@ -17,7 +17,7 @@ import httpx
 from self_healing_fabric.certificates import authorities
 from self_healing_fabric.recovery.effects import Effect, NotApplicable
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
-from self_healing_fabric.settings import RetrySettings, Settings
+from self_healing_fabric.settings import RetryCall, RetrySettings, Settings, bearer_headers
 
 
 def full_jitter(attempt: int, settings: RetrySettings) -> float:
@@ -26,7 +26,7 @@ def full_jitter(attempt: int, settings: RetrySettings) -> float:
 
 
 class Retry:
-    """Ask the health endpoint again; it only reads, so it is safe to repeat."""
+    """Ask the health endpoint again, or make the configured call; both are safe to repeat."""
 
     name = "retry"
     disruptive = False
@@ -35,22 +35,25 @@ class Retry:
         self._settings = settings
 
     def on(self, service: str) -> Effect:
-        """A probe of the service's health endpoint."""
-        health = self._settings.services[service].health
-        if health is None:
-            raise NotApplicable(f"{service} has no `health` endpoint")
-        return Probe(health, self._settings.retry)
+        """The configured call, else a probe of the service's health endpoint."""
+        configured = self._settings.services[service]
+        call = configured.recovery.retry
+        if call is None:
+            if configured.health is None:
+                raise NotApplicable(f"{service} has no `health` endpoint and no `recovery.retry`")
+            call = RetryCall(url=configured.health)
+        return SafeCall(call, self._settings.retry)
 
 
-class Probe(Effect):
-    """One GET of a health endpoint."""
+class SafeCall(Effect):
+    """One call that changes nothing when it is repeated."""
 
     platform = "http"
-    longest_effect = 0.0  # a probe leaves nothing behind to wait for
+    longest_effect = 0.0  # it may be repeated at once, so there is nothing to wait for
 
-    def __init__(self, url: str, settings: RetrySettings) -> None:
-        self.target = f"health:{url}"
-        self._url = url
+    def __init__(self, call: RetryCall, settings: RetrySettings) -> None:
+        self.target = f"{call.method} {call.url}"
+        self._call = call
         self._settings = settings
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -58,33 +61,40 @@ class Probe(Effect):
         return {}
 
     def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
-        """One probe; when it fails and attempts are left, ask for another after a random wait."""
+        """One call; when it fails and attempts are left, ask for another after a random wait."""
         if not permit():
             return forbidden()
-        problem = self._probe(self._url)
+        problem = self._try(key)
         if problem is None:
-            return Outcome(Status.SUCCEEDED, f"{self._url} answered at attempt {attempt}")
+            return Outcome(Status.SUCCEEDED, f"{self._call.url} answered at attempt {attempt}")
         left = self._settings.attempts - attempt
         detail = f"attempt {attempt} of {self._settings.attempts}: {problem}"
         return Outcome(Status.FAILED, detail, full_jitter(attempt, self._settings) if left > 0 else None)
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
-        """An interrupted probe changed nothing and may be repeated."""
-        return Outcome(Status.FAILED, "the fabric was interrupted during the probe", 0.0)
+        """What was interrupted may be repeated."""
+        return Outcome(Status.FAILED, "the fabric was interrupted during the call", 0.0)
 
     def check(self) -> str:
-        """Probe once."""
-        return self._probe(self._url) or "answers"
+        """Not tried: only a person or an incident makes the call."""
+        return f"{self._call.method} {self._call.url}, not tried"
 
-    def _probe(self, url: str) -> str | None:
+    def _try(self, key: str) -> str | None:
+        """Why it failed, or None."""
+        call = self._call
         try:
-            answer = httpx.get(
-                url,
+            answer = httpx.request(
+                call.method,
+                call.url,
+                headers={"Idempotency-Key": key, **bearer_headers(call.bearer_token_file)},
                 timeout=self._settings.timeout,
                 follow_redirects=False,
                 trust_env=False,
                 verify=authorities(),
             )
         except httpx.HTTPError as error:
-            return f"{url} does not answer: {error or type(error).__name__}"
-        return None if answer.is_success else f"{url} answered {answer.status_code}"
+            return f"{call.url} does not answer: {error or type(error).__name__}"
+        except OSError as error:
+            return f"{call.bearer_token_file} cannot be read: {error.strerror}"
+        good = answer.status_code in call.expect if call.expect else answer.is_success
+        return None if good else f"{call.url} answered {answer.status_code}"

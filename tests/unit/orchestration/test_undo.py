@@ -1,0 +1,179 @@
+"""What is lent is taken back, and what made things worse is undone: counted at the target.
+
+Scaled up while it fails, scaled back after a calm; back at once when the service is worse than before; never
+over what somebody else has set meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.recovery.platforms.http import HttpScale
+from shf_queries.catalogue import CPU, ERROR_RATIO
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture
+def world(make_world: Callable[..., Any]) -> Any:
+    """A service that is scaled when it is degraded, and fails five of a hundred requests too many."""
+    world = make_world(plans={"degradation": ["scale", "restart"]}, guardrails={"cooldown": 0})
+    world.close()
+    cart = world.values["services"]["cart"]
+    http = {**cart["recovery"]["http"], "scale": world.target.replicas_url}
+    recovery = {"http": http, "scale": {"max": 3, "calm": 400}}
+    world.values["services"] = {"cart": {**cart, "recovery": recovery}}
+    world.open()
+    world.measure(ERROR_RATIO, 0.1)
+    world.measure(CPU, 0.5)
+    return world
+
+
+def fails(world: Any) -> None:
+    """An alert of errors arrives."""
+    world.receive(world.alert(signal="error_ratio", starts_at="2026-01-01T00:00:00Z"))
+
+
+def alert_ends(world: Any) -> None:
+    """Prometheus has seen that they are gone."""
+    world.receive(world.alert(signal="error_ratio", starts_at="2026-01-01T00:00:00Z", status="resolved"))
+
+
+def test_scaled_up_while_it_fails_and_back_after_a_calm(world: Any) -> None:
+    """One replica more heals it; when it has been calm for 400 s there are as many as before, once."""
+    world.target.on_scale = lambda: world.measure(ERROR_RATIO, 0.0)
+    fails(world)
+    world.run(seconds=30)
+    assert (world.target.scalings, world.incident().state) == ([3], State.RESOLVED)
+    alert_ends(world)
+    world.run(seconds=340, tick=5)
+    assert world.target.scalings == [3]  # the relapse window is over, the calm is not
+    world.run(seconds=120, tick=5)
+    assert world.target.scalings == [3, 2]
+    world.run(seconds=400, tick=5)
+    incident = world.incident()
+    assert (incident.state, incident.outcome) == (State.CLOSED, "healed")
+    assert world.target.scalings == [3, 2]
+    assert world.restarts() == {}
+
+
+def test_what_fails_again_when_scaled_back_starts_over(world: Any) -> None:
+    """It needs the replica: the incident is open again, and is diagnosed and scaled again."""
+    world.target.on_scale = lambda: world.measure(ERROR_RATIO, 0.0 if world.target.replicas > 2 else 0.1)
+    fails(world)
+    world.run(seconds=30)
+    alert_ends(world)
+    world.run(seconds=480, tick=5)
+    assert world.target.scalings[:2] == [3, 2]
+    world.run(seconds=120)
+    assert world.target.scalings == [3, 2, 3]
+    assert world.incident().relapses == 1
+    assert world.target.replicas == 3
+
+
+def test_a_scale_that_makes_it_worse_is_taken_back_at_once(world: Any) -> None:
+    """More replicas strangle what they share: back to two before anything else is tried."""
+    world.target.on_scale = lambda: world.measure(CPU, 0.97 if world.target.replicas > 2 else 0.5)
+    world.target.on_restart = lambda: world.measure(ERROR_RATIO, 0.0)
+    fails(world)
+    world.run(seconds=25)
+    assert world.target.scalings == [3, 2]
+    assert any("worse than before the action: cpu" in line for line in world.story())
+    world.run(seconds=30)
+    assert len(world.target.restarts) == 1
+    assert [(row.strategy, row.verdict) for row in world.actions()] == [
+        ("scale", "not_healed"),
+        ("undo", None),
+        ("restart", "healed"),
+    ]
+
+
+def test_a_scale_that_merely_does_not_help_stays(world: Any) -> None:
+    """Not worse: the restart is tried with the replicas that there are, and after the calm there are two."""
+    world.target.on_restart = lambda: world.measure(ERROR_RATIO, 0.0)
+    fails(world)
+    world.run(seconds=90)
+    assert world.target.scalings == [3]
+    assert len(world.target.restarts) == 1
+    alert_ends(world)
+    world.run(seconds=500, tick=5)
+    assert world.target.scalings == [3, 2]
+
+
+def test_what_somebody_else_has_set_is_left_alone(world: Any) -> None:
+    """A person scaled to five meanwhile: nothing is taken back, and the timeline says why."""
+    world.target.on_scale = lambda: world.measure(ERROR_RATIO, 0.0)
+    fails(world)
+    world.run(seconds=30)
+    alert_ends(world)
+    world.target.replicas = 5
+    world.run(seconds=500, tick=5)
+    assert (world.target.scalings, world.target.replicas) == ([3], 5)
+    assert any("somebody has set 5 replicas since" in line for line in world.story())
+    assert world.incident().state is State.CLOSED
+    assert world.calls == []
+
+
+def test_an_exhausted_budget_does_not_hold_up_what_restores(
+    make_world: Callable[..., Any], world: Any
+) -> None:
+    """One action an hour: the scale used it up, and taking it back is still possible."""
+    world.close()
+    world.values["guardrails"] = {"cooldown": 3600, "max_actions": 1}
+    world.open()
+    world.target.on_scale = lambda: world.measure(CPU, 0.97 if world.target.replicas > 2 else 0.5)
+    fails(world)
+    world.run(seconds=40)
+    assert world.target.scalings == [3, 2]
+
+
+@pytest.mark.parametrize("undone", [True, False])
+def test_killed_while_taking_back_ends_in_the_old_or_the_new_state(
+    world: Any, monkeypatch: pytest.MonkeyPatch, undone: bool
+) -> None:
+    """Killed before or after the order: the target tells, and there is exactly one order."""
+    world.target.on_scale = lambda: world.measure(CPU, 0.97 if world.target.replicas > 2 else 0.5)
+    perform = HttpScale.perform
+
+    def die(effect: HttpScale, **options: Any) -> Any:
+        if options["before"]["wanted"] > 2:
+            return perform(effect, **options)
+        if undone:
+            perform(effect, **options)
+        raise Killed
+
+    fails(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(HttpScale, "perform", die)
+        with pytest.raises(Killed):
+            world.run(seconds=40)
+    world.crash()
+    world.run(seconds=120)
+    assert world.target.scalings == [3, 2]
+    statuses = [row.status for row in world.actions() if row.strategy == "undo"]
+    assert statuses == (["succeeded"] if undone else ["failed", "succeeded"])
+
+
+def test_a_scale_is_bounded(world: Any) -> None:
+    """At its maximum it is not scaled: the plan goes on, and the reason is told."""
+    world.target.replicas = 3
+    world.target.on_restart = lambda: world.measure(ERROR_RATIO, 0.0)
+    fails(world)
+    world.run(seconds=30)
+    assert world.target.scalings == []
+    assert len(world.target.restarts) == 1
+    assert any("at most 3 are allowed" in line for line in world.story())
+
+
+def test_what_was_scaled_to_nothing_stays_off(world: Any) -> None:
+    """Zero replicas are somebody's decision."""
+    world.target.replicas = 0
+    fails(world)
+    world.run(seconds=30)
+    assert world.target.scalings == []
