@@ -95,6 +95,27 @@ def verdict(given: Mapping[str, Any]) -> str:
     )
 
 
+def show_drift(console: Console, reports: Sequence[Mapping[str, Any]]) -> None:
+    """Print in what each configuration differs: `-` is what runs, `+` what is wanted."""
+    if not reports:
+        console.print("No service has a `recovery.configuration`.")
+    colours = {"-": "red", "+": "green", "@": "cyan"}
+    for report in reports:
+        if report["problem"] is not None:
+            console.print(
+                f"[yellow]{clean(report['service'])}:[/] {clean(report['problem'])}", soft_wrap=True
+            )
+            continue
+        number = report["places"]
+        told = f"differs in {number} place{'s' if number != 1 else ''}" if number else "is as it is wanted"
+        title = f"{report['target']} {told} ({report['wanted']})"
+        console.print(f"[bold]{clean(report['service'])}:[/] {clean(title)}", soft_wrap=True)
+        for line in report["lines"]:
+            console.print(f"  [{colours.get(line[:1], 'dim')}]{clean(line)}[/]", soft_wrap=True)
+        for note in report["notes"]:
+            console.print(f"  [dim]{clean(note)}[/]", soft_wrap=True)
+
+
 def styled_state(row: Mapping[str, Any]) -> str:
     """The state, with its outcome, in its colour."""
     text = row["state"] + (f" ({row['outcome']})" if row["outcome"] else "")

@@ -5,7 +5,9 @@ To add a place where configuration lives, add a module with the methods of `live
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from self_healing_fabric.recovery.configuration.desired import Wanted, read_wanted
 from self_healing_fabric.recovery.configuration.drift import Drift, Unparsable
@@ -15,7 +17,7 @@ from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.effects import TargetUnreadable
 from self_healing_fabric.settings import ConfigurationSettings, Settings
 
-__all__ = ["Comparison", "Configuration", "Drift", "configuration_of"]
+__all__ = ["Comparison", "Configuration", "Drift", "configuration_of", "reports"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,25 @@ class Configuration:
 def places(drift: Drift) -> str:
     """In how many places, in words."""
     return f"{drift.places} place{'s' if drift.places != 1 else ''}"
+
+
+def reports(services: Iterable[str], settings: Settings) -> list[dict[str, Any]]:
+    """What a comparison finds, now, for each of the services that have a configuration; fit to be shown."""
+    return [_report(name, settings) for name in services if settings.services[name].recovery.configuration]
+
+
+def _report(service: str, settings: Settings) -> dict[str, Any]:
+    report = {"service": service, "places": None, "lines": (), "notes": (), "problem": None}
+    try:
+        configuration = configuration_of(service, settings)
+        if configuration is None:
+            return report
+        found = configuration.compare()
+    except TargetUnreadable as error:
+        return {**report, "problem": str(error)}
+    drift = found.drift
+    where = {"target": configuration.live.target, "wanted": found.wanted.origin}
+    return {**report, **where, "places": drift.places, "lines": drift.lines, "notes": drift.notes}
 
 
 def configuration_of(service: str, settings: Settings) -> Configuration | None:
