@@ -159,7 +159,9 @@ def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterato
     except ShfError as error:
         yield Finding(subject, False, str(error))
         return
-    if platform is None:
+    if platform is None and service.recovery.configuration is not None:
+        yield Finding(subject, None, "has no recovery target: only its configuration will be healed")
+    elif platform is None:
         yield Finding(subject, None, "has no recovery target: it will be watched and escalated, not healed")
     else:
         yield _asked(subject, f"{platform.name} recovery", platform.check)

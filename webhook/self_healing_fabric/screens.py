@@ -83,6 +83,7 @@ def show_incident(console: Console, story: Mapping[str, Any]) -> None:
         console.print(f"[dim]{entry['at']}[/] {entry['kind']:<12} {clean(entry['message'])}", soft_wrap=True)
         if entry["kind"] == "evidence":
             console.print(f"{'':38}[dim]{clean(entry['data']['query'])}[/]", soft_wrap=True)
+        _show_diff(console, entry["data"].get("diff") or (), " " * 38)
 
 
 def verdict(given: Mapping[str, Any]) -> str:
@@ -99,7 +100,6 @@ def show_drift(console: Console, reports: Sequence[Mapping[str, Any]]) -> None:
     """Print in what each configuration differs: `-` is what runs, `+` what is wanted."""
     if not reports:
         console.print("No service has a `recovery.configuration`.")
-    colours = {"-": "red", "+": "green", "@": "cyan"}
     for report in reports:
         if report["problem"] is not None:
             console.print(
@@ -110,10 +110,15 @@ def show_drift(console: Console, reports: Sequence[Mapping[str, Any]]) -> None:
         told = f"differs in {number} place{'s' if number != 1 else ''}" if number else "is as it is wanted"
         title = f"{report['target']} {told} ({report['wanted']})"
         console.print(f"[bold]{clean(report['service'])}:[/] {clean(title)}", soft_wrap=True)
-        for line in report["lines"]:
-            console.print(f"  [{colours.get(line[:1], 'dim')}]{clean(line)}[/]", soft_wrap=True)
+        _show_diff(console, report["lines"], "  ")
         for note in report["notes"]:
             console.print(f"  [dim]{clean(note)}[/]", soft_wrap=True)
+
+
+def _show_diff(console: Console, lines: Sequence[str], indentation: str) -> None:
+    for line in lines:
+        colour = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "dim")
+        console.print(f"{indentation}[{colour}]{clean(line)}[/]", soft_wrap=True)
 
 
 def styled_state(row: Mapping[str, Any]) -> str:

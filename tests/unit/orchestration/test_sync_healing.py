@@ -96,6 +96,15 @@ def test_drift_is_synced_once_and_healed(configured: Callable[..., Configured]) 
     assert made.world.incident().outcome == "healed"
     assert made.world.incident().failure_class == "cluster_drift"
     assert made.world.restarts() == {}
+    (intent,) = [
+        entry
+        for entry in story(made.world.fabric, made.world.incident().id)["timeline"]
+        if entry["message"].startswith("Intends to sync")
+    ]
+    assert intent["data"]["diff"] == [
+        *("- pool: 5", "+ pool: 20"),
+        *("- password: ******", "+ password: ****** (another value)"),
+    ]
 
 
 def test_drift_that_is_old_is_synced_all_the_same(configured: Callable[..., Configured]) -> None:

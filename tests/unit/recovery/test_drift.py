@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import time
 from typing import Any
 
 import pytest
@@ -238,6 +239,33 @@ def test_a_running_configuration_that_is_broken_is_drift() -> None:
 def test_nothing_yet_is_drift() -> None:
     """A key that a ConfigMap lacks."""
     assert drift(None, "a: 1\n").lines == ("! there is none yet", "@ line 1", "+ a: 1")
+
+
+@pytest.mark.parametrize(
+    ("live", "wanted", "form"),
+    [
+        ("x" * 250_000, "y" * 250_000, "text"),
+        ("a: " + "x" * 250_000, "a: " + "y" * 250_000, "yaml"),
+        (*("".join(f"{n % period}\n" for n in range(80_000)) for period in (70, 71)), "text"),
+        (
+            "".join(f"password{n}: {n:08}\n" for n in range(9_000)),
+            "".join(f"password{n}: {n + 1:08}\n" for n in range(9_000)),
+            "text",
+        ),
+        (
+            "".join(f"p{n}: {{key: s{n:07}, a: 1}}\n" for n in range(8_000)),
+            "".join(f"p{n}: {{key: s{n:07}, a: 2}}\n" for n in range(8_000)),
+            "yaml",
+        ),
+        ("eyJ-" * 60_000, "://" * 80_000, "text"),
+    ],
+    ids=["one line", "one value", "many alike", "many secrets", "many places", "shapes"],
+)  # fmt: skip
+def test_the_largest_configurations_are_compared_in_seconds(live: str, wanted: str, form: str) -> None:
+    """A comparison that hangs would hold a worker, and the watch."""
+    began = time.monotonic()
+    assert drift(live, wanted, form)
+    assert time.monotonic() - began < 20.0  # each takes about a second alone
 
 
 def test_a_diff_cannot_paint_the_terminal_and_has_an_end() -> None:

@@ -15,10 +15,10 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from self_healing_fabric.recovery.configuration.desired import LARGEST
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress, TargetUnreadable
+from self_healing_fabric.recovery.effects import DIFF, Effect, NotApplicable, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Status
 from self_healing_fabric.recovery.strategies import strategies
-from self_healing_fabric.recovery.strategies.sync import CHANGE, DIFF
+from self_healing_fabric.recovery.strategies.sync import CHANGE
 from self_healing_fabric.settings import Settings
 
 CANARY = "canary-of-the-configuration"

@@ -25,6 +25,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, steady
+from self_healing_fabric.recovery.effects import DIFF
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.settings import Mode
@@ -162,6 +163,8 @@ def announce(
         statements.insert_action(connection, {**action, **values, "incident_id": incident.id})
         message = f"Intends to {strategy} {action['target']} (attempt {action['attempt']})."
         data = {"action": action["id"], "strategy": strategy, "target": action["target"]}
+        if DIFF in action["before"]:
+            data[DIFF] = action["before"][DIFF]
         timeline.append(connection, incident.id, [*entries, Entry(Kind.ACTION, message, data)], now)
         return None
 

@@ -41,7 +41,7 @@ class ConfigMapEntry(Document):
     ) -> None:
         self.target = f"configmap:{where.namespace}/{where.name}"
         self._timeout = settings.live.timeout
-        self.longest_write = 2 * self._timeout  # it is looked at once more before
+        self.longest_write = self._timeout
         self._where, self._cluster = where, cluster
         super().__init__(settings.format, masker)
         self._path = f"/api/v1/namespaces/{where.namespace}/configmaps/{where.name}"

@@ -24,6 +24,7 @@ from self_healing_fabric.recovery.configuration.masking import MASK, Masker, wit
 MOST_LINES = 200  # of a diff; a person reads no more, and the rest is counted
 MOST_NODES = 100_000  # of a document: aliases make exponentially many out of a few lines
 MOST_DEPTH = 100
+MOST_ALIGNED = 2000  # lines; to align more of them may take minutes
 LONGEST_VALUE = 200  # characters of a value that are shown
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_/-]+")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where it was built
@@ -130,6 +131,7 @@ class _Walk:
         self._masker = masker
         self._hidden = hidden
         self.secrets: set[str] = set()
+        self._told = 0  # lines; beyond those that are shown they are only counted, which takes no masking
 
     def differences(self, path: str, live: Any, wanted: Any, secret: bool) -> Iterator[list[str]]:
         """The differences below a path. Where it is secret, only that there is one."""
@@ -192,7 +194,8 @@ class _Walk:
         elif isinstance(value, list) and value:
             yield from self._of_lists(path, *((value, []) if sign == "-" else ([], value)))
         elif value is not _MISSING:
-            yield [f"{sign} {without(self.secrets, path or '.')}: {self._shown(value)}"]
+            live, wanted = (value, _MISSING) if sign == "-" else (_MISSING, value)
+            yield self._lines(path, live, wanted, self._shown)
 
     def _shown(self, value: Any) -> str:
         text = without(self.secrets, self._masker.line(value)) if isinstance(value, str) else value
@@ -204,6 +207,9 @@ class _Walk:
     def _lines(
         self, path: str, live: Any, wanted: Any, shown: Callable[[Any], str], note: str = ""
     ) -> list[str]:
+        self._told += 1
+        if self._told > MOST_LINES:
+            return ["..."] * (2 if live is not _MISSING and wanted is not _MISSING else 1)
         title = without(self.secrets, path or ".")
         lines = [] if live is _MISSING else [f"- {title}: {shown(live)}"]
         if wanted is not _MISSING:
@@ -254,16 +260,34 @@ def _compare_text(live: bytes | None, wanted: bytes, masker: Masker) -> Drift:
 
 def _text_differences(live: str, wanted: str, masker: Masker, secrets: set[str]) -> Iterator[list[str]]:
     running, desired = live.splitlines(), wanted.splitlines()
-    shown = [_printable(without(secrets, line)) for line in masker.lines(live)]
-    shown_wanted = [_printable(without(secrets, line)) for line in masker.lines(wanted)]
-    matcher = difflib.SequenceMatcher(a=running, b=desired, autojunk=len(running) > MOST_LINES)
-    for tag, first, end, other, other_end in matcher.get_opcodes():
+    shown, shown_wanted = masker.lines(live), masker.lines(wanted)
+    left = MOST_LINES
+    for first, end, other, other_end in _changed(running, desired):
+        both = [("-", line) for line in shown[first:end]] + [
+            ("+", line) for line in shown_wanted[other:other_end]
+        ]
+        # What is beyond the end of the diff is only counted: masking takes time for each line.
+        lines = [f"{sign} {_printable(without(secrets, line))}" for sign, line in both[:left]]
+        left -= len(lines)
+        yield [f"@ line {first + 1}", *lines, *("..." for _ in both[len(lines) :])]
+
+
+def _changed(live: list[str], wanted: list[str]) -> Iterator[tuple[int, int, int, int]]:
+    """Which lines were replaced by which. Of very many all between the first and the last difference."""
+    start = 0
+    while start < min(len(live), len(wanted)) and live[start] == wanted[start]:
+        start += 1
+    end = 0
+    while end < min(len(live), len(wanted)) - start and live[-1 - end] == wanted[-1 - end]:
+        end += 1
+    ours, theirs = live[start : len(live) - end], wanted[start : len(wanted) - end]
+    if max(len(ours), len(theirs)) > MOST_ALIGNED:
+        yield start, start + len(ours), start, start + len(theirs)
+        return
+    matcher = difflib.SequenceMatcher(a=ours, b=theirs, autojunk=len(ours) > MOST_LINES)
+    for tag, first, last, other, other_last in matcher.get_opcodes():
         if tag != "equal":
-            yield [
-                f"@ line {first + 1}",
-                *(f"- {line}" for line in shown[first:end]),
-                *(f"+ {line}" for line in shown_wanted[other:other_end]),
-            ]
+            yield start + first, start + last, start + other, start + other_last
 
 
 def _printable(line: str) -> str:

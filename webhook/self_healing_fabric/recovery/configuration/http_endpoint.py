@@ -7,6 +7,7 @@ If-Match, so it is refused like none at all.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class HttpEndpoint(Document):
 
     def read(self) -> Running:
         """GET it; the body is not quoted in any error."""
+        ends = time.monotonic() + self._timeout
         try:
             with self._client() as client, client.stream("GET", self.url) as answer:
                 if answer.status_code != 200:
@@ -47,6 +49,8 @@ class HttpEndpoint(Document):
                 content = bytearray()
                 for part in answer.iter_bytes():
                     content += part
+                    if time.monotonic() > ends:  # the client's timeout is for each part
+                        raise TargetUnreadable(f"{self.url} takes longer than {self._timeout:g} s")
                     if len(content) > LARGEST:
                         raise too_large(self.url)
         except httpx.HTTPError as error:

@@ -21,6 +21,7 @@ from self_healing_fabric.settings import KubernetesSettings
 
 try:
     from kubernetes import client, config
+    from urllib3 import Timeout
     from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 except ModuleNotFoundError as error:
     raise TargetUnreadable(
@@ -100,7 +101,7 @@ class Api:
                 f"{configuration.host}{path}",
                 body=None if body is None else json.dumps(body).encode(),
                 headers={"Accept": "application/json", **known, **headers},
-                timeout=self._timeout,
+                timeout=Timeout(total=self._timeout),
                 retries=False,
                 redirect=False,
                 preload_content=False,

@@ -52,7 +52,7 @@ class AppliedObject:
     ) -> None:
         place = f"{where.namespace}/" if where.namespace else ""
         self.target = f"{where.kind.lower()}:{place}{where.name}"
-        self.longest_write = 3 * settings.live.timeout  # it is found and looked at once more before
+        self.longest_write = settings.live.timeout
         self._timeout, self._force = settings.live.timeout, settings.force
         self._where, self._cluster, self._masker = where, cluster, masker
 

@@ -58,7 +58,7 @@ class Live(Protocol):
     Attributes:
         platform: what is spoken to, for example `http`.
         target: what guardrails count by, the same for every service that shares the place.
-        longest_write: seconds that one write may take at most.
+        longest_write: seconds that one write may take, from when its permit was asked.
     """
 
     platform: str

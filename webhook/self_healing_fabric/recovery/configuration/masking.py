@@ -20,10 +20,11 @@ SECRET_KEYS = (
     *("signature", "certificate", "bearer"),
 )
 _SEPARATOR = re.compile(r"^[\s\"'\]>]*(?:=>|:=|[:=])?\s*")
+_WORD = re.compile(r"[\w.-]*")
 _LEADING = re.compile(r"[\s\-\"']*")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _KNOWN_SHAPES = re.compile(
-    r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{20,}|xox[abeoprs]-\S+|eyJ[\w-]+\.[\w-]+\.[\w-]+)"
+    r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{20,}|xox[abeoprs]-\S+|eyJ[\w-]{1,2000}\.[\w-]{1,2000}\.[\w-]+)"
     r"|(?i:\b(?:bearer|basic)\s+\S+)"
 )
 _PEM_BEGIN, _PEM_END = "-----BEGIN ", "-----END "
@@ -36,8 +37,6 @@ class Masker:
     def __init__(self, more: Iterable[str] = ()) -> None:
         parts = "|".join(re.escape(part) for part in (*SECRET_KEYS, *more) if part)
         self._secret = re.compile(parts, re.IGNORECASE)
-        # The rest of the word belongs to the key: `password_file`, `--api-key`.
-        self._word = re.compile(rf"[\w.-]*?(?:{parts})[\w.-]*", re.IGNORECASE)
 
     def is_secret(self, key: object) -> bool:
         """Whether what stands under this key must not be shown."""
@@ -107,18 +106,30 @@ class Masker:
                 yield f"{line[:indentation]}{MASK}", bare.strip("\"' ,;")
                 continue
             inside = None if bare else inside
-            word = self._word.search(line)
-            if word is None:
+            found = self._secret.search(line)
+            if found is None:
                 yield _without_known_shapes(line), ""
                 continue
-            rest = line[word.end() :]
+            first, end = _word_around(line, found.start(), found.end())
+            rest = line[end:]
             value = rest[_separated(rest) :]
             secret = value.strip().strip("\"' ,;")
             next_too = value.strip() in _OPENS_MORE[:4] and bool(rest.strip())
-            inside = _column(line, word.start())
-            head = _without_known_shapes(line[: word.end()])
+            inside = _column(line, first)
+            head = _without_known_shapes(line[:end])
             shown = f"{head}{rest[: _separated(rest)]}{MASK}" if value.strip() else line
             yield shown, "" if value.strip() in _OPENS_MORE else secret
+
+
+def _word_around(line: str, start: int, end: int) -> tuple[int, int]:
+    """The whole key: `password_file`, `--api-key`.
+
+    Found by hand, because a pattern that begins with "any letters" takes quadratic time on one long line.
+    """
+    word = _WORD.match(line, end)
+    while start and (line[start - 1].isalnum() or line[start - 1] in "_.-"):
+        start -= 1
+    return start, word.end() if word else end
 
 
 def _column(line: str, key: int) -> int:

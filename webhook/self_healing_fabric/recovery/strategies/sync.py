@@ -17,6 +17,7 @@ from typing import Any
 from self_healing_fabric.recovery.configuration import Configuration, configuration_of
 from self_healing_fabric.recovery.configuration.live import Change, Side
 from self_healing_fabric.recovery.effects import (
+    DIFF,
     FOLLOWED_BY,
     Effect,
     NotApplicable,
@@ -29,7 +30,6 @@ from self_healing_fabric.settings import Settings
 
 INTERRUPTED = "the fabric was interrupted during the action"
 CHANGE = "change"  # in an action's `before`: the change, secrets included; nothing shows it
-DIFF = "diff"  # beside it: the masked lines, for people
 
 
 class Sync:
