@@ -103,6 +103,9 @@ def test_that_a_secret_differs_is_shown_and_not_how() -> None:
         "tls_key: |\n  {s}\n  {n}\nother: {n}",
         '<password>{s}</password><n>{n}</n>',
         "password: {s}\nurl: http://x/?q={s}&n={n}",
+        '{\n  "name": "DB_PASSWORD",\n  "value": "{s}"\n}\n{n}',
+        '{\n  "value": "{s}",\n  "name": "DB_PASSWORD"\n}\n{n}',
+        "env: [{value: {s}, name: API_TOKEN}]\nn: {n}",
         "-----BEGIN RSA PRIVATE KEY-----\n{s}{n}\n-----END RSA PRIVATE KEY-----\n{n}",
     ],
 )  # fmt: skip
@@ -123,6 +126,8 @@ def test_secrets_in_lines_of_text_are_masked(template: str, secret: str) -> None
         ({"app.yaml": "a: 1\npassword: canary1\n"}, {"app.yaml": "a: 2\npassword: canary2\n"}),
         ({"tokens": {"a": {"b": "canary1"}}}, {"tokens": "canary2"}),
         ({"password": "canary1", "x": "is canary1 here"}, {"password": "canary1", "x": "or canary1"}),
+        ({"e": [{"name": "PASS", "value": "canary1"}], "x": "canary1"}, {"x": "or canary1"}),
+        ({"e": ["--token", "canary1"], "x": "canary1"}, {"x": "or canary1"}),
         ({"password": "canary1", "canary1": 1}, {"password": "canary1", "canary1": 2}),
         ({"password": "line one canary\nline two canary"}, {"password": None, "x": "line two canary"}),
     ],
@@ -132,6 +137,19 @@ def test_secrets_in_documents_are_masked(live: Any, wanted: Any) -> None:
     found = compare_documents(live, wanted, MASKER)
     assert found
     assert "canary" not in "\n".join(found.lines)
+
+
+@pytest.mark.parametrize(
+    ("live", "wanted"),
+    [
+        ({"password": "Zq"}, {"password": "Zqq"}),
+        ({"e": [{"name": "PASS", "value": "Zq"}]}, {"e": [{"name": "PASS", "value": "Zqq"}]}),
+        ({"e": ["--token", "Zq"]}, {"e": ["--token", "Zqq"]}),
+    ],
+)
+def test_a_secret_of_a_few_characters_is_masked_where_it_stands(live: Any, wanted: Any) -> None:
+    """It is too short to be looked for elsewhere, so its place alone must do."""
+    assert "Zq" not in "".join(compare_documents(live, wanted, MASKER).lines)
 
 
 def test_everything_under_a_hidden_key_is_secret() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,27 @@ class Endpoint:
 def endpoint(httpserver: HTTPServer) -> Endpoint:
     """A service whose pool is too small."""
     return Endpoint(httpserver)
+
+
+@pytest.fixture
+def server_that_drips() -> Iterator[str]:
+    """The URL of a configuration that comes byte by byte."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 9999\r\n\r\n')
+                while not ended.wait(0.1):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/config"
+        ended.set()
+        thread.join()
 
 
 @pytest.fixture
@@ -150,7 +173,7 @@ def test_whoever_comes_in_between_wins(endpoint: Endpoint, wanted: Path) -> None
     endpoint.before_put = lambda: setattr(endpoint, "content", b"pool: 9\n")
     outcome = perform(effect, before)
     assert outcome.status is Status.FAILED
-    assert "412" in outcome.detail
+    assert "somebody has changed" in outcome.detail
     assert endpoint.content == b"pool: 9\n"
 
 
@@ -228,6 +251,17 @@ def test_what_is_too_large_to_be_kept_is_refused(endpoint: Endpoint, wanted: Pat
     endpoint.content = b"x" * (LARGEST + 1)
     with pytest.raises(TargetUnreadable, match="larger than"):
         sync(endpoint, wanted).snapshot()
+
+
+def test_a_target_that_drips_is_not_waited_for(
+    wanted: Path, endpoint: Endpoint, server_that_drips: str
+) -> None:
+    """Each byte comes in time, and the whole never does."""
+    endpoint.url = server_that_drips
+    began = time.monotonic()
+    with pytest.raises(TargetUnreadable, match=r"takes longer than 0\.5 s"):
+        sync(endpoint, wanted, live={"timeout": 0.5}).snapshot()
+    assert time.monotonic() - began < 10
 
 
 def test_a_wanted_configuration_that_is_broken_has_no_effect(endpoint: Endpoint, wanted: Path) -> None:

@@ -21,6 +21,8 @@ SECRET_KEYS = (
 )
 _SEPARATOR = re.compile(r"^[\s\"'\]>]*(?:=>|:=|[:=])?\s*")
 _WORD = re.compile(r"[\w.-]*")
+# The other half of a pair, `"name": "DB_PASSWORD"` and `"value": ...`, on the same line or the one beside it.
+_VALUE = re.compile(r"\b(?:value|values|default)\b(?=[\"']?\s*[:=])", re.IGNORECASE)
 _LEADING = re.compile(r"[\s\-\"']*")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _KNOWN_SHAPES = re.compile(
@@ -94,7 +96,9 @@ class Masker:
         """Each line as it may be shown, and what of it was secret by its key."""
         inside: int | None = None  # the indentation of the secret key above, whose value goes on
         next_too = pem = False
-        for line in text.splitlines():
+        lines = text.splitlines()
+        tells = [self.is_secret(line) for line in lines]
+        for number, line in enumerate(lines):
             bare = line.strip()
             indentation = len(line) - len(line.lstrip())
             if pem or _PEM_BEGIN in bare:
@@ -106,7 +110,8 @@ class Masker:
                 yield f"{line[:indentation]}{MASK}", bare.strip("\"' ,;")
                 continue
             inside = None if bare else inside
-            found = self._secret.search(line)
+            near = any(tells[max(0, number - 1) : number + 2])
+            found = (_VALUE.search(line) if near else None) or self._secret.search(line)
             if found is None:
                 yield _without_known_shapes(line), ""
                 continue
