@@ -105,7 +105,8 @@ def fabric(
             "deadline": format_duration(timings.verification_deadline),
             "interval": format_duration(timings.verification_interval),
         },
-        "guardrails": {"cooldown": format_duration(timings.cooldown)},
+        # People break the same service again and again, to see it healed.
+        "guardrails": {"cooldown": format_duration(timings.cooldown), "max_heals": 100},
         "services": {
             service.name: {
                 "kind": service.kind,

@@ -104,6 +104,11 @@ def start_time_of(service: str) -> str:
     return f"max(process_start_time_seconds{{service={quote(service)}}})"
 
 
+def answering_targets_of(service: str) -> str:
+    """How many targets of the service answer; no sample for a service without any."""
+    return f"sum(up{{service={quote(service)}}})"
+
+
 def usual_request_rate_of(service: str) -> str:
     """The request rate that was usual in the half hour that ended ten minutes ago."""
     return f"quantile_over_time(0.5, {series_of(REQUEST_RATE, service)}[30m] offset 10m)"

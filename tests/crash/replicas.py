@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import httpx
 import yaml
+from limits import UNBOUND
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import NullPool, Row, create_engine, text
 from surroundings import Surroundings, grouped
@@ -172,7 +173,7 @@ class Replicas:
             "relapse_window": 300,
             "prometheus": {"url": self._world.url, "scrape_interval": 0.2, "evaluation_interval": 0.2},
             "verification": {"stability": 0.6, "deadline": 60, "interval": 0.3},
-            "guardrails": {"cooldown": 0, "max_actions": 20},
+            "guardrails": {"cooldown": 0, "max_actions": 20, **UNBOUND},
             "services": {**services, **self._services},
         }
         config = self._folder / f"replica-{number}.yaml"

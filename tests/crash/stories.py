@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from board import START, Board
+from limits import UNBOUND
 
 NEVER = float("inf")
 EFFECT_TIMEOUT = 8.0  # seconds; `recovery.http.timeout` of the stories
@@ -120,7 +121,7 @@ class Story:
             "workers": 4,
             "prometheus": {"scrape_interval": 1, "evaluation_interval": 1},
             "verification": {"stability": 3, "deadline": 15, "interval": 2},
-            "guardrails": {"cooldown": 20, "max_actions": 8},
+            "guardrails": {"cooldown": 20, "max_actions": 8, **UNBOUND},
             "retry": {"attempts": 2, "base": 1, "cap": 2, "timeout": 5},
             "correlation": {"window": 300, "wait_for_cause": 40},
             "escalation": {"max_wait": 30, "levels": _levels()},

@@ -78,7 +78,10 @@ def test_every_alert_of_a_burst_is_healed_once_although_the_fabric_is_killed(tmp
         world = stack.enter_context(stubbed_world(tmp_path, **options))
         settings = healing_settings(world, BURST) | {
             "workers": WORKERS,
-            "guardrails": {"cooldown": "1s"},
+            "guardrails": {
+                "cooldown": "1s",
+                "fleet": {"at_once": "100%", "targets": "100%", "storm": "100%"},
+            },
             "relapse_window": "1h",  # what is resolved stays so until it is counted
         }
         fabric = stack.enter_context(served_fabric(tmp_path, **settings))

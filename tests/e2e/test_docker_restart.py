@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from docker_engine import IGNORES, DockerEngine, Web, require_engine, wait_until
+from docker_engine import IGNORES, IMAGE, DockerEngine, Web, require_engine, wait_until
 
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
-from self_healing_fabric.recovery.effects import Effect, TargetUnreadable
+from self_healing_fabric.recovery.effects import Effect, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Status
 from self_healing_fabric.recovery.platforms import docker as platform
 from self_healing_fabric.recovery.platforms import platform_of
@@ -150,7 +150,7 @@ def test_an_absent_container_is_no_target(engine: DockerEngine) -> None:
     settings = service(engine.host, "nobody")
     found = platform_of(SERVICE, Settings(services={SERVICE: settings}))
     assert found is not None
-    for ask in (found.check, found.snapshot):
+    for ask in (found.check, effect(settings).snapshot):
         with pytest.raises(TargetUnreadable, match="no container is called nobody"):
             ask()
 
@@ -252,6 +252,75 @@ def test_without_an_engine_nothing_is_done_and_nothing_is_known(own_engine: Dock
         assert web.started_at() == before["started_at"]
 
 
+FORGETS = "[ -e /marked ] && exec sleep 1000; touch /marked; "  # fails the first time only
+EATS_MEMORY = "x=0123456789abcdef; while true; do x=$x$x; done"
+
+
+@contextmanager
+def failing(engine: DockerEngine, name: str, command: str, **options: Any) -> Iterator[Any]:
+    """A container that runs a command in which it fails."""
+    made = engine.client.containers.run(
+        IMAGE, ["sh", "-c", command], name=name, network_mode="host", detach=True, **options
+    )
+    try:
+        yield made
+    finally:
+        made.remove(force=True)
+
+
+def until(made: Any, what: str, condition: Callable[[Any], bool]) -> None:
+    """Wait until the engine says so of the container."""
+
+    def holds() -> bool:
+        made.reload()
+        return condition(made.attrs)
+
+    wait_until(what, holds, 30.0)
+
+
+def test_a_container_killed_for_its_memory_runs_again_after_a_restart(engine: DockerEngine) -> None:
+    """The kernel ended it at its limit, and nothing starts it: the restart does, once, and it settles."""
+    limit = {"mem_limit": 16 * 2**20, "memswap_limit": 16 * 2**20}
+    with failing(engine, "hungry", FORGETS + EATS_MEMORY, **limit) as made:
+        until(made, "it is killed", lambda attrs: attrs["State"]["Status"] == "exited")
+        assert made.attrs["State"]["ExitCode"] == 137
+        settings = service(engine.host, "hungry")
+        before = effect(settings).snapshot()
+        assert effect(settings).settled(before).progress is Progress.FAILED
+        assert restart(settings, before)[0] is Status.SUCCEEDED
+        assert effect(settings).settled(before).progress is Progress.DONE
+        assert len(engine.events("restart", str(made.id))) == 1
+
+
+def test_a_container_that_ends_again_and_again_does_not_settle(engine: DockerEngine) -> None:
+    """The restart happened; that its restart policy has to start it since is the proof that it did not
+    help."""
+    with failing(engine, "looping", "sleep 0.3; exit 3", restart_policy={"Name": "always"}) as made:
+        until(made, "it has ended", lambda attrs: attrs["RestartCount"] > 0)
+        settings = service(engine.host, "looping")
+        before = effect(settings).snapshot()
+        assert restart(settings, before)[0] is Status.SUCCEEDED
+        until(made, "it has ended since", lambda attrs: attrs["RestartCount"] > 0)
+        settling = effect(settings).settled(before)
+        assert settling.progress is Progress.FAILED
+        assert "started again" in settling.detail
+
+
+@pytest.mark.parametrize(("check", "progress"), [("[ -e /marked ]", "done"), ("false", "failed")])
+def test_a_container_settles_when_it_passes_its_health_check(
+    engine: DockerEngine, check: str, progress: str
+) -> None:
+    """Starting is not yet healthy, and unhealthy is no success of a restart."""
+    probe = {"test": ["CMD-SHELL", check], "interval": 300_000_000, "timeout": 2_000_000_000, "retries": 2}
+    with failing(engine, "sick", "sleep 0.5; " + FORGETS + "exec sleep 999", healthcheck=probe) as made:
+        settings = service(engine.host, "sick", stop_timeout="1s")
+        before = effect(settings).snapshot()
+        assert restart(settings, before)[0] is Status.SUCCEEDED
+        assert effect(settings).settled(before).progress is Progress.UNDER_WAY
+        until(made, "it was probed", lambda attrs: attrs["State"]["Health"]["Status"] != "starting")
+        assert effect(settings).settled(before).progress is Progress(progress)
+
+
 @engine_away
 def test_an_engine_that_dies_in_the_middle_leaves_it_indeterminate(own_engine: DockerEngine) -> None:
     """The connection breaks while the container is being stopped, and nobody is left to ask."""
@@ -280,6 +349,10 @@ class StillFailing:
     def health(self, *_: object) -> tuple[Health, tuple[()]]:
         """Outside its limits."""
         return Health.FAILING, ()
+
+    def condition(self, *_: object) -> dict[str, float]:
+        """Nothing to compare with."""
+        return {}
 
     def start_time(self, *_: object) -> None:
         """Does not export its start time."""
@@ -365,7 +438,7 @@ def begin_to_restart(store: Path, host: str, container: str, die_first: bool) ->
     """The life of a fabric that is killed: in a process of its own."""
     with fabric_on(store, host, container) as context:
         if die_first:
-            kill_me: Any = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            kill_me: Any = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
             platform.DockerRestart.perform = kill_me  # type: ignore[method-assign]
         open_incident(context)
         step(context)

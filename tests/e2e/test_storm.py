@@ -116,7 +116,11 @@ def test_a_storm_loses_nothing_and_stays_inside_the_limits(
             "store": store,
             "workers": WORKERS,
             "relapse_window": "1h",  # what is resolved stays so until it is counted
-            "guardrails": {"max_actions": MAX_ACTIONS, "cooldown": "1s"},
+            "guardrails": {
+                "max_actions": MAX_ACTIONS,
+                "cooldown": "1s",
+                "fleet": {"at_once": "100%", "targets": "100%", "storm": "100%"},
+            },
             "plans": {"service_failure": ["restart"] * (MAX_ACTIONS + 1)},
         }
         settings["verification"] |= {"deadline": "8s"}

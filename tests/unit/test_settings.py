@@ -234,9 +234,13 @@ def test_a_database_on_a_server_is_a_store(load: Load, tmp_path: Path) -> None:
 
 def test_retention_covers_what_the_budgets_count(load: Load, problems: Problems) -> None:
     """Deleted actions would be forgotten by the guardrails, and a budget be free again too early."""
-    assert load({"retention": "2d", "guardrails": {"per": "2d"}}).retention == 2 * 86400
-    (message,) = problems({"retention": "2d", "guardrails": {"per": "49h"}}).values()
+    limits = {"per": "2d", "heals_within": "2d", "failures_within": "2d"}
+    assert load({"retention": "2d", "guardrails": limits}).retention == 2 * 86400
+    (message,) = problems({"retention": "2d", "guardrails": {**limits, "per": "49h"}}).values()
     assert "guardrails.per" in message
+    own = {"retention": "2d", "guardrails": limits, "services": {"cart": {"guardrails": {"per": "3d"}}}}
+    (message,) = problems(own).values()
+    assert "services.cart.guardrails.per" in message
     assert set(problems({"retention": "23h"})) == {"retention"}
 
 

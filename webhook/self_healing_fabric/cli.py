@@ -262,20 +262,33 @@ def verdict(
 
 @main.command()
 @click.argument("new_mode", required=False, metavar="[MODE]",
-                type=click.Choice(["automatic", "approval", "dry_run", "paused"]))  # fmt: skip
+                type=click.Choice(["automatic", "approval", "dry_run", "paused", "configured"]))  # fmt: skip
+@click.option("--service", help="Only for this service.")
+@click.option("--strategy", help="Only for this strategy.")
 @click.option("--by", default="", help="Who changes it (default: the system's user name).")
 @config_option
 @url_option
 @token_option
 @_errors_as_sentences
-def mode(new_mode: str | None, by: str, **where: Any) -> None:
-    """Show the mode, or set it: automatic, approval, dry_run, or paused (the kill switch)."""
+def mode(new_mode: str | None, service: str | None, strategy: str | None, by: str, **where: Any) -> None:
+    """Show the mode, or set it: automatic, approval, dry_run, or paused (the kill switch).
+
+    The strictest of the modes of everything, of the service and of the strategy is in force. `configured`
+    takes back what was set here before.
+    """
     api = _api(**where)
     if new_mode:
-        answer = api.call("PUT", "/api/v1/mode", json={"mode": new_mode, "by": by or _user()})
+        body = {"mode": None if new_mode == "configured" else new_mode, "by": by or _user()}
+        scope = {"service": service, "strategy": strategy}
+        answer = api.call(
+            "PUT", "/api/v1/mode", json=body | {key: value for key, value in scope.items() if value}
+        )
     else:
         answer = api.call("GET", "/api/v1/mode")
     click.echo(answer["mode"])
+    for kind in ("services", "strategies"):
+        for name, value in sorted(answer.get(kind, {}).items()):
+            click.echo(f"{name}: {value}")
 
 
 @main.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -333,6 +334,100 @@ class ServiceThresholds(Section):
     memory: float | None = Field(None, gt=0, lt=1, description="share of the memory limit")
 
 
+def _share(value: int | str) -> int | str:
+    """A number, or a share of all services as `25%`."""
+    if isinstance(value, int):
+        return value
+    digits = value.removesuffix("%")
+    if not value.endswith("%") or not digits.isascii() or not digits.isdigit() or not 0 <= int(digits) <= 100:
+        raise ValueError("give a number, or a percentage from 0% to 100%")
+    return value
+
+
+Share = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_share)]
+
+
+def number_of(share: int | str, total: int) -> int:
+    """The number that a share of `total` is, rounded down; a share that is not 0 % allows at least one."""
+    if isinstance(share, int):
+        return share
+    percent = int(share.removesuffix("%"))
+    return max(1, total * percent // 100) if percent else 0
+
+
+class Limits(Section):
+    """Bounds for the disruptive actions on one target."""
+
+    max_actions: int = Field(3, ge=0, description="disruptive actions on one target within `per`")
+    per: Duration = Field(3600.0, gt=0, description="the window of `max_actions`")
+    cooldown: Duration = Field(60.0, ge=0, description="between two disruptive actions on one target")
+    max_failures: int = Field(
+        3, ge=1, description="a strategy that did not heal a target so often in a row is not tried there"
+    )
+    failures_within: Duration = Field(86400.0, gt=0, description="the window of `max_failures`")
+    max_heals: int = Field(5, ge=1, description="healed so often within `heals_within`, it goes to people")
+    heals_within: Duration = Field(7 * 86400.0, gt=0, description="the window of `max_heals`")
+    min_healthy: int = Field(
+        0, ge=0, description="targets of the service that must answer before an action; 0: not asked"
+    )
+    deploying: str | None = Field(
+        None, description="PromQL with one result: 0 when no deployment is under way, more while one is"
+    )
+
+
+class ServiceLimits(Section):
+    """Bounds of one service or strategy where they differ from the others': as `guardrails`."""
+
+    max_actions: int | None = Field(None, ge=0, description="disruptive actions on one target within `per`")
+    per: Duration | None = Field(None, gt=0, description="the window of `max_actions`")
+    cooldown: Duration | None = Field(None, ge=0, description="between two disruptive actions on one target")
+    max_failures: int | None = Field(None, ge=1, description="in a row, of one strategy on one target")
+    failures_within: Duration | None = Field(None, gt=0, description="the window of `max_failures`")
+    max_heals: int | None = Field(None, ge=1, description="then it goes to people")
+    heals_within: Duration | None = Field(None, gt=0, description="the window of `max_heals`")
+    min_healthy: int | None = Field(None, ge=0, description="targets that must answer before an action")
+    deploying: str | None = Field(None, description="PromQL: 0 when no deployment is under way")
+
+
+class FleetSettings(Section):
+    """Bounds for all services together: a healer that is wrong everywhere at once is an outage of its own."""
+
+    at_once: Share = Field(
+        "25%", description="disruptive actions at the same time: a number, or of the services"
+    )
+    targets: Share = Field("50%", description="different targets acted on within `within`: likewise")
+    within: Duration = Field(3600.0, gt=0, description="the window of `targets`")
+    storm: Share = Field(
+        "50%", description="more services than that with an open incident: act on none, call people once"
+    )
+    least: int = Field(5, ge=1, description="so many targets and failing services are always allowed")
+    storm_cooldown: Duration = Field(600.0, gt=0, description="after a storm, before anything is acted on")
+
+
+class MaintenanceWindow(Section):
+    """A time in which nothing is acted on, and the incidents wait."""
+
+    start: datetime = Field(description="with its offset from UTC, for example 2026-12-01T22:00:00+01:00")
+    end: datetime = Field(description="likewise")
+    services: tuple[ServiceName, ...] = Field((), description="which; all when left out")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MaintenanceWindow:
+        if self.start.tzinfo is None or self.end.tzinfo is None:
+            raise ValueError("give the offset from UTC: a Z, or +01:00, at the end")
+        if self.end <= self.start:
+            raise ValueError("end must be after start")
+        return self
+
+
+class GuardrailSettings(Limits):
+    """Bounds for disruptive actions: on one target, and for all services together."""
+
+    strategies: Mapping[StrategyName, ServiceLimits] = Field({}, description="where they differ by strategy")
+    fleet: FleetSettings = Field(FleetSettings(), description="bounds for all services together")
+    maintenance: tuple[MaintenanceWindow, ...] = Field((), description="times in which nothing is acted on")
+
+
 class ServiceSettings(Section):
     """One service that is watched and healed."""
 
@@ -353,6 +448,8 @@ class ServiceSettings(Section):
     plans: Mapping[str, tuple[StrategyName, ...]] = Field(
         {}, description="strategies by failure class where they differ from `plans`"
     )
+    guardrails: ServiceLimits = Field(ServiceLimits(), description="bounds that differ for this service")
+    mode: Mode | None = Field(None, description="at most this much, whatever `mode` allows")
 
     @field_validator("plans")
     @classmethod
@@ -379,14 +476,6 @@ class VerificationSettings(Section):
     )
     deadline: Duration = Field(180.0, gt=0, description="after the action; then the verdict falls")
     interval: Duration = Field(5.0, ge=0.2, description="between two looks")
-
-
-class GuardrailSettings(Section):
-    """Bounds for disruptive actions on one target."""
-
-    max_actions: int = Field(3, ge=0, description="disruptive actions on one target within `per`")
-    per: Duration = Field(3600.0, gt=0, description="the window of `max_actions`")
-    cooldown: Duration = Field(60.0, ge=0, description="between two disruptive actions on one target")
 
 
 class RetrySettings(Section):
@@ -474,6 +563,9 @@ class Settings(BaseSettings):
     )
     workers: int = Field(16, ge=1, le=64, description="incidents that one replica works on at a time")
     mode: Mode = Field(Mode.AUTOMATIC, description="until someone sets another; the store keeps that")
+    strategy_modes: Mapping[StrategyName, Mode] = Field(
+        {}, description="at most this much for a strategy, whatever `mode` allows"
+    )
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="largest notification")
     reconcile_interval: Duration = Field(10.0, ge=1, description="between two comparisons with the servers")
     relapse_window: Duration = Field(300.0, gt=0, description="after resolution, in which an alert re-opens")
@@ -525,8 +617,14 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _retention_covers_budgets(self) -> Settings:
         # The budgets count actions; what was deleted would be forgotten by them.
-        if self.retention < self.guardrails.per:
-            raise ValueError("retention must be at least as long as guardrails.per, whose actions it keeps")
+        for name, service in ((None, None), *self.services.items()):
+            limits = self.limits_of(name or "", "")
+            for window in ("per", "failures_within", "heals_within"):
+                if self.retention < getattr(limits, window):
+                    where = f"services.{name}.guardrails" if service else "guardrails"
+                    raise ValueError(
+                        f"retention must be at least as long as {where}.{window}, whose actions it keeps"
+                    )
         return self
 
     @field_validator("plans")
@@ -558,6 +656,16 @@ class Settings(BaseSettings):
     def plan_of(self, service: str, failure_class: str) -> tuple[StrategyName, ...]:
         """The strategies for a failure of a configured service: its own where it has some."""
         return self.services[service].plans.get(failure_class, self.plans[failure_class])
+
+    def limits_of(self, service: str, strategy: str) -> Limits:
+        """The bounds of a strategy on a service: the service's own, else the strategy's, else everybody's."""
+        values = {name: getattr(self.guardrails, name) for name in Limits.model_fields}
+        by_strategy = {str(name): each for name, each in self.guardrails.strategies.items()}.get(strategy)
+        own = self.services[service].guardrails if service in self.services else None
+        for each in (by_strategy, own):
+            if each is not None:
+                values |= each.model_dump(exclude_none=True)
+        return Limits.model_construct(**values)
 
     def auth_token(self) -> str | None:
         """Read the bearer token anew (it can be rotated); None when no token is configured."""

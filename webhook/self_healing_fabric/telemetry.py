@@ -28,7 +28,20 @@ UNKNOWN_SERVICE = "unknown"
 STRATEGIES = ("retry", "restart", "scale", "evict", "rollback", "sync", "undo")
 ACTION_OUTCOMES = ("succeeded", "failed", "indeterminate")
 RESOLVED_OUTCOMES = ("healed", "recovered", "closed_by_person")
-GUARDRAILS = ("mode", "one_at_a_time", "cooldown", "max_actions")
+GUARDRAILS = (
+    "mode",
+    "maintenance",
+    "storm",
+    "one_at_a_time",
+    "fleet_at_once",
+    "max_failures",
+    "max_heals",
+    "max_actions",
+    "cooldown",
+    "fleet_targets",
+    "deploying",
+    "min_healthy",
+)
 WEBHOOK_CODES = ("202", "400", "401", "403", "413", "422", "503")
 
 _SECONDS_OF_WORK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

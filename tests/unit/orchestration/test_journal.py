@@ -80,10 +80,16 @@ class Replica:
         )
 
 
+def settings_of(max_actions: int) -> Settings:
+    """One service, and no other bound than this."""
+    limits = {"max_actions": max_actions, "cooldown": 0, "fleet": {"at_once": 100}}
+    return Settings(services={"cart": {}}, guardrails=limits)  # type: ignore[arg-type,dict-item]
+
+
 @pytest.fixture
 def replicas(postgresql_url: str) -> Iterator[tuple[Replica, Replica]]:
     """Two replicas with one configuration."""
-    settings = Settings(services={"cart": {}}, guardrails={"max_actions": 100, "cooldown": 0})
+    settings = settings_of(max_actions=100)
     made = Replica(postgresql_url, settings), Replica(postgresql_url, settings)
     yield made
     for replica in made:
@@ -152,7 +158,7 @@ def test_of_two_that_announce_at_the_same_time_one_is_refused(
 
 def test_many_that_announce_together_stay_within_the_budget(postgresql_url: str) -> None:
     """Eight incidents on two replicas want the same target, again and again: never more than allowed."""
-    settings = Settings(services={"cart": {}}, guardrails={"max_actions": 3, "cooldown": 0})
+    settings = settings_of(max_actions=3)
     pair = Replica(postgresql_url, settings), Replica(postgresql_url, settings)
     for number in range(8):
         open_incident(pair[0].store, f"i{number}")
@@ -204,7 +210,7 @@ def test_an_effect_of_one_that_was_overtaken_does_not_begin(replicas: tuple[Repl
     second.now += LEASE + 1
     second.claim("i1")
     with pytest.raises(LeaseLost):
-        journal.begin(first.context, incident, "a1")
+        journal.begin(first.context, incident, "a1", "restart")
     assert actions(first.store) == [("i1", "intended")]
 
 
@@ -219,7 +225,7 @@ def test_a_beginning_prolongs_the_lease(
     incident = first.claim(open_incident(first.store, "i1"))
     assert first.announce(incident, id="a1") is None
     first.now, steady[0] = START + 5.0, 105.0
-    assert journal.begin(first.context, incident, "a1")
+    assert journal.begin(first.context, incident, "a1", "restart")
     second.now = START + LEASE + 1
     assert second.context.leases.claim(5) == []
     steady[0] = 105.0 + LEASE - 0.1
@@ -258,7 +264,7 @@ def test_one_that_froze_at_the_beginning_may_not_act(
     monkeypatch.setattr(leases_module, "steady", lambda: steady[0])
     object.__setattr__(first.context, "clock", clock)
     frozen["next"] = True
-    begun = journal.begin(first.context, incident, "a1")
+    begun = journal.begin(first.context, incident, "a1", "restart")
     second.now = first.now
     taken_over = bool(second.context.leases.claim(5))
     assert not (begun and taken_over and first.context.leases.holds(incident))
@@ -290,7 +296,7 @@ def test_a_pause_and_a_beginning_do_not_overlap(
 
     monkeypatch.setattr(statements, "update_claimed", slowly)
     with ThreadPoolExecutor(1) as pool:
-        assert journal.begin(first.context, incident, "a1")
+        assert journal.begin(first.context, incident, "a1", "restart")
     pausing[0].result()
     assert order == ["begins", "paused"]
 
@@ -304,13 +310,13 @@ def test_nothing_begins_while_paused(replicas: tuple[Replica, Replica], before: 
     incident = first.claim(open_incident(first.store, "i1"))
     assert first.announce(incident, id="a1") is None
     set_mode(second, Mode.PAUSED)
-    assert journal.begin(first.context, incident, "a1") is False
+    assert journal.begin(first.context, incident, "a1", "restart") is False
     assert actions(first.store) == [("i1", "intended")]
     refusal = first.announce(first.claim(open_incident(first.store, "i2")))
     assert refusal is not None
     assert refusal.guardrail == "mode"
     set_mode(second, Mode.AUTOMATIC)
-    assert journal.begin(first.context, incident, "a1") is True
+    assert journal.begin(first.context, incident, "a1", "restart") is True
 
 
 def test_beginnings_do_not_wait_for_each_other(
@@ -331,7 +337,7 @@ def test_beginnings_do_not_wait_for_each_other(
 
     monkeypatch.setattr(statements, "update_claimed", together)
     with ThreadPoolExecutor(2) as pool:
-        begun = pool.map(lambda pair: journal.begin(pair[0].context, pair[1], pair[1].id), claimed)
+        begun = pool.map(lambda pair: journal.begin(pair[0].context, pair[1], pair[1].id, "restart"), claimed)
         assert list(begun) == [True, True]
 
 

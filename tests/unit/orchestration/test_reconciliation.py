@@ -402,7 +402,10 @@ def test_a_clock_that_is_set_back_does_not_stop_the_work(compared: Any) -> None:
 
 def test_old_incidents_are_retired(make_world: Callable[..., Any], alertmanager: Alertmanager) -> None:
     """Closed for longer than the retention: deleted with all that belongs to them; the others stay."""
-    world = make_world({"cart": [], "db": []}, retention="1d", alertmanager={"url": alertmanager.url})
+    day = {"failures_within": "1d", "heals_within": "1d"}
+    world = make_world(
+        {"cart": [], "db": []}, retention="1d", guardrails=day, alertmanager={"url": alertmanager.url}
+    )
     reconciliation = Reconciliation(world.context)
     for service in ("cart", "db"):
         world.silent(service)

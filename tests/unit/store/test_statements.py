@@ -1,5 +1,6 @@
 """The statements: what must not race is claimed once, fenced by its epoch, and stored once."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -527,7 +528,8 @@ def test_budgets_are_counted_for_all_targets_as_for_one(store: Store, announce: 
     announce("never", intended_at=60.0, status="failed")
     announce("probe", intended_at=60.0, disruptive=False)
     announce("other", intended_at=60.0, target="http:db")
-    counted = store.read(lambda connection: statements.count_disruptive_actions(connection, 50.0))
+    rows = store.read(lambda connection: statements.disruptive_actions_since(connection, 50.0))
+    counted = Counter(row.target for row in rows)
     assert counted == {"http:cart": 2, "http:db": 1}
     assert {target: len(disruptive(store, 50.0, target)) for target in counted} == counted
 

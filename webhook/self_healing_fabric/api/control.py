@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from sqlalchemy import Connection
 
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.api.problems import problem
@@ -19,7 +20,7 @@ from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
-from self_healing_fabric.settings import Mode
+from self_healing_fabric.settings import Mode, StrategyName
 
 blueprint = Blueprint("control", __name__)
 
@@ -52,8 +53,16 @@ class ModeChange(BaseModel):
     """The body of PUT /api/v1/mode."""
 
     model_config = ConfigDict(extra="forbid")
-    mode: Mode
+    mode: Mode | None  # null: as configured
+    service: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    strategy: StrategyName | None = None
     by: Person = "someone over the API"
+
+    @model_validator(mode="after")
+    def _one(self) -> ModeChange:
+        if self.service is not None and self.strategy is not None:
+            raise ValueError("name a service or a strategy, not both")
+        return self
 
 
 @blueprint.post("/api/v1/incidents/<incident_id>/<any(acknowledge,approve,reject,escalate,close):decision>")
@@ -98,11 +107,17 @@ def show_mode() -> Response:
 
 @blueprint.put("/api/v1/mode")
 def set_mode() -> Response:
-    """Set the mode; `paused` is the kill switch."""
+    """Set the mode of everything, a service or a strategy; `paused` is the kill switch."""
     fabric: Fabric = current_app.extensions["fabric"]
     body = ModeChange.model_validate_json(request.get_data() or b"{}")
+    if body.service is not None and body.service not in fabric.settings.services:
+        return problem(422, f"service: none is called {body.service}")
     now = fabric.context.clock()
-    fabric.store.write(lambda connection: mode.change(connection, body.mode, by=body.by, now=now))
+    fabric.store.write(
+        lambda connection: mode.change(
+            connection, body.mode, by=body.by, now=now, service=body.service, strategy=body.strategy
+        )
+    )
     fabric.orchestrator.wake()
     return jsonify(_mode(fabric))
 
@@ -114,7 +129,13 @@ def show_status() -> Response:
 
 
 def _mode(fabric: Fabric) -> dict[str, Any]:
-    return {"mode": fabric.store.read(lambda connection: mode.current(connection, fabric.settings)).value}
+    def read(connection: Connection) -> dict[str, Any]:
+        services, strategies = mode.stricter(connection, fabric.settings)
+        overall = mode.current(connection, fabric.settings)
+        more = {"services": dict(services), "strategies": dict(strategies)}
+        return {"mode": overall} | {kind: found for kind, found in more.items() if found}
+
+    return fabric.store.read(read)
 
 
 @blueprint.errorhandler(ValidationError)

@@ -10,19 +10,27 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-from self_healing_fabric.guardrails import budgets, mode
-from self_healing_fabric.guardrails.proposals import Proposal, Refusal
+from self_healing_fabric.guardrails import budgets, conditions, fleet, mode
+from self_healing_fabric.guardrails.proposals import Measured, Proposal, Refusal
 from self_healing_fabric.settings import Settings
 
-__all__ = ["Proposal", "Refusal", "check"]
+__all__ = ["Measured", "Proposal", "Refusal", "check"]
 
 Guardrail = Callable[[Connection, Proposal, Settings], Refusal | None]
 
 GUARDRAILS: tuple[Guardrail, ...] = (
     mode.not_paused,
-    budgets.one_at_a_time,
+    conditions.maintenance,
+    fleet.storm,
+    fleet.one_at_a_time,
+    fleet.fleet_at_once,
+    budgets.max_failures,
+    budgets.max_heals,
     budgets.max_actions,
     budgets.cooldown,
+    fleet.fleet_targets,
+    conditions.deploying,
+    conditions.min_healthy,
 )
 
 

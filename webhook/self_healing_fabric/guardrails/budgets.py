@@ -1,4 +1,4 @@
-"""How often one target may be disturbed: one action at a time, a cooldown, and at most so many in a window.
+"""How often one target may be disturbed: a cooldown, so many actions in a window, and not what did not help.
 
 Counted are announced actions, not successful ones: an attempt that failed has disturbed the target too. An
 action whose time lies in the future (the clock was set back) still counts.
@@ -13,29 +13,13 @@ from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
 
 
-def one_at_a_time(connection: Connection, proposal: Proposal, _: Settings) -> Refusal | None:
-    """Guardrail `one_at_a_time`: no second disruptive action on a target, none on a nameless one."""
-    if not proposal.disruptive:
-        return None
-    if not proposal.target:
-        return Refusal("one_at_a_time", "the target has no name to count by")
-    running = [
-        row
-        for row in statements.disruptive_actions_on(connection, proposal.target, proposal.now)
-        if row.status in statements.UNFINISHED
-    ]
-    if not running:
-        return None
-    return Refusal(
-        "one_at_a_time", f"{running[0].id} is still at work on {proposal.target}", proposal.now + 5.0
-    )
-
-
 def max_actions(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
     """Guardrail `max_actions`: a bounded number of disruptive actions on one target in a sliding window."""
     if not proposal.disruptive or proposal.restores:
         return None
-    used, limit, window = actions_used(connection, proposal.target, settings, proposal.now), *_limit(settings)
+    limits = settings.limits_of(proposal.service, proposal.strategy)
+    limit, window = limits.max_actions, limits.per
+    used = len(statements.disruptive_actions_on(connection, proposal.target, proposal.now - window))
     if used < limit:
         return None
     return Refusal(
@@ -45,7 +29,7 @@ def max_actions(connection: Connection, proposal: Proposal, settings: Settings) 
 
 def cooldown(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
     """Guardrail `cooldown`: time for a target to settle between two disruptive actions; 0 s is none."""
-    seconds = settings.guardrails.cooldown
+    seconds = settings.limits_of(proposal.service, proposal.strategy).cooldown
     if not proposal.disruptive or proposal.restores or not seconds:
         return None
     recent = statements.disruptive_actions_on(connection, proposal.target, proposal.now - seconds)
@@ -55,10 +39,28 @@ def cooldown(connection: Connection, proposal: Proposal, settings: Settings) -> 
     return Refusal("cooldown", f"{proposal.target} was acted on less than {seconds:g} s ago", until)
 
 
-def actions_used(connection: Connection, target: str, settings: Settings, now: float) -> int:
-    """How many disruptive actions on the target count against the budget now."""
-    return len(statements.disruptive_actions_on(connection, target, now - settings.guardrails.per))
+def max_failures(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+    """Guardrail `max_failures`: what did not heal a target so often in a row is not tried there again."""
+    if not proposal.disruptive or proposal.restores:
+        return None
+    limits = settings.limits_of(proposal.service, proposal.strategy)
+    since = proposal.now - limits.failures_within
+    verdicts = statements.verdicts_of(connection, proposal.target, proposal.strategy, since)
+    newest = [verdict for verdict in verdicts if verdict != "no_evidence"][: limits.max_failures]
+    if len(newest) < limits.max_failures or "healed" in newest:
+        return None
+    reason = f"{proposal.strategy} has not healed {proposal.target} {len(newest)} times in a row"
+    return Refusal("max_failures", reason, next=True)
 
 
-def _limit(settings: Settings) -> tuple[int, float]:
-    return settings.guardrails.max_actions, settings.guardrails.per
+def max_heals(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+    """Guardrail `max_heals`: what must be healed again and again has a cause that a person must remove."""
+    if not proposal.disruptive or proposal.restores:
+        return None
+    limits = settings.limits_of(proposal.service, proposal.strategy)
+    since = proposal.now - limits.heals_within
+    healed = statements.verdicts_of(connection, proposal.target, None, since).count("healed")
+    if healed < limits.max_heals:
+        return None
+    days = limits.heals_within / 86400
+    return Refusal("max_heals", f"{proposal.target} was healed {healed} times in {days:g} days")

@@ -1,10 +1,14 @@
-"""The mode of the fabric, kill switch included. Set by a person, kept in the store across restarts.
+"""What the fabric may do, kill switch included: for everything, for one service, for one strategy.
 
-It is read in the transaction that announces an action and once more right before the effect, so a pause that
-was acknowledged stops everything that has not begun.
+The strictest of the three is in force, so a service that is paused stays so whatever is allowed elsewhere. A
+mode that a person sets is kept in the store, across restarts and over the configured one. It is read in the
+transaction that announces an action and once more right before the effect, so a pause that was acknowledged
+stops everything that has not begun.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
@@ -14,21 +18,80 @@ from self_healing_fabric.store import statements
 
 CONTROL = "mode"
 PAUSE_POLL = 1.0  # seconds between two looks at whether the pause is over
+STRICTNESS = {Mode.AUTOMATIC: 0, Mode.APPROVAL: 1, Mode.DRY_RUN: 2, Mode.PAUSED: 3}
 
 
-def current(connection: Connection, settings: Settings, *, lock: bool = False) -> Mode:
-    """The mode that a person set last, else the configured one. `lock`: it stays so in this transaction."""
-    row = statements.control(connection, CONTROL, lock=lock)
-    return settings.mode if row is None else Mode(row.value)
+def control_of(*, service: str | None = None, strategy: str | None = None) -> str:
+    """The name under which the store keeps a mode: for all, or for a service or a strategy."""
+    if service is not None:
+        return f"{CONTROL} of service {service}"
+    return CONTROL if strategy is None else f"{CONTROL} of strategy {strategy}"
 
 
-def change(connection: Connection, mode: Mode, *, by: str, now: float) -> None:
-    """Set the mode from now on."""
-    statements.set_control(connection, name=CONTROL, value=mode.value, by=by, now=now)
+def current(
+    connection: Connection,
+    settings: Settings,
+    *,
+    service: str | None = None,
+    strategy: str | None = None,
+    lock: bool = False,
+) -> Mode:
+    """The mode in force: the strictest of those for everything, for the service and for the strategy.
+
+    Of each, what a person set last, else what is configured. `lock`: it stays so in this transaction.
+    """
+    configured: dict[str, Mode | None] = {CONTROL: settings.mode}
+    if service is not None:
+        own = settings.services.get(service)
+        configured[control_of(service=service)] = own.mode if own else None
+    if strategy is not None:
+        by_strategy = {str(name): mode for name, mode in settings.strategy_modes.items()}
+        configured[control_of(strategy=strategy)] = by_strategy.get(strategy)
+    found = statements.controls_named(connection, configured, lock=lock)
+    modes = [Mode(found[name]) if name in found else mode for name, mode in configured.items()]
+    return max((mode for mode in modes if mode is not None), key=STRICTNESS.__getitem__)
+
+
+def stricter(connection: Connection, settings: Settings) -> tuple[Mapping[str, Mode], Mapping[str, Mode]]:
+    """The services and the strategies for which a stricter mode is in force than for everything."""
+    overall = current(connection, settings)
+    services = {name: each.mode for name, each in settings.services.items() if each.mode is not None}
+    strategies = {str(name): mode for name, mode in settings.strategy_modes.items()}
+    for name, value in statements.controls_that_begin(connection, f"{CONTROL} of ").items():
+        kind, _, subject = name.removeprefix(f"{CONTROL} of ").partition(" ")
+        (services if kind == "service" else strategies)[subject] = Mode(value)
+
+    def only_stricter(modes: Mapping[str, Mode]) -> Mapping[str, Mode]:
+        return {name: mode for name, mode in modes.items() if STRICTNESS[mode] > STRICTNESS[overall]}
+
+    return only_stricter(services), only_stricter(strategies)
+
+
+def change(
+    connection: Connection,
+    mode: Mode | None,
+    *,
+    by: str,
+    now: float,
+    service: str | None = None,
+    strategy: str | None = None,
+) -> None:
+    """Set a mode from now on; None: as configured again."""
+    name = control_of(service=service, strategy=strategy)
+    if mode is None:
+        statements.remove_control(connection, name)
+    else:
+        statements.set_control(connection, name=name, value=mode.value, by=by, now=now)
 
 
 def not_paused(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
-    """Guardrail `mode`: no effect of any kind while the fabric is paused."""
-    if current(connection, settings) is not Mode.PAUSED:
+    """Guardrail `mode`: no effect of any kind while everything, the service or the strategy is paused."""
+    mode = current(connection, settings, service=proposal.service, strategy=proposal.strategy)
+    if mode is not Mode.PAUSED:
         return None
-    return Refusal("mode", "the fabric is paused (kill switch)", proposal.now + PAUSE_POLL)
+    what = "the fabric"
+    if current(connection, settings) is not Mode.PAUSED:
+        what = proposal.service
+        if current(connection, settings, service=proposal.service) is not Mode.PAUSED:
+            what = f"the strategy {proposal.strategy}"
+    return Refusal("mode", f"{what} is paused (kill switch)", proposal.now + PAUSE_POLL)

@@ -10,21 +10,54 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What Prometheus said right before, where a guardrail needs it; None: no single number came.
+
+    Attributes:
+        answering: targets of the service that answer.
+        deploying: whether a deployment is under way; 0 for no.
+    """
+
+    answering: float | None = None
+    deploying: float | None = None
+
+
+@dataclass(frozen=True)
 class Proposal:
-    """An action that wants to run: `now` in seconds since 1970 (UTC)."""
+    """An action that wants to run: `now` in seconds since 1970 (UTC).
+
+    Attributes:
+        restores: it takes an earlier action back, and is not held up by what that one used.
+        path: the services that this one depends on and that depend on it, directly or through others.
+        measured: what was asked of Prometheus for the guardrails that need it.
+    """
 
     service: str
     strategy: str
     target: str
     disruptive: bool
     now: float
-    restores: bool = False  # takes an earlier action back: it is not held up by what that one used
+    restores: bool = False
+    path: frozenset[str] = frozenset()
+    measured: Measured = Measured()
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A guardrail's no. `retry_at` is when asking again makes sense; None: a person must look."""
+    """A guardrail's no.
+
+    Attributes:
+        guardrail: its name.
+        reason: why, in words.
+        retry_at: when asking again makes sense; None: a person must look.
+        next: another strategy of the plan may be asked for instead.
+        calls: people are to hear of it, although the incident waits.
+        remember: what the store keeps of it, under the guardrail's name and with the time.
+    """
 
     guardrail: str
     reason: str
     retry_at: float | None = None
+    next: bool = False
+    calls: bool = False
+    remember: str | None = None

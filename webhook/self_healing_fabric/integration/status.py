@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from self_healing_fabric import __version__
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.integration.guardrail_state import states
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.settings import Mode
@@ -130,20 +131,18 @@ class StateCollector(Collector):
         yield state
 
     def _guardrails(self) -> Iterator[Metric]:
-        fabric, now = self._fabric, self._fabric.context.clock()
-        limit = fabric.settings.guardrails.max_actions
+        names = ["service", "guardrail"]
         limits = GaugeMetricFamily(
-            "shf_guardrail_limit", "What a guardrail allows in its window.", labels=["service", "guardrail"]
+            "shf_guardrail_limit", "What a guardrail allows in its window.", labels=names
         )
-        remaining = GaugeMetricFamily(
-            "shf_guardrail_remaining", "What is left of it.", labels=["service", "guardrail"]
+        remaining = GaugeMetricFamily("shf_guardrail_remaining", "What is left of it.", labels=names)
+        fabric, now = self._fabric, self._fabric.context.clock()
+        found = fabric.store.read(
+            lambda connection: list(states(connection, fabric.settings, self._targets, now))
         )
-
-        since = now - fabric.settings.guardrails.per
-        used = fabric.store.read(lambda connection: statements.count_disruptive_actions(connection, since))
-        for service, target in self._targets.items():
-            limits.add_metric([service, "max_actions"], limit)
-            remaining.add_metric([service, "max_actions"], max(0, limit - used.get(target, 0)))
+        for each in found:
+            limits.add_metric([each.service, each.guardrail], each.limit)
+            remaining.add_metric([each.service, each.guardrail], each.remaining)
         yield limits
         yield remaining
 

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import Connection
 
 from self_healing_fabric import guardrails
-from self_healing_fabric.guardrails import Proposal, Refusal, mode
+from self_healing_fabric.guardrails import Measured, Proposal, Refusal, mode
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import Transition, check_transition
 from self_healing_fabric.incidents.models import Incident
@@ -34,6 +34,7 @@ from self_healing_fabric.store import statements
 log = structlog.get_logger()
 
 Finished = tuple[str, Outcome]  # an action's id and how it ended
+NOTHING_MEASURED = Measured()
 Also = Callable[[Connection], None]
 
 
@@ -127,6 +128,42 @@ def _state_entries(incident: Incident, transition: Transition) -> list[Entry]:
     return entries
 
 
+def ask_guardrails(
+    context: Context,
+    incident: Incident,
+    action: Mapping[str, Any],
+    strategy: str,
+    disruptive: bool,
+    measured: Measured,
+) -> Refusal | None:
+    """What the guardrails would say to an action; nothing is announced and nothing is remembered."""
+    now = context.clock()
+    proposal = _proposal(context, incident, action, strategy, disruptive, measured, now)
+    return context.store.read(lambda connection: guardrails.check(connection, proposal, context.settings))
+
+
+def _proposal(
+    context: Context,
+    incident: Incident,
+    action: Mapping[str, Any],
+    strategy: str,
+    disruptive: bool,
+    measured: Measured,
+    now: float,
+) -> Proposal:
+    service, topology = str(incident.service), context.graph.topology
+    return Proposal(
+        service,
+        strategy,
+        action["target"],
+        disruptive,
+        now,
+        restores=strategy == UNDO,
+        path=frozenset(topology.dependencies(service)) | frozenset(topology.dependants(service)),
+        measured=measured,
+    )
+
+
 def announce(
     context: Context,
     incident: Incident,
@@ -134,6 +171,7 @@ def announce(
     action: Mapping[str, Any],
     strategy: str,
     disruptive: bool,
+    measured: Measured = NOTHING_MEASURED,
     entries: tuple[Entry, ...] = (),
 ) -> Refusal | None:
     """Ask the guardrails and, if they allow it, write the action down after `entries`, in one transaction.
@@ -141,15 +179,16 @@ def announce(
     Returns the refusal, or None: then the action is announced and its effect may begin.
     """
     now = context.clock()
-    proposal = Proposal(
-        str(incident.service), strategy, action["target"], disruptive, now, restores=strategy == UNDO
-    )
+    proposal = _proposal(context, incident, action, strategy, disruptive, measured, now)
 
     def write(connection: Connection) -> Refusal | None:
         # Budgets are counted, then used up: two replicas must not count at the same time.
         statements.serialize(connection, "announcement")
         refusal = guardrails.check(connection, proposal, context.settings)
         if refusal is not None:
+            if refusal.remember is not None:
+                name, by = refusal.guardrail, f"incident {incident.id}"
+                statements.set_control(connection, name=name, value=refusal.remember, by=by, now=now)
             return refusal
         statements.update_claimed(connection, incident.id, incident.epoch, {"updated_at": now})
         values = {
@@ -171,12 +210,13 @@ def announce(
     return context.store.write(write)
 
 
-def begin(context: Context, incident: Incident, action_id: str) -> bool:
+def begin(context: Context, incident: Incident, action_id: str, strategy: str) -> bool:
     """Last look before the effect: still our lease, and not paused? False means: do nothing."""
     mark, now = steady(), context.clock()  # in this order: see leases.Leases
 
     def write(connection: Connection) -> bool:
-        if mode.current(connection, context.settings, lock=True) is Mode.PAUSED:
+        service, settings = incident.service, context.settings
+        if mode.current(connection, settings, service=service, strategy=strategy, lock=True) is Mode.PAUSED:
             return False
         prolonged = {"updated_at": now, "lease_until": now + LEASE}
         statements.update_claimed(connection, incident.id, incident.epoch, prolonged)

@@ -130,6 +130,8 @@ alerts = Table(
     ),
 )
 
+_RUNNING = text("status IN ('intended', 'started')")
+
 actions = Table(
     "actions",
     metadata,
@@ -154,6 +156,8 @@ actions = Table(
     Column("finished_at", Double),
     Index("actions_by_incident", "incident_id"),
     Index("actions_by_target", "target", "intended_at"),
+    Index("actions_by_time", "intended_at"),
+    Index("actions_running", "status", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
 )
 
 timeline = Table(

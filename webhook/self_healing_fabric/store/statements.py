@@ -496,10 +496,10 @@ def end_action(connection: Connection, action_id: str, changes: Changes) -> bool
     return connection.execute(_END_ACTION, {"_id": action_id, **changes}).rowcount == 1
 
 
-def count_disruptive_actions(connection: Connection, since: float) -> Mapping[str, int]:
-    """How many disruptive actions count against each target's budget since then."""
-    query = select(actions.c.target, func.count().label("number")).where(_COUNTS).group_by(actions.c.target)
-    return {row.target: row.number for row in connection.execute(query, {"_since": since})}
+def disruptive_actions_since(connection: Connection, since: float) -> Sequence[AnyRow]:
+    """The disruptive actions on all targets that count from then on, newest first: see `_COUNTS`."""
+    query = select(actions).where(_COUNTS).order_by(actions.c.intended_at.desc())
+    return connection.execute(query, {"_since": since}).all()
 
 
 _ACTIONS_OF = select(actions).where(actions.c.incident_id == bindparam("_id")).order_by(actions.c.number)
@@ -531,6 +531,51 @@ def disruptive_actions_on(connection: Connection, target: str, since: float) -> 
     An action that failed before its effect began has disturbed nothing and is not among them.
     """
     return connection.execute(_DISRUPTIVE_ON, {"_target": target, "_since": since}).all()
+
+
+_RUNNING: Select[Any] = (
+    select(actions.c.id, actions.c.target, incidents.c.service)
+    .join(incidents, incidents.c.id == actions.c.incident_id)
+    .where(actions.c.disruptive, actions.c.status.in_(UNFINISHED))
+)
+
+
+def running_actions(connection: Connection) -> Sequence[AnyRow]:
+    """The disruptive actions that were announced and have no end: id, target and service."""
+    return connection.execute(_RUNNING).all()
+
+
+_TARGETS = (
+    select(actions.c.target)
+    .where(actions.c.intended_at >= bindparam("_since"), actions.c.disruptive)
+    .where(~and_(actions.c.status == "failed", actions.c.started_at.is_(None)))
+    .distinct()
+)
+
+
+def targets_acted_on(connection: Connection, since: float) -> set[str]:
+    """The targets of disruptive actions that were announced since then, but for those that never began."""
+    return set(connection.execute(_TARGETS, {"_since": since}).scalars())
+
+
+_FAILING = select(func.count(incidents.c.service.distinct())).where(
+    incidents.c.closed_at.is_(None), incidents.c.state != "resolved", incidents.c.known_service
+)
+
+
+def count_failing_services(connection: Connection) -> int:
+    """How many configured services have an incident that is neither resolved nor closed."""
+    return connection.execute(_FAILING).scalar_one()
+
+
+def verdicts_of(connection: Connection, target: str, strategy: str | None, since: float) -> list[str]:
+    """The verdicts of the actions on a target since then, newest first; of one strategy or of all."""
+    query = select(actions.c.verdict).where(
+        actions.c.target == target, actions.c.intended_at >= since, actions.c.verdict.is_not(None)
+    )
+    if strategy is not None:
+        query = query.where(actions.c.strategy == strategy)
+    return list(connection.execute(query.order_by(actions.c.intended_at.desc())).scalars())
 
 
 _VERIFIED_ON: Select[Any] = (
@@ -596,6 +641,9 @@ def heartbeat_times(connection: Connection) -> Mapping[str, float]:
 _CONTROL = select(controls).where(controls.c.name == bindparam("_name"))
 
 
+_CONTROLS = select(controls).where(controls.c.name.in_(bindparam("_names", expanding=True)))
+
+
 def control(connection: Connection, name: str, *, lock: bool = False) -> AnyRow | None:
     """A control's value, such as the mode, or None when nobody has set it.
 
@@ -604,6 +652,28 @@ def control(connection: Connection, name: str, *, lock: bool = False) -> AnyRow 
     if lock:  # not of the row, which does not exist before somebody sets it for the first time
         serialize(connection, "control", shared=True)
     return connection.execute(_CONTROL, {"_name": name}).first()
+
+
+def controls_named(
+    connection: Connection, names: Collection[str], *, lock: bool = False
+) -> Mapping[str, str]:
+    """The values of the controls with these names that somebody has set. `lock`: see `control`."""
+    if lock:
+        serialize(connection, "control", shared=True)
+    rows = connection.execute(_CONTROLS, {"_names": list(names)}).all()
+    return {row.name: row.value for row in rows}
+
+
+def controls_that_begin(connection: Connection, beginning: str) -> Mapping[str, str]:
+    """The values of the controls whose names begin so."""
+    query = select(controls).where(controls.c.name.startswith(beginning, autoescape=True))
+    return {row.name: row.value for row in connection.execute(query)}
+
+
+def remove_control(connection: Connection, name: str) -> None:
+    """As if nobody had ever set it."""
+    serialize(connection, "control")
+    connection.execute(delete(controls).where(controls.c.name == name))
 
 
 def set_control(connection: Connection, *, name: str, value: str, by: str, now: float) -> None:

@@ -98,12 +98,14 @@ class Facts:
 def facts_of(incident: Incident, context: Context) -> Facts:
     """Read them, all from one snapshot."""
 
+    strategy = incident.plan[0] if incident.plan else None
+
     def read(connection: Connection) -> Facts:
         return Facts(
             incident.service,
             statements.alerts_of(connection, incident.id),
             statements.actions_of(connection, incident.id),
-            mode.current(connection, context.settings),
+            mode.current(connection, context.settings, service=incident.service, strategy=strategy),
         )
 
     return context.store.read(read)

@@ -14,13 +14,14 @@ from typing import Any
 from sqlalchemy import Row
 
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.guardrails import Refusal, mode
+from self_healing_fabric.guardrails import Measured, Refusal, mode
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import UNDOES, effect_of, effect_of_action, in_force
+from self_healing_fabric.orchestration.escalation_manager import escalate
 from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, steady
 from self_healing_fabric.orchestration.steps.common import (
     Facts,
@@ -39,6 +40,7 @@ from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health
 from self_healing_fabric.settings import Mode
+from shf_queries import QueryError, catalogue
 
 PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
 
@@ -85,21 +87,49 @@ def _act(
     disruptive = strategy == UNDO or context.strategies[strategy].disruptive
     try:
         effect = effect_of(context, service, strategy, facts.actions)
-        if facts.mode is Mode.DRY_RUN:
-            would = Entry(Kind.NOTE, f"Dry run: would {strategy} {effect.target}.")
-            return to_people(incident, context, "dry run: a person must do it", *entries, would)
         if facts.mode is Mode.APPROVAL and disruptive and not incident.approved_by:
             return _ask_for_approval(incident, context, strategy, entries)
         action = _new_action(incident, context, strategy, effect, facts.actions)
     except (NotApplicable, TargetUnreadable) as error:
         reason = f"{strategy} is not possible: {error}"
         return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))
+    measured = _measured(context, service, strategy) if disruptive else Measured()
+    if facts.mode is Mode.DRY_RUN:
+        refusal = journal.ask_guardrails(context, incident, action, strategy, disruptive, measured)
+        would = f"would {strategy} {effect.target}"
+        if refusal is not None:
+            would = f"{refusal.guardrail} would refuse to {strategy} {effect.target}: {refusal.reason}"
+        told = Entry(Kind.NOTE, f"Dry run: {would}.", {"strategy": strategy, "before": action["before"]})
+        return to_people(incident, context, "dry run: a person must do it", *entries, told)
     refusal = journal.announce(
-        context, incident, action=action, strategy=strategy, disruptive=disruptive, entries=entries
+        context,
+        incident,
+        action=action,
+        strategy=strategy,
+        disruptive=disruptive,
+        measured=measured,
+        entries=entries,
     )
     if refusal is not None:
         return _refused(incident, context, refusal, entries)
     return _perform(incident, context, strategy, effect, action)
+
+
+def _measured(context: Context, service: str, strategy: str) -> Measured:
+    """What the guardrails need of Prometheus; None for what gives no single number, and they refuse then."""
+    limits = context.settings.limits_of(service, strategy)
+
+    def ask(query: str | None) -> float | None:
+        if query is None:
+            return None
+        try:
+            samples = context.prometheus.instant(query, at=context.clock())
+        except QueryError:
+            return None
+        return samples[0].value if len(samples) == 1 else None
+
+    answering = catalogue.answering_targets_of(service) if limits.min_healthy else None
+    return Measured(answering=ask(answering), deploying=ask(limits.deploying))
 
 
 def _ask_for_approval(
@@ -120,11 +150,14 @@ def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tu
     first = not (incident.waiting_for or "").startswith(f"{refusal.guardrail}:")
     if first:
         context.metrics.blocks.labels(str(incident.service), refusal.guardrail).inc()
+    if refusal.next:
+        return _next(incident, context, reason, *entries, blocked)
     if refusal.retry_at is None:
         return to_people(incident, context, reason, *entries, blocked)
     poll = max(PAUSE_POLL, refusal.retry_at - context.clock())
     told = (*entries, blocked) if first else ()
-    return Step(Transition(State.RECOVERING, poll, told, waiting_for=reason))
+    waiting = Transition(State.RECOVERING, poll, told, waiting_for=reason)
+    return Step(escalate(incident, context, waiting, reason) if refusal.calls else waiting)
 
 
 def _new_action(
@@ -177,7 +210,7 @@ def _perform(
     incident: Incident, context: Context, strategy: str, effect: Effect, action: dict[str, Any]
 ) -> Step:
     mark = steady()
-    if not journal.begin(context, incident, action["id"]):
+    if not journal.begin(context, incident, action["id"], strategy):
         outcome = ActionOutcome(Status.FAILED, "paused before it began; nothing was done", 0.0)
         paused = Transition(State.RECOVERING, PAUSE_POLL, waiting_for="mode: the fabric is paused")
         return Step(paused, finished=(action["id"], outcome), strategy=strategy)
@@ -186,12 +219,12 @@ def _perform(
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
-            permit=_permit(incident, context, mark + BEGINS_WITHIN),
+            permit=_permit(incident, context, strategy, mark + BEGINS_WITHIN),
         )
     return _after_action(incident, context, strategy, action, outcome)
 
 
-def _permit(incident: Incident, context: Context, until: float) -> Permit:
+def _permit(incident: Incident, context: Context, strategy: str, until: float) -> Permit:
     """The leave to begin until then (on the steady clock).
 
     Connecting to the target takes a while. Meanwhile people may have stopped the fabric, and who finds the
@@ -201,7 +234,11 @@ def _permit(incident: Incident, context: Context, until: float) -> Permit:
 
     def permit() -> bool:
         try:
-            now = context.store.read(lambda connection: mode.current(connection, context.settings))
+            now = context.store.read(
+                lambda connection: mode.current(
+                    connection, context.settings, service=incident.service, strategy=strategy
+                )
+            )
         except StoreUnavailable:
             return False
         return now is not Mode.PAUSED and steady() < until and context.leases.holds(incident)

@@ -16,7 +16,13 @@ from typing import Any
 
 import requests
 
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import (
+    Effect,
+    NotApplicable,
+    Progress,
+    Settling,
+    TargetUnreadable,
+)
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
 from self_healing_fabric.settings import DockerRecovery
 
@@ -93,6 +99,24 @@ class DockerRestart(Effect):
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare the start time with the one before."""
         return self._learn(before, "the fabric was interrupted during the action", unchanged=Status.FAILED)
+
+    def settled(self, before: Mapping[str, Any]) -> Settling:
+        """It must run, not for the so-many-th time, and pass its health check where it has one."""
+        attributes = self._inspect()
+        state, name = attributes["State"], self._settings.container
+        health = (state.get("Health") or {}).get("Status", "none")
+        again = attributes["RestartCount"] if attributes["Id"] == before["id"] else 0
+        if again > 0:
+            # A start on demand sets the count to 0; it has ended by itself since.
+            return Settling(Progress.FAILED, f"{name} has ended {again} times since and was started again")
+        if not state["Running"] or state.get("Paused"):
+            code = state.get("ExitCode")
+            return Settling(Progress.FAILED, f"{name} does not run: {state['Status']}, exit code {code}")
+        if health == "unhealthy":
+            return Settling(Progress.FAILED, f"{name} runs and fails its health check")
+        if health == "starting":
+            return Settling(Progress.UNDER_WAY, f"{name} has not passed its health check yet")
+        return Settling(Progress.DONE, f"{name} runs")
 
     def check(self) -> str:
         """Ask the engine for the container."""

@@ -1,0 +1,97 @@
+"""Bounds for all services together: how many at once, how many in a window, and none in a storm.
+
+One service that fails is a job for a healer. Half of them failing at once is a network, a power supply or a
+bad rule, and restarting them one by one makes it worse and hides it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from self_healing_fabric.guardrails.proposals import Proposal, Refusal
+from self_healing_fabric.settings import Settings, number_of
+from self_healing_fabric.store import statements
+
+STORM = "storm"  # the guardrail, and the control that keeps it open
+BUSY_POLL = 5.0  # seconds between two looks at whether another action has ended
+
+
+def one_at_a_time(connection: Connection, proposal: Proposal, _: Settings) -> Refusal | None:
+    """Guardrail `one_at_a_time`: no second disruptive action on a target or along its dependency path.
+
+    None on a target without a name, either: it could not be counted.
+    """
+    if not proposal.disruptive:
+        return None
+    if not proposal.target:
+        return Refusal("one_at_a_time", "the target has no name to count by")
+    for row in statements.running_actions(connection):
+        if row.target == proposal.target:
+            return _busy("one_at_a_time", f"{row.id} is still at work on {proposal.target}", proposal)
+        if row.service in proposal.path:
+            reason = f"{row.id} is still at work on {row.service}, which {proposal.service} is connected with"
+            return _busy("one_at_a_time", reason, proposal)
+    return None
+
+
+def at_once(settings: Settings) -> int:
+    """How many disruptive actions may be at work at the same time."""
+    return number_of(settings.guardrails.fleet.at_once, len(settings.services))
+
+
+def fleet_at_once(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+    """Guardrail `fleet_at_once`: so many disruptive actions at the same time, on whichever targets."""
+    if not proposal.disruptive or proposal.restores:
+        return None
+    limit = at_once(settings)
+    running = len(statements.running_actions(connection))
+    if running < limit:
+        return None
+    reason = f"{running} actions are at work, and at most {limit} may be at the same time"
+    return _busy("fleet_at_once", reason, proposal)
+
+
+def fleet_targets(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+    """Guardrail `fleet_targets`: so many different targets in a sliding window; then a person looks."""
+    if not proposal.disruptive or proposal.restores:
+        return None
+    fleet = settings.guardrails.fleet
+    limit = limit_of(fleet.targets, settings)
+    acted_on = statements.targets_acted_on(connection, proposal.now - fleet.within)
+    if proposal.target in acted_on or len(acted_on) < limit:
+        return None
+    return Refusal(
+        "fleet_targets",
+        f"{len(acted_on)} targets were acted on in the last {fleet.within:g} s, and at most {limit} may be",
+    )
+
+
+def storm(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+    """Guardrail `storm`: when too many services fail at once, none is acted on, and people are called once.
+
+    It stays so until `storm_cooldown` after the last time that it was seen; the store remembers.
+    """
+    if not proposal.disruptive or proposal.restores:
+        return None
+    fleet = settings.guardrails.fleet
+    failing, total = statements.count_failing_services(connection), len(settings.services)
+    control = statements.control(connection, STORM)
+    # A time in the future, after a clock was set back, still counts.
+    was_open = control is not None and control.changed_at + fleet.storm_cooldown > proposal.now
+    if failing > limit_of(fleet.storm, settings):
+        until, reason = proposal.now + fleet.storm_cooldown, f"{failing} of {total} services fail at once"
+        return Refusal(STORM, reason, until, calls=not was_open, remember=str(failing))
+    if control is None or not was_open:
+        return None
+    until = control.changed_at + fleet.storm_cooldown
+    return Refusal(STORM, f"{control.value} of {total} services failed at once a moment ago", until)
+
+
+def limit_of(share: int | str, settings: Settings) -> int:
+    """Half of three services is no measure: a share never binds below `least`. A plain number always does."""
+    number = number_of(share, len(settings.services))
+    return number if isinstance(share, int) else max(number, settings.guardrails.fleet.least)
+
+
+def _busy(guardrail: str, reason: str, proposal: Proposal) -> Refusal:
+    return Refusal(guardrail, reason, proposal.now + BUSY_POLL)
