@@ -343,12 +343,14 @@ def test_another_manager_is_named_and_not_overruled(shop: Shop) -> None:
     assert containers[0]["image"] == "cart:1"
 
 
-def test_a_manager_that_comes_in_between_makes_it_fail_by_name(shop: Shop) -> None:
-    """After the look and before the apply: failed, and the other's value stays."""
+@pytest.mark.parametrize("force", [False, True])
+def test_a_manager_that_comes_in_between_wins(shop: Shop, force: bool) -> None:
+    """After the look and before the apply: failed, and the other's value stays; also where we may force."""
     shop.apply(shop.deployments, deployment(), "self-healing-fabric")
     shop.write(deployment(imagePullPolicy="Always"))
-    effect = sync(shop.of_object("apps/v1", "Deployment"))
-    before = effect.snapshot()
+    effect = sync(shop.of_object("apps/v1", "Deployment", force=force))
+    before = {**effect.snapshot()}
+    before["change"] = {**before["change"], "force": force}
     policy = {"imagePullPolicy": "Never", "name": "app", "image": "cart:1"}
     body = {"spec": {"template": {"spec": {"containers": [policy]}}}}
 
@@ -358,7 +360,7 @@ def test_a_manager_that_comes_in_between_makes_it_fail_by_name(shop: Shop) -> No
 
     outcome = perform(effect, before, permit=change)
     assert outcome.status is Status.FAILED
-    assert "kubectl-edit" in outcome.detail or "409" in outcome.detail
+    assert ("somebody has changed" if force else "kubectl-edit") in outcome.detail
     containers = shop.get(f"{shop.deployments}/cart")["spec"]["template"]["spec"]["containers"]
     assert containers[0]["imagePullPolicy"] == "Never"
 
@@ -369,8 +371,15 @@ def test_a_status_that_changes_is_no_obstacle(shop: Shop) -> None:
     shop.write(deployment(imagePullPolicy="Always"))
     effect = sync(shop.of_object("apps/v1", "Deployment"))
     before = effect.snapshot()
-    shop.cluster.patch(f"{shop.deployments}/cart/status", {"status": {"collisionCount": 3}})
-    assert perform(effect, before).status is Status.SUCCEEDED
+    counts = itertools.count(3)
+
+    def churn() -> bool:
+        count = next(counts)
+        if count < 5:  # twice right before the apply
+            shop.cluster.patch(f"{shop.deployments}/cart/status", {"status": {"collisionCount": count}})
+        return True
+
+    assert perform(effect, before, permit=churn).status is Status.SUCCEEDED
 
 
 def test_the_data_of_a_secret_is_never_told(shop: Shop) -> None:

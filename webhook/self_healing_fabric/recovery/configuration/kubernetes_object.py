@@ -31,6 +31,7 @@ from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.settings import ConfigurationSettings, KubernetesObject, KubernetesSettings
 
+TRIES = 3  # of one write, while the API server says that it was of an old version
 _OF_THE_SERVER = (
     *("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink"),
 )
@@ -109,13 +110,17 @@ class AppliedObject:
         try:
             with Api(self._cluster, self._timeout) as api:
                 path = self._path(api)
-                running = _running(api.get(path), self.target)
-                problem = not_as_before(running, change, self.side(change, running), self.target)
-                if problem is not None:
-                    return problem
-                if not permit():
-                    return forbidden()
-                answer = self._send(api, path, change, running)
+                for _ in range(TRIES):
+                    running = _running(api.get(path), self.target)
+                    problem = not_as_before(running, change, self.side(change, running), self.target)
+                    if problem is not None:
+                        return problem
+                    if not permit():
+                        return forbidden()
+                    answer = self._send(api, path, change, running)
+                    # A status that a controller wrote in between is a new version, too: nothing was done.
+                    if answer.status != 409 or conflicting(answer):
+                        break
         except (TargetUnreadable, ConnectionError) as error:
             return Outcome(Status.FAILED, f"{self.target} cannot be patched: {error}")
         except Lost as error:
