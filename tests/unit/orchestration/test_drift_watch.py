@@ -108,6 +108,16 @@ def test_one_that_hangs_delays_nobody_and_is_not_asked_twice(services: Services,
     assert sorted(services.reads) == ["cart", "slow"]
 
 
+def test_stopping_does_not_wait_for_one_that_hangs(services: Services, watch: DriftWatch) -> None:
+    """A fabric that is told to end has steps to finish, and little time."""
+    services.release.clear()
+    watch.look()
+    until(lambda: "slow" in services.reads)
+    began = time.monotonic()
+    watch.stop()
+    assert time.monotonic() - began < 2.0
+
+
 def test_what_cannot_be_read_any_more_is_unknown(
     services: Services, watch: DriftWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

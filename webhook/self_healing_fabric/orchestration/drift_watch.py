@@ -65,11 +65,11 @@ class DriftWatch:
             self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more, and wait for what is being read."""
+        """Begin nothing more. What is being read ends by its timeout: no step in hand waits for that."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def places(self) -> Mapping[str, float]:
         """Of each configured service, in how many places it differs; NaN when nobody knows that now."""
