@@ -142,6 +142,12 @@ def ask_guardrails(
     return context.store.read(lambda connection: guardrails.check(connection, proposal, context.settings))
 
 
+def told_of(action: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """What the timeline tells of an action. Not its whole `before`: that may hold a configuration's secrets."""
+    diff = {DIFF: action["before"][DIFF]} if DIFF in action["before"] else {}
+    return {"action": action["id"], "strategy": strategy, "target": action["target"], **diff}
+
+
 def _proposal(
     context: Context,
     incident: Incident,
@@ -201,9 +207,7 @@ def announce(
         }
         statements.insert_action(connection, {**action, **values, "incident_id": incident.id})
         message = f"Intends to {strategy} {action['target']} (attempt {action['attempt']})."
-        data = {"action": action["id"], "strategy": strategy, "target": action["target"]}
-        if DIFF in action["before"]:
-            data[DIFF] = action["before"][DIFF]
+        data = told_of(action, strategy)
         timeline.append(connection, incident.id, [*entries, Entry(Kind.ACTION, message, data)], now)
         return None
 

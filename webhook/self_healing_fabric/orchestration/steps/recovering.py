@@ -99,7 +99,7 @@ def _act(
         would = f"would {strategy} {effect.target}"
         if refusal is not None:
             would = f"{refusal.guardrail} would refuse to {strategy} {effect.target}: {refusal.reason}"
-        told = Entry(Kind.NOTE, f"Dry run: {would}.", {"strategy": strategy, "before": action["before"]})
+        told = Entry(Kind.NOTE, f"Dry run: {would}.", journal.told_of(action, strategy))
         return to_people(incident, context, "dry run: a person must do it", *entries, told)
     refusal = journal.announce(
         context,
