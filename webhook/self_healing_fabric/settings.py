@@ -296,7 +296,7 @@ DEFAULT_PLANS: Plans = {
     "transient": ("retry", "restart"),
     "degradation": ("restart",),
     "service_failure": ("restart",),
-    "data_corruption": (),
+    "data_corruption": ("repair",),
     "cluster_drift": (),
     "critical": (),
     "unknown": (),
@@ -527,20 +527,6 @@ class EscalationSettings(Section):
     )
 
 
-<<<<<<< HEAD
-=======
-DEFAULT_PLANS: Mapping[str, tuple[StrategyName, ...]] = {
-    "transient": ("retry", "restart"),
-    "degradation": ("restart",),
-    "service_failure": ("restart",),
-    "data_corruption": ("repair",),
-    "cluster_drift": (),
-    "critical": (),
-    "unknown": (),
-}
-
-
->>>>>>> 2553b1f (Diverged replicas get the state of the majority, and nothing is overwritten on doubt)
 class Settings(BaseSettings):
     """The whole configuration, validated and immutable."""
 

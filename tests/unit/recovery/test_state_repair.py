@@ -529,6 +529,18 @@ def test_settled_means_that_every_replica_holds_the_state(ledger: Ledger) -> Non
         settled(before)
 
 
+def test_a_replica_that_was_written_since_is_settled(ledger: Ledger) -> None:
+    """Users go on: a later version is no failure, another state of the same version is."""
+    before, _ = ledger.repair()
+    ledger["c"].state, ledger["c"].version = OTHER, 8
+    assert ledger.effect().settled(before).progress is Progress.DONE
+    assert ledger.effect().observe(before).status is Status.INDETERMINATE
+    ledger["c"].version = 7
+    assert ledger.effect().settled(before).progress is Progress.FAILED
+    ledger["c"].version, ledger["c"].says = 8, digest_of(GOOD)
+    assert ledger.effect().settled(before).progress is Progress.FAILED
+
+
 def test_a_replica_that_is_not_configured_any_more_cannot_tell(ledger: Ledger) -> None:
     """Between the repair and the look at it the configuration was changed."""
     before, _ = ledger.repair()

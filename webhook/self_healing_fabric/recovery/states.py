@@ -52,18 +52,22 @@ class Claim:
     version: int
     size: int | None = None
 
+    def is_of(self, other: Claim) -> bool:
+        """Whether both speak of the same state."""
+        return (self.digest, self.version) == (other.digest, other.version)
+
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of a state, and what was said of them in the same answer."""
+    """The bytes of a state, and what was said of them: by a replica in the same answer."""
 
     data: bytes
-    claim: Claim | None = None
+    claim: Claim
 
     @property
     def digest(self) -> str:
         """Of the bytes themselves."""
-        return hashlib.sha256(self.data).hexdigest()
+        return digest_of(self.data)
 
 
 class Source(Protocol):
@@ -75,7 +79,7 @@ class Source(Protocol):
         """What it says of its state now. Raises Unreadable."""
 
     def read(self) -> Content:
-        """Its state, whole. Raises Unreadable."""
+        """Its state, whole, with what it says of it. Raises Unreadable."""
 
 
 class Replica:
@@ -160,8 +164,8 @@ class Backup:
         return claim
 
     def read(self) -> Content:
-        """The file."""
-        return Content(read_file(self._backup.path, self._settings.max_bytes))
+        """The file, with its manifest."""
+        return Content(read_file(self._backup.path, self._settings.max_bytes), self.claim())
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,11 @@ def ballot_of(settings: StateSettings) -> Ballot:
     return Ballot(tuple(votes), states)
 
 
+def digest_of(data: bytes) -> str:
+    """As hexadecimal text."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def claims_of(sources: Sequence[Source], settings: StateSettings) -> list[Claim | Unreadable]:
     """What they say of their states, asked beside each other."""
     return _together(lambda source: source.claim(), sources, settings)
@@ -215,8 +224,7 @@ def _vote(voter: Voter, claim: Claim, content: Content | Unreadable, again: Clai
         return Silent(voter, str(content))
     if isinstance(again, Unreadable):
         return Silent(voter, str(again))
-    within = content.claim or claim
-    if again != claim or (within.digest, within.version) != (claim.digest, claim.version):
+    if not (claim.is_of(content.claim) and claim.is_of(again)):
         return Suspect(voter, "its state changes while it is read")
     size = len(content.data)
     if claim.size is not None and size != claim.size:

@@ -12,6 +12,7 @@ with the first would go wrong with all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum, auto
 from typing import Any
 
 from self_healing_fabric.recovery.consensus import SHOWN, NoMajority, decide
@@ -27,11 +28,11 @@ from self_healing_fabric.recovery.platforms import owner_of
 from self_healing_fabric.recovery.states import (
     EXTRA,
     Claim,
-    Content,
     Unreadable,
     ballot_of,
     can_reach_files,
     claims_of,
+    digest_of,
     keep,
     read_file,
     replicas_of,
@@ -42,6 +43,16 @@ from self_healing_fabric.settings import Settings, StateSettings
 Change = Mapping[
     str, Any
 ]  # of one replica: what it `had` and `gets` (digest, version), and what is kept `aside`
+
+
+class Holds(Enum):
+    """What a replica holds, seen from its change."""
+
+    WANTED = auto()
+    OLD = auto()
+    LATER = auto()  # a whole state of a later version
+    OTHER = auto()
+    UNKNOWN = auto()
 
 
 class Repair:
@@ -93,21 +104,23 @@ class _Replacement(Effect):
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Read the replicas' states: all replaced, none, or something that only people can judge."""
-        now = {name: self._now(name, change) for name, change in before["replicas"].items()}
-        told = "the fabric was interrupted; " + "; ".join(words for _, words in now.values())
-        found = {progress for progress, _ in now.values()}
-        if found == {Progress.DONE}:
+        now = [self._now(name, change) for name, change in before["replicas"].items()]
+        told = "the fabric was interrupted; " + "; ".join(words for _, words in now)
+        found = {holds for holds, _ in now}
+        if found == {Holds.WANTED}:
             return Outcome(Status.SUCCEEDED, told)
-        return Outcome(Status.FAILED if found == {Progress.UNDER_WAY} else Status.INDETERMINATE, told)
+        return Outcome(Status.FAILED if found == {Holds.OLD} else Status.INDETERMINATE, told)
 
     def settled(self, before: Mapping[str, Any]) -> Settling:
-        """Each replica must still hold what it got."""
+        """Each replica must hold what it got, or what was written since.
+
+        Whether the others hold that too, the series of the digests tells.
+        """
         now = [self._now(name, change) for name, change in before["replicas"].items()]
-        told = "; ".join(words for _, words in now)
-        if any(progress is None for progress, _ in now):
+        found, told = {holds for holds, _ in now}, "; ".join(words for _, words in now)
+        if Holds.UNKNOWN in found:
             raise TargetUnreadable(told)
-        done = all(progress is Progress.DONE for progress, _ in now)
-        return Settling(Progress.DONE if done else Progress.FAILED, told)
+        return Settling(Progress.DONE if found <= {Holds.WANTED, Holds.LATER} else Progress.FAILED, told)
 
     def check(self) -> str:
         """Ask every voter for its digest. Raises TargetUnreadable, which names those that cannot tell it."""
@@ -138,28 +151,31 @@ class _Replacement(Effect):
         if isinstance(sent, Outcome) and sent.status is not Status.SUCCEEDED:
             return sent
         # An answer is no proof: what counts is what the replica holds now.
-        progress, words = self._now(name, change)
-        if progress is Progress.DONE:
+        holds, words = self._now(name, change)
+        if holds is Holds.WANTED:
             return Outcome(Status.SUCCEEDED, words)
         told = sent.detail if isinstance(sent, Outcome) else sent
         return Outcome(Status.INDETERMINATE, f"{told}; {words}")
 
-    def _now(self, name: str, change: Change) -> tuple[Progress | None, str]:
-        """Whether a replica holds what it gets, what it had (under way) or something else (failed).
-
-        None when it cannot tell.
-        """
+    def _now(self, name: str, change: Change) -> tuple[Holds, str]:
+        """What a replica holds, by its very bytes, and the same in words."""
         if name not in self._replicas:
-            return None, f"{name} is not configured any more"
+            return Holds.UNKNOWN, f"{name} is not configured any more"
         try:
-            digest = self._replicas[name].read().digest
+            content = self._replicas[name].read()
         except Unreadable as error:
-            return None, f"{name}: {error}"
-        if digest == change["gets"]["digest"]:
-            return Progress.DONE, f"{name} holds {digest[:SHOWN]} (version {change['gets']['version']})"
+            return Holds.UNKNOWN, f"{name}: {error}"
+        digest, gets = content.digest, change["gets"]
+        if digest == gets["digest"]:
+            return Holds.WANTED, f"{name} holds {digest[:SHOWN]} (version {gets['version']})"
         if digest == change["had"]["digest"]:
-            return Progress.UNDER_WAY, f"{name} still holds {digest[:SHOWN]}"
-        return Progress.FAILED, f"{name} holds {digest[:SHOWN]}, which is neither"
+            return Holds.OLD, f"{name} still holds {digest[:SHOWN]}"
+        if content.claim.digest == digest and content.claim.version > gets["version"]:
+            return (
+                Holds.LATER,
+                f"{name} was written since: {digest[:SHOWN]} (version {content.claim.version})",
+            )
+        return Holds.OTHER, f"{name} holds {digest[:SHOWN]}, which is neither"
 
 
 class StateRepair(_Replacement):
@@ -220,17 +236,17 @@ class StateRestoration(_Replacement):
         """Every replica must still hold what the repair gave it."""
         changes = {}
         for name, change in self._repaired.items():
-            progress, words = self._now(name, change)
-            if progress is None:
+            holds, words = self._now(name, change)
+            if holds is Holds.UNKNOWN:
                 raise TargetUnreadable(words)
-            if progress is not Progress.DONE:
+            if holds is not Holds.WANTED:
                 raise NotApplicable(f"{words}: it is left as it is")
             changes[name] = {"had": change["gets"], "gets": change["had"], "aside": change["aside"]}
         return {"replicas": changes}
 
     def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
         content = read_file(change["aside"], self._settings.max_bytes)
-        if Content(content).digest != change["gets"]["digest"]:
+        if digest_of(content) != change["gets"]["digest"]:
             raise Unreadable(f"{change['aside']} is not the state that was kept aside")
         return content
 
