@@ -7,16 +7,19 @@ Everything is counted here, at the target. Run as a program it serves several re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 VERSION_HEADER = "State-Version"
+DRIPS = 60  # bytes, 50 ms each
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class StateReplica:
         on_read, on_put: called before it answers a GET of the state, before it looks at a PUT.
         answer: what it answers to a PUT instead, having done it.
         deaf: it answers 200 to a PUT and keeps what it had.
+        drips: it sends the beginning of its answers byte by byte.
     """
 
     name: str
@@ -46,6 +50,7 @@ class StateReplica:
     says: str | None = None
     answer: int | None = None
     deaf: bool = False
+    drips: bool = False
     on_claim: Callable[[], None] = lambda: None
     on_read: Callable[[], None] = lambda: None
     on_put: Callable[[], None] = lambda: None
@@ -135,8 +140,12 @@ def _handler_of(replica: StateReplica) -> type[BaseHTTPRequestHandler]:
             if status != 204:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if status != 204:
-                self.wfile.write(body)
+            with contextlib.suppress(OSError):  # nobody has to listen to the end
+                for byte in body[:DRIPS] if replica.drips else b"":
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
+                if status != 204:
+                    self.wfile.write(body[DRIPS:] if replica.drips else body)
 
         def log_message(self, *_: Any) -> None: ...
 
