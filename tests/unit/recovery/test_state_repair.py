@@ -142,7 +142,11 @@ def test_the_minority_gets_the_state_of_the_majority_byte_for_byte(ledger: Ledge
     assert ledger.aside() == {f"c/7-{digest_of(BAD)}": BAD}
     assert before["votes"].startswith("2 of 3 failure domains hold")
     assert before["source"] == "a"
-    assert outcome.detail == f"c holds {digest_of(GOOD)[:12]} (version 7)"
+    kept = ledger.directory / "aside" / "ledger" / "c" / f"7-{digest_of(BAD)}"
+    assert outcome.detail == (
+        f"c holds {digest_of(GOOD)[:12]} (version 7); copied from a; what was there is kept in {kept}; "
+        + before["votes"]
+    )
 
 
 def test_a_replica_that_lags_gets_the_version_too(ledger: Ledger) -> None:

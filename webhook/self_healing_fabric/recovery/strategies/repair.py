@@ -100,7 +100,7 @@ class _Replacement(Effect):
             if outcome.status is not Status.SUCCEEDED:
                 return _after(done, outcome)
             done.append(outcome.detail)
-        return Outcome(Status.SUCCEEDED, "; ".join(done))
+        return Outcome(Status.SUCCEEDED, "; ".join([*done, *self._told(before)]))
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Read the replicas' states: all replaced, none, or something that only people can judge."""
@@ -135,6 +135,10 @@ class _Replacement(Effect):
             raise TargetUnreadable("; ".join(silent))
         states = len({(claim.digest, claim.version) for claim in claims if isinstance(claim, Claim)})
         return f"{len(claims)} voters tell {states} state{'s' if states > 1 else ''}"
+
+    def _told(self, before: Mapping[str, Any]) -> tuple[str, ...]:
+        """What people should know of it besides."""
+        return ()
 
     def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
         """The bytes that a replica gets, with nothing left to be done but the order. Raises Unreadable."""
@@ -216,6 +220,10 @@ class StateRepair(_Replacement):
     def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
         keep(change["aside"], self._state(name, change["had"]["digest"]))
         return self._state(str(before["source"]), change["gets"]["digest"])
+
+    def _told(self, before: Mapping[str, Any]) -> tuple[str, ...]:
+        kept = ", ".join(change["aside"] for change in before["replicas"].values())
+        return (f"copied from {before['source']}", f"what was there is kept in {kept}", str(before["votes"]))
 
     def _state(self, voter: str, digest: str) -> bytes:
         if digest not in self._states:
