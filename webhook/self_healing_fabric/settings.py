@@ -242,10 +242,10 @@ class StateSettings(Section):
     pause: Duration = Field(
         2.0,
         ge=0,
-        le=20,
+        le=10,
         description="between two looks at all digests; a state that changes meanwhile is left alone",
     )
-    timeout: Duration = Field(10.0, gt=0, le=20, description="for each digest, each state, each order")
+    timeout: Duration = Field(10.0, gt=0, le=15, description="for each digest, each state, each order")
     max_bytes: int = Field(64 * 1024 * 1024, ge=1, le=1024**3, description="larger states are not repaired")
     bearer_token_file: Path | None = Field(
         None, description="token to send to the replicas; read anew for every call"

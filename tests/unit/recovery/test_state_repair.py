@@ -606,6 +606,25 @@ def test_a_store_that_hangs_is_given_up_after_one_timeout(ledger: Ledger, remote
     assert time.monotonic() - started < 5
 
 
+def test_a_folder_that_hangs_stops_the_repair_after_one_timeout(ledger: Ledger, remote: Any) -> None:
+    """On the way there and on the way back; nothing is sent in either."""
+    ledger.changes.update(timeout=0.5, keep_aside="remote://kept")
+    repaired, _ = ledger.repair()
+    ledger["c"].state = BAD + BAD
+    effect = ledger.effect()
+    before, undo = effect.snapshot(), effect.undo(repaired)
+    assert undo is not None
+    remote.hangs = threading.Event()
+    started = time.monotonic()
+    outcome = effect.perform(key=KEY, attempt=1, before=before, permit=allowed)
+    ledger["c"].state = GOOD
+    back = undo.perform(key=KEY, attempt=1, before=undo.snapshot(), permit=allowed)
+    assert time.monotonic() - started < 8
+    assert [each.status for each in (outcome, back)] == [Status.FAILED, Status.FAILED]
+    assert "no answer within 0.5 s" in outcome.detail
+    assert ledger.puts() == {"c": 1}
+
+
 def test_a_replica_that_drips_is_given_up_after_one_timeout(ledger: Ledger) -> None:
     """Each byte comes in time; the whole of them does not."""
     before, _ = ledger.repair()

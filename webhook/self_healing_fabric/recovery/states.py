@@ -38,6 +38,7 @@ EXTRA = "pip install 'self-healing-fabric[state]'"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Unreadable(ShfError):
@@ -238,23 +239,29 @@ def _vote(voter: Voter, claim: Claim, content: Content | Unreadable, again: Clai
     return Held(voter, content.digest, claim.version)
 
 
-def _together(
-    ask: Callable[[Source], T], sources: Sequence[Source], settings: StateSettings
-) -> list[T | Unreadable]:
+def in_time(call: Callable[[], T], settings: StateSettings) -> T:
+    """What a call returns, if it does so within the timeout. Raises Unreadable."""
+    (answer,) = _together(lambda _: call(), [None], settings)
+    if isinstance(answer, Unreadable):
+        raise answer
+    return answer
+
+
+def _together(ask: Callable[[U], T], whom: Sequence[U], settings: StateSettings) -> list[T | Unreadable]:
     """Ask all at once; who does not answer in time is unreadable, whatever it waits for."""
-    if not sources:
+    if not whom:
         return []
-    pool = ThreadPoolExecutor(len(sources), thread_name_prefix="shf-state")
-    asked = [pool.submit(_try, ask, source) for source in sources]
+    pool = ThreadPoolExecutor(len(whom), thread_name_prefix="shf-state")
+    asked = [pool.submit(_try, ask, each) for each in whom]
     pool.shutdown(wait=False)  # the threads end with their calls
     done, _ = wait(asked, timeout=settings.timeout + GRACE)
     late = Unreadable(f"no answer within {settings.timeout:g} s")
     return [each.result() if each in done else late for each in asked]
 
 
-def _try(ask: Callable[[Source], T], source: Source) -> T | Unreadable:
+def _try(ask: Callable[[U], T], whom: U) -> T | Unreadable:
     try:
-        return ask(source)
+        return ask(whom)
     except Unreadable as error:
         return error
 

@@ -33,6 +33,7 @@ from self_healing_fabric.recovery.states import (
     can_reach_files,
     claims_of,
     digest_of,
+    in_time,
     keep,
     read_file,
     replicas_of,
@@ -218,7 +219,8 @@ class StateRepair(_Replacement):
         return StateRestoration(self._service, self._settings, self.target, before)
 
     def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
-        keep(change["aside"], self._state(name, change["had"]["digest"]))
+        damaged = self._state(name, change["had"]["digest"])
+        in_time(lambda: keep(change["aside"], damaged), self._settings)
         return self._state(str(before["source"]), change["gets"]["digest"])
 
     def _told(self, before: Mapping[str, Any]) -> tuple[str, ...]:
@@ -253,7 +255,8 @@ class StateRestoration(_Replacement):
         return {"replicas": changes}
 
     def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
-        content = read_file(change["aside"], self._settings.max_bytes)
+        most = self._settings.max_bytes
+        content = in_time(lambda: read_file(change["aside"], most), self._settings)
         if digest_of(content) != change["gets"]["digest"]:
             raise Unreadable(f"{change['aside']} is not the state that was kept aside")
         return content
