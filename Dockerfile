@@ -18,7 +18,7 @@ COPY . .
 RUN python -m pip wheel --no-deps --wheel-dir /dist . \
     && python -m venv --without-pip /opt/shf \
     && wheel=$(ls /dist/*.whl) \
-    && python -m pip --python /opt/shf/bin/python install "$wheel[docker,kubernetes,postgresql]"
+    && python -m pip --python /opt/shf/bin/python install "$wheel[docker,kubernetes,postgresql,state]"
 
 FROM ${PYTHON}
 LABEL org.opencontainers.image.title="Self-Healing Fabric" \

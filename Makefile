@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml | setup
 	      'Name another one: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docker,kubernetes,postgresql]' --group dev
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docker,kubernetes,postgresql,state]' --group dev
 	@touch $@
 
 demo: setup venv ## run the main job on real servers; KEEP=1 leaves it running

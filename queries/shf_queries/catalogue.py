@@ -84,8 +84,15 @@ MEMORY = Signal(
 )
 CONFIG_DRIFT = "service:shf_config_drift:paths"  # in which a configuration differs from the wanted one
 DRIFT = Signal("config_drift", CONFIG_DRIFT, CONFIG_DRIFT, "places that differ", windowed=False)
+STATE_DIGESTS = "service:shf_state:digests"  # different states that replicas hold which must hold the same
+STATE_DIVERGENCE = Signal(
+    "state_divergence", STATE_DIGESTS, STATE_DIGESTS, "different states of its replicas", windowed=False
+)
 
-SIGNALS = {signal.name: signal for signal in (HEARTBEAT, ERROR_RATIO, LATENCY_P95, CPU, MEMORY, DRIFT)}
+SIGNALS = {
+    signal.name: signal
+    for signal in (HEARTBEAT, ERROR_RATIO, LATENCY_P95, CPU, MEMORY, DRIFT, STATE_DIVERGENCE)
+}
 REQUEST_RATE = "service:shf_requests:rate"
 
 
@@ -138,8 +145,6 @@ def watchdog() -> str:
     """Answers when the shipped rules are loaded and evaluated."""
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
-
-STATE_DIGESTS = "service:shf_state:digests"  # different states that replicas hold which must hold the same
 
 # What a diagnosis reads over time, and what each series measures. Left out: limits and baselines, which are
 # computed from these, and the short windows, which repeat them with more noise.

@@ -34,14 +34,20 @@ def prometheus_with_rules(
     parameters: RuleParameters,
     scrape_configs: Sequence[Mapping[str, Any]],
     *flags: str,
+    alertmanager: str | None = None,
 ) -> Iterator[httpx.Client]:
-    """Run Prometheus with these rules and targets, a second between scrapes; yields a client of it."""
+    """Run Prometheus with these rules and targets, a second between scrapes; yields a client of it.
+
+    `alertmanager` is the host:port of one that gets the alerts.
+    """
     write_rules(parameters, workdir / "rules")
-    configuration = {
+    configuration: dict[str, Any] = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "900ms", "evaluation_interval": "1s"},
         "rule_files": [str(workdir / "rules" / "*.rules.yml")],
         "scrape_configs": list(scrape_configs),
     }
+    if alertmanager is not None:
+        configuration["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
     (workdir / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     url = f"http://127.0.0.1:{port}"
     command = [

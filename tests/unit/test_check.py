@@ -15,6 +15,7 @@ from self_healing_fabric.check import Finding, run_checks
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store
 from self_healing_fabric.store.schema import VERSION
+from state_replica import StateReplica
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nobody listens
 
@@ -187,6 +188,20 @@ def test_a_workload_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     assert finding.ok is False
     assert "set kubernetes.kubeconfig to a file that can be read" in finding.message
     assert note.ok is None
+
+
+def test_a_state_that_cannot_be_repaired_is_a_failure(tmp_path: Path) -> None:
+    """Every voter is asked for its digest and named when it cannot tell it; no other target is needed."""
+    with StateReplica("a") as a, StateReplica("b") as b, StateReplica("c") as c:
+        replicas = [{"name": each.name, "url": each.url, "failure_domain": each.name} for each in (a, b, c)]
+        state = {"replicas": replicas, "keep_aside": str(tmp_path)}
+        configured = settings(None, services={"ledger": {"recovery": {"state": state}}})
+        (sound,) = found(configured, "service ledger")
+        b.vanish()
+        (failed,) = found(configured, "service ledger")
+    assert (sound.ok, sound.message) == (True, "state repair: 3 voters tell 1 state")
+    assert failed.ok is False
+    assert "b: http" in failed.message
 
 
 def test_no_service_at_all_is_a_failure() -> None:

@@ -180,6 +180,60 @@ def test_a_service_has_one_platform(problems: Problems) -> None:
     assert found == {"services.cart.recovery": "give one platform, not both http and docker"}
 
 
+def state_of(*urls: str, **more: Any) -> dict[str, Any]:
+    """A service whose replicas have these URLs."""
+    replicas = [{"name": f"r{number}", "url": url} for number, url in enumerate(urls)]
+    state = {"replicas": replicas, "keep_aside": "/kept", **more}
+    return {"services": {"ledger": {"recovery": {"state": state}}}}
+
+
+STATE = "services.ledger.recovery.state"
+BACKUPS = [{"name": "one", "path": "s3://bucket/one"}, {"name": "two", "path": "s3://bucket/two"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            state_of("http://a/s", "http://b/s"),
+            "2 failure domains (a, b) can never out-vote one that is wrong",
+        ),
+        (state_of("http://a:1/s", "http://a:2/s", "http://a:3/s"), "1 failure domains (a) can never"),
+        (state_of("http://a/s", backups=BACKUPS), "2 failure domains (a, s3://bucket) can never"),
+        (state_of("http://a/s", "http://b/s", "http://b/s/"), "the same url twice"),
+        (state_of("http://a/s", "http://b/s", backups=[*BACKUPS, BACKUPS[0]]), "the same name twice"),
+        (
+            state_of("http://a/s", "http://b/s", backups=[{**BACKUPS[0], "name": "x"}, BACKUPS[0]]),
+            "the same path twice would be one source with two votes: s3://bucket/one",
+        ),
+    ],
+)
+def test_voters_that_could_never_decide_are_refused(problems: Problems, content: Any, says: str) -> None:
+    """Also those of one host or one bucket: a common source must not become two votes by forgetfulness."""
+    assert says in problems(content)[STATE]
+
+
+@pytest.mark.parametrize(
+    ("path", "domain"),
+    [
+        ("s3://bucket/a/b", "s3://bucket"),
+        ("simplecache::s3://bucket/a", "s3://bucket"),
+        ("/var/backups/a", "local disk"),
+        ("file:///var/backups/a", "local disk"),
+    ],
+)
+def test_backups_of_one_place_are_one_domain(load: Load, path: str, domain: str) -> None:
+    """Unless somebody says otherwise."""
+    hosts = ("http://a/s", "http://b/s", "https://c:8443/s")
+    named = {"name": "two", "path": f"{path}2", "failure_domain": "elsewhere"}
+    settings = load(state_of(*hosts, backups=[{"name": "one", "path": path}, named]))
+    state = settings.services["ledger"].recovery.state
+    assert state is not None
+    assert [replica.domain for replica in state.replicas] == ["a", "b", "c"]
+    assert [backup.domain for backup in state.backups] == [domain, "elsewhere"]
+    assert state.backups[0].manifest_path == f"{path}.manifest.json"
+
+
 def test_a_deadline_must_leave_room_for_the_stability_window(problems: Problems) -> None:
     """A verification that cannot succeed is refused."""
     found = problems({"verification": {"stability": "30s", "deadline": "59s"}})

@@ -22,6 +22,7 @@ from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
+from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.rules import check_rules
 from self_healing_fabric.settings import ServiceSettings, Settings, bearer_headers
 from self_healing_fabric.store import examine
@@ -154,10 +155,14 @@ def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterato
         yield _asked(subject, "configuration", lambda: _configuration(name, settings))
     if service.recovery.kubernetes is not None:
         yield from _evidence(subject, name, service, settings)
+    if service.recovery.state is not None:
+        yield _asked(subject, "state repair", lambda: Repair(settings).on(name).check())
     try:
         platform = platform_of(name, settings)
     except ShfError as error:
         yield Finding(subject, False, str(error))
+        return
+    if platform is None and service.recovery.state is not None:
         return
     if platform is None and service.recovery.configuration is not None:
         yield Finding(subject, None, "has no recovery target: only its configuration will be healed")

@@ -146,6 +146,13 @@ NEW = {LEAST_DRIFT: 0.0, LEAST_DIGESTS: 1.0}
 OLD = {LEAST_DRIFT: 1.0, LEAST_DIGESTS: 2.0}
 
 
+def test_old_divergence_is_the_class_when_it_is_what_alerts(see: See) -> None:
+    """The fabric was away for an hour, or the alert was silenced: the states differ all the same."""
+    for signals in (ALIVE, FAILING):
+        seen = see({**signals, **DIVERGED}, queries=OLD)
+        assert classify(seen, ["state_divergence"]).failure_class is FailureClass.DATA_CORRUPTION
+
+
 @pytest.mark.parametrize(
     ("signals", "queries", "expected"),
     [

@@ -41,7 +41,7 @@ def plan(
         ("transient", ("retry", "restart")),
         ("degradation", ("restart",)),
         ("service_failure", ("restart",)),
-        ("data_corruption", ()),
+        ("data_corruption", ()),  # `repair`, which `cart` has no settings for
         ("cluster_drift", ()),
         ("critical", ()),
         ("unknown", ()),

@@ -35,7 +35,7 @@ SIGNAL_OF_ALERT = {
     "ShfAlertsDropped": None,
 }
 HEALED = (  # the signals that the route takes
-    *("heartbeat", "error_ratio", "latency_p95", "cpu", "memory", "config_drift"),
+    *("heartbeat", "error_ratio", "latency_p95", "cpu", "memory", "config_drift", "state_divergence"),
 )
 SIGNALS = {
     *("service:shf_heartbeat:answered", "service:shf_up:ratio", "service:shf_requests:rate"),

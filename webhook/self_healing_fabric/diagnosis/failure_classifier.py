@@ -16,7 +16,16 @@ from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.sources import Condition
 from self_healing_fabric.incidents.evidence import Evidence
 from shf_queries import catalogue
-from shf_queries.catalogue import CPU, DRIFT, ERROR_RATIO, HEARTBEAT, LATENCY_P95, MEMORY, SIGNALS
+from shf_queries.catalogue import (
+    CPU,
+    DRIFT,
+    ERROR_RATIO,
+    HEARTBEAT,
+    LATENCY_P95,
+    MEMORY,
+    SIGNALS,
+    STATE_DIVERGENCE,
+)
 
 MOSTLY_FAILING = 0.5  # of the requests: from here on the service does not do its job
 MASS_FAILURE_SHARE = 0.5  # of the services silent at once: suspect the way of watching, heal none one by one
@@ -55,8 +64,8 @@ def classify(seen: Observations, alert_signals: Collection[str]) -> Classificati
         return _silent(seen, silent)
     errors = seen.breach(ERROR_RATIO)
     if errors:
-        return _errors(seen, errors)
-    diverged = _diverged(seen) or _drifted(seen, alert_signals)
+        return _errors(seen, errors, alert_signals)
+    diverged = _diverged(seen, alert_signals) or _drifted(seen, alert_signals)
     if diverged and diverged.failure_class is FailureClass.DATA_CORRUPTION:
         return diverged
     degraded = tuple(evidence for signal in (LATENCY_P95, CPU, MEMORY) if (evidence := seen.breach(signal)))
@@ -99,9 +108,9 @@ def _silent(seen: Observations, silent: Evidence) -> Classification:
     return Classification(FailureClass.SERVICE_FAILURE, (silent,), "the service does not answer")
 
 
-def _diverged(seen: Observations) -> Classification | None:
+def _diverged(seen: Observations, alert_signals: Collection[str]) -> Classification | None:
     """State or configuration that is wrong by the service's own words, or became wrong within the hour: what
-    was so before explains no new alert."""
+    was so before explains no new alert, unless it is what is alerted on."""
     damaged = tuple(
         fact.evidence
         for fact in seen.report.facts
@@ -114,7 +123,7 @@ def _diverged(seen: Observations) -> Classification | None:
             "it says itself that its data is damaged: no restart mends that",
         )
     digests, drift = divergence(seen), config_drift(seen)
-    if digests and digests.is_new:
+    if digests and (digests.is_new or STATE_DIVERGENCE.name in alert_signals):
         reason = (
             "its replicas hold different states: which one is right must be known before any is restarted"
         )
@@ -144,11 +153,11 @@ def _by_report(seen: Observations) -> Classification | None:
     return None
 
 
-def _errors(seen: Observations, errors: Evidence) -> Classification:
+def _errors(seen: Observations, errors: Evidence, alert_signals: Collection[str]) -> Classification:
     over = seen.calm(ERROR_RATIO, fresh=True)
     if over:
         return Classification(FailureClass.TRANSIENT, (errors, over), "the errors have stopped")
-    diverged = _diverged(seen)
+    diverged = _diverged(seen, alert_signals)
     if diverged:
         return Classification(diverged.failure_class, (*diverged.evidence, errors), diverged.reason)
     if errors.value >= MOSTLY_FAILING:

@@ -143,7 +143,7 @@ def ask_guardrails(
 
 
 def told_of(action: Mapping[str, Any], strategy: str) -> dict[str, Any]:
-    """What the timeline tells of an action. Not its whole `before`: that may hold a configuration's secrets."""
+    """What the timeline tells of an action. Not its whole `before`, which may hold secrets."""
     diff = {DIFF: action["before"][DIFF]} if DIFF in action["before"] else {}
     return {"action": action["id"], "strategy": strategy, "target": action["target"], **diff}
 

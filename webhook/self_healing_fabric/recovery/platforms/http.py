@@ -7,7 +7,8 @@ was refused never carried the request; everything else that is neither expected 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -41,7 +42,7 @@ class HttpPlatform:
 
     def effect(self, strategy: str) -> Effect:
         """Restart and scale, where their URLs are configured."""
-        calls = Calls(self._settings)
+        calls = self._calls()
         if strategy == "restart" and self._settings.restart is not None:
             return HttpRestart(calls, self._settings.restart, self._settings, self.target)
         if strategy == "scale" and self._settings.scale is not None:
@@ -54,7 +55,7 @@ class HttpPlatform:
 
     def check(self) -> str:
         """Ask for `started_at` and the replicas; a restart URL cannot be tried without restarting."""
-        calls, found = Calls(self._settings), []
+        calls, found = self._calls(), []
         if self._settings.started_at is not None:
             found.append(f"started_at is {calls.read(self._settings.started_at, 'started_at')}")
         elif self._settings.restart is not None:
@@ -62,6 +63,9 @@ class HttpPlatform:
         if self._settings.scale is not None:
             found.append(f"replicas: {calls.replicas(self._settings.scale)}")
         return "; ".join(found)
+
+    def _calls(self) -> Calls:
+        return Calls(self._settings.timeout, self._settings.bearer_token_file, self._settings.expect)
 
 
 class HttpRestart(Effect):
@@ -176,13 +180,27 @@ class _Forbidden(Exception):
 
 
 class Calls:
-    """Calls of one service's API: to the configured URLs only, without redirects, with timeouts."""
+    """Calls of one service's API: to the configured URLs only, without redirects, with timeouts.
 
-    def __init__(self, settings: HttpRecovery) -> None:
-        self._settings = settings
+    Args:
+        timeout: seconds for an order.
+        bearer_token_file: holds the token to send, or None.
+        expect: statuses that mean accepted; any 2xx when empty.
+    """
+
+    def __init__(self, timeout: float, bearer_token_file: Path | None, expect: Sequence[int] = ()) -> None:
+        self._timeout, self._bearer_token_file, self._expect = timeout, bearer_token_file, expect
 
     def send(
-        self, method: str, url: str, *, key: str, permit: Permit, json: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        key: str,
+        permit: Permit,
+        json: Mapping[str, Any] | None = None,
+        content: Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Outcome | str:
         """Send an order once. Returns how it ended, or, where that is open, why it is."""
 
@@ -192,9 +210,14 @@ class Calls:
                 raise _Forbidden
 
         try:
-            with self._client(self._settings.timeout) as client:
+            with self.client(self._timeout) as client:
                 answer = client.request(
-                    method, url, headers={"Idempotency-Key": key}, json=json, extensions={"trace": ask_permit}
+                    method,
+                    url,
+                    headers={"Idempotency-Key": key, **(headers or {})},
+                    json=json,
+                    content=content,
+                    extensions={"trace": ask_permit},
                 )
         except _Forbidden:
             return forbidden()
@@ -206,6 +229,8 @@ class Calls:
             return f"no answer from {url}: {error or type(error).__name__}"
         if self._accepts(answer):
             return Outcome(Status.SUCCEEDED, f"{url} answered {answer.status_code}")
+        if answer.status_code == httpx.codes.PRECONDITION_FAILED:
+            return Outcome(Status.FAILED, f"{url} refused with 412: it was changed meanwhile")
         if answer.is_client_error:
             return Outcome(Status.FAILED, f"{url} refused with {answer.status_code}")
         return f"{url} answered {answer.status_code}"
@@ -213,7 +238,7 @@ class Calls:
     def read(self, url: str, key: str) -> Any:
         """The value of a key in a URL's JSON answer. Raises TargetUnreadable."""
         try:
-            with self._client(READ_TIMEOUT) as client:
+            with self.client(READ_TIMEOUT) as client:
                 return client.get(url).raise_for_status().json()[key]
         except httpx.HTTPStatusError as error:
             raise TargetUnreadable(f"{url} answered {error.response.status_code}") from error
@@ -230,16 +255,14 @@ class Calls:
         return number
 
     def _accepts(self, answer: httpx.Response) -> bool:
-        expected = self._settings.expect
-        return answer.status_code in expected if expected else answer.is_success
+        return answer.status_code in self._expect if self._expect else answer.is_success
 
-    def _client(self, timeout: float) -> httpx.Client:
+    def client(self, timeout: float) -> httpx.Client:
+        """A client for one call, whose every wait ends after `timeout` seconds. Raises TargetUnreadable."""
         try:
-            headers = bearer_headers(self._settings.bearer_token_file)
+            headers = bearer_headers(self._bearer_token_file)
         except OSError as error:
-            raise TargetUnreadable(
-                f"{self._settings.bearer_token_file} cannot be read: {error.strerror}"
-            ) from error
+            raise TargetUnreadable(f"{self._bearer_token_file} cannot be read: {error.strerror}") from error
         # No redirects: they would send the call to a host that the configuration does not name.
         return httpx.Client(
             timeout=timeout, headers=headers, follow_redirects=False, trust_env=False, verify=authorities()

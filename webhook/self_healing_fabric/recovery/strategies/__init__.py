@@ -7,6 +7,7 @@ from typing import Protocol
 
 from self_healing_fabric.recovery.effects import Effect
 from self_healing_fabric.recovery.strategies.on_platform import OnPlatform
+from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.recovery.strategies.retry import Retry
 from self_healing_fabric.recovery.strategies.sync import Sync
 from self_healing_fabric.settings import Settings
@@ -36,6 +37,7 @@ def strategies(settings: Settings) -> Mapping[str, Strategy]:
         OnPlatform(SCALE, settings),
         OnPlatform("evict", settings),
         OnPlatform("rollback", settings),
+        Repair(settings),
         Sync(settings),
     )
     return {strategy.name: strategy for strategy in known}

@@ -1,0 +1,156 @@
+"""A repair of diverged replicas in the life of an incident: proved, refused, and interrupted at any point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration import journal
+from self_healing_fabric.recovery.strategies.repair import StateRepair
+from shf_queries.catalogue import STATE_DIVERGENCE
+from state_replica import StateReplica
+
+GOOD, BAD = b"good", b"bad"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the product may catch it."""
+
+
+class Ledger:
+    """A world with three replicas, whose digests Prometheus sees."""
+
+    def __init__(self, make_world: Callable[..., Any], directory: Path, running: ExitStack) -> None:
+        states = {"a": GOOD, "b": GOOD, "c": BAD}
+        self.replicas = {
+            name: running.enter_context(StateReplica(name, state, on_put=self._written))
+            for name, state in states.items()
+        }
+        replicas = [
+            {"name": name, "url": replica.url, "failure_domain": name}
+            for name, replica in self.replicas.items()
+        ]
+        self.aside = directory / "aside"
+        state = {"replicas": replicas, "keep_aside": str(self.aside), "pause": 0, "timeout": 2}
+        self.world = make_world(services={"cart": {"recovery": {"state": state}}})
+        self.world.measure(STATE_DIVERGENCE, 2.0)
+        self.world.receive(self.world.alert(signal=STATE_DIVERGENCE.name))
+
+    def _written(self) -> None:
+        self.world.measure(STATE_DIVERGENCE, 1.0)
+
+    @property
+    def puts(self) -> list[int]:
+        """How many orders each replica got."""
+        return [len(replica.puts) for replica in self.replicas.values()]
+
+    def die(self) -> None:
+        """Run until the process is killed, then start a new one on the same store."""
+        with pytest.raises(Killed):
+            self.world.run()
+        self.world.crash()
+
+
+@pytest.fixture
+def ledger(make_world: Callable[..., Any], tmp_path: Path) -> Iterator[Ledger]:
+    """An incident that is about to be opened."""
+    with ExitStack() as running:
+        yield Ledger(make_world, tmp_path, running)
+
+
+def die_first(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
+def test_diverged_replicas_are_repaired_once_and_proved_healed(ledger: Ledger) -> None:
+    """Alert, data_corruption, plan, vote, repair, proof; the timeline tells each."""
+    ledger.world.run(seconds=60)
+    incident = ledger.world.incident()
+    assert (incident.outcome, incident.failure_class) == ("healed", "data_corruption")
+    assert ledger.puts == [0, 0, 1]
+    assert ledger.replicas["c"].state == GOOD
+    assert [row.status for row in ledger.world.actions()] == ["succeeded"]
+    assert any("repair succeeded: c holds" in told for told in ledger.world.story())
+
+
+def test_without_a_majority_people_are_called_with_the_reason(ledger: Ledger) -> None:
+    """A third state makes a tie: nothing is sent and nothing is kept."""
+    ledger.replicas["b"].state = b"another"
+    ledger.world.run(seconds=60)
+    assert ledger.world.incident().state is State.ESCALATED
+    assert ledger.puts == [0, 0, 0]
+    assert not ledger.aside.exists()
+    assert any("repair is not possible: a tie: at most 1 of 3" in told for told in ledger.world.story())
+    assert ledger.world.calls
+
+
+def test_killed_after_the_effect_does_not_repeat_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the effect and its record: the replica's bytes tell that it happened."""
+    perform = StateRepair.perform
+
+    def perform_and_die(*arguments: Any, **options: Any) -> None:
+        perform(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateRepair, "perform", perform_and_die)
+        ledger.die()
+    ledger.world.run(seconds=120)
+    assert ledger.puts == [0, 0, 1]
+    assert ledger.world.incident().outcome == "healed"
+    assert [row.status for row in ledger.world.actions()] == ["succeeded"]
+
+
+@pytest.mark.parametrize("where", [(StateRepair, "perform"), (journal, "begin")])
+def test_killed_before_the_effect_does_it_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
+) -> None:
+    """After the intent, or after its beginning was recorded: it did not happen, so it is done later."""
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, die_first)
+        ledger.die()
+    assert ledger.puts == [0, 0, 0]
+    ledger.world.run(seconds=180)
+    assert ledger.puts == [0, 0, 1]
+    assert [row.status for row in ledger.world.actions()] == ["failed", "succeeded"]
+    assert ledger.world.incident().outcome == "healed"
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_killed_at_any_commit_heals_with_one_order(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Killed right before the n-th write of the incident's life: one PUT at the replica, then healed."""
+    writes = 0
+    write = ledger.world.context.store.write
+
+    def count(function: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        if writes == step:
+            raise Killed
+        return write(function)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.world.context.store, "write", count)
+        with pytest.raises(Killed):
+            ledger.world.run(seconds=20)
+    ledger.world.crash()
+    ledger.world.run(seconds=240)
+    assert ledger.puts == [0, 0, 1]
+    assert ledger.world.incident().outcome == "healed"
+
+
+def test_a_repair_that_does_not_last_is_not_called_healed(ledger: Ledger) -> None:
+    """The replica holds its old state again at the end: the target itself is asked."""
+    ledger.world.run(seconds=3)
+    assert ledger.puts == [0, 0, 1]
+    ledger.replicas["c"].state = BAD
+    ledger.world.run(seconds=60)
+    assert ledger.world.incident().outcome != "healed"
+    assert any("c still holds" in told for told in ledger.world.story())

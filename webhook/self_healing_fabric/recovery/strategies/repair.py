@@ -1,0 +1,270 @@
+"""Repair: replicas whose state is not that of the majority get the majority's, byte for byte.
+
+The one strategy that overwrites data, so everything is looked at before anything is touched: the state of
+each voter is read whole and twice, the votes are counted (`consensus`), the damaged state is kept aside and
+read back, and the replica replaces only exactly the state that was read (`If-Match`). Any doubt on the way
+is a reason to do nothing and to call people.
+
+Replicas are repaired one after the other, and none after one that did not take its state: what goes wrong
+with the first would go wrong with all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Any
+
+from self_healing_fabric.recovery.consensus import SHOWN, NoMajority, decide
+from self_healing_fabric.recovery.effects import (
+    Effect,
+    NotApplicable,
+    Progress,
+    Settling,
+    TargetUnreadable,
+)
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status
+from self_healing_fabric.recovery.platforms import owner_of
+from self_healing_fabric.recovery.states import (
+    EXTRA,
+    Claim,
+    Unreadable,
+    ballot_of,
+    can_reach_files,
+    claims_of,
+    digest_of,
+    in_time,
+    keep,
+    read_file,
+    replicas_of,
+    sources_of,
+)
+from self_healing_fabric.settings import Settings, StateSettings
+
+Change = Mapping[
+    str, Any
+]  # of one replica: what it `had` and `gets` (digest, version), and what is kept `aside`
+
+
+class Holds(Enum):
+    """What a replica holds, seen from its change."""
+
+    WANTED = auto()
+    OLD = auto()
+    LATER = auto()  # a whole state of a later version
+    OTHER = auto()
+    UNKNOWN = auto()
+
+
+class Repair:
+    """The state of the majority for those replicas that hold another."""
+
+    name = "repair"
+    disruptive = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def on(self, service: str) -> Effect:
+        """The repair of the service's replicas."""
+        state = self._settings.services[service].recovery.state
+        if state is None:
+            raise NotApplicable(f"{service} has no `recovery.state`")
+        if not can_reach_files():
+            raise NotApplicable(f"the damaged state could not be kept aside: {EXTRA}")
+        return StateRepair(service, state, owner_of(service, self._settings))
+
+
+class _Replacement(Effect):
+    """Other states for some replicas; `before["replicas"]` holds a change for each, by its name."""
+
+    platform = "http"
+
+    def __init__(self, service: str, settings: StateSettings, target: str) -> None:
+        self.target = target
+        # At worst the last byte is sent two timeouts after the order began; then the replica may take one.
+        self.longest_effect = BEGINS_WITHIN + 3 * settings.timeout
+        self._service = service
+        self._settings = settings
+        self._replicas = replicas_of(settings)
+
+    def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
+        """Prepare all of it, then replace one state after the other."""
+        changes: Mapping[str, Change] = before["replicas"]
+        try:
+            states = {name: self._state_for(name, change, before) for name, change in changes.items()}
+        except Unreadable as error:
+            return Outcome(Status.FAILED, f"{error}; nothing was done")
+        done: list[str] = []
+        for name, change in changes.items():
+            outcome = self._replace(name, change, states[name], key=key, permit=permit)
+            if outcome.status is not Status.SUCCEEDED:
+                return _after(done, outcome)
+            done.append(outcome.detail)
+        return Outcome(Status.SUCCEEDED, "; ".join([*done, *self._told(before)]))
+
+    def observe(self, before: Mapping[str, Any]) -> Outcome:
+        """Read the replicas' states: all replaced, none, or something that only people can judge."""
+        now = [self._now(name, change) for name, change in before["replicas"].items()]
+        told = "the fabric was interrupted; " + "; ".join(words for _, words in now)
+        found = {holds for holds, _ in now}
+        if found == {Holds.WANTED}:
+            return Outcome(Status.SUCCEEDED, told)
+        return Outcome(Status.FAILED if found == {Holds.OLD} else Status.INDETERMINATE, told)
+
+    def settled(self, before: Mapping[str, Any]) -> Settling:
+        """Each replica must hold what it got, or what was written since.
+
+        Whether the others hold that too, the series of the digests tells.
+        """
+        now = [self._now(name, change) for name, change in before["replicas"].items()]
+        found, told = {holds for holds, _ in now}, "; ".join(words for _, words in now)
+        if Holds.UNKNOWN in found:
+            raise TargetUnreadable(told)
+        return Settling(Progress.DONE if found <= {Holds.WANTED, Holds.LATER} else Progress.FAILED, told)
+
+    def check(self) -> str:
+        """Ask every voter for its digest. Raises TargetUnreadable, which names those that cannot tell it."""
+        sources = sources_of(self._settings)
+        claims = claims_of(sources, self._settings)
+        silent = [
+            f"{source.voter.name}: {claim}"
+            for source, claim in zip(sources, claims, strict=True)
+            if isinstance(claim, Unreadable)
+        ]
+        if silent:
+            raise TargetUnreadable("; ".join(silent))
+        states = len({(claim.digest, claim.version) for claim in claims if isinstance(claim, Claim)})
+        return f"{len(claims)} voters tell {states} state{'s' if states > 1 else ''}"
+
+    def _told(self, before: Mapping[str, Any]) -> tuple[str, ...]:
+        """What people should know of it besides."""
+        return ()
+
+    def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
+        """The bytes that a replica gets, with nothing left to be done but the order. Raises Unreadable."""
+        raise NotImplementedError
+
+    def _replace(self, name: str, change: Change, data: bytes, *, key: str, permit: Permit) -> Outcome:
+        sent = self._replicas[name].replace(
+            data,
+            instead_of=change["had"]["digest"],
+            version=change["gets"]["version"],
+            key=key,
+            permit=permit,
+        )
+        if isinstance(sent, Outcome) and sent.status is not Status.SUCCEEDED:
+            return sent
+        # An answer is no proof: what counts is what the replica holds now.
+        holds, words = self._now(name, change)
+        if holds is Holds.WANTED:
+            return Outcome(Status.SUCCEEDED, words)
+        told = sent.detail if isinstance(sent, Outcome) else sent
+        return Outcome(Status.INDETERMINATE, f"{told}; {words}")
+
+    def _now(self, name: str, change: Change) -> tuple[Holds, str]:
+        """What a replica holds, by its very bytes, and the same in words."""
+        if name not in self._replicas:
+            return Holds.UNKNOWN, f"{name} is not configured any more"
+        try:
+            content = self._replicas[name].read()
+        except Unreadable as error:
+            return Holds.UNKNOWN, f"{name}: {error}"
+        digest, gets = content.digest, change["gets"]
+        if digest == gets["digest"]:
+            return Holds.WANTED, f"{name} holds {digest[:SHOWN]} (version {gets['version']})"
+        if digest == change["had"]["digest"]:
+            return Holds.OLD, f"{name} still holds {digest[:SHOWN]}"
+        if content.claim.digest == digest and content.claim.version > gets["version"]:
+            return (
+                Holds.LATER,
+                f"{name} was written since: {digest[:SHOWN]} (version {content.claim.version})",
+            )
+        return Holds.OTHER, f"{name} holds {digest[:SHOWN]}, which is neither"
+
+
+class StateRepair(_Replacement):
+    """The state of the majority for the minority, whose own is kept aside."""
+
+    def __init__(self, service: str, settings: StateSettings, target: str) -> None:
+        super().__init__(service, settings, target)
+        self._states: Mapping[str, bytes] = {}
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Read all voters and count: who is right, who gets what, and why."""
+        ballot = ballot_of(self._settings)
+        found = decide(ballot.votes)
+        if isinstance(found, NoMajority):
+            raise NotApplicable(found.why)
+        # Kept until the effect: read then, they might be others, and the time for its beginning is short.
+        wanted = {found.digest, *(vote.digest for vote in found.minority)}
+        self._states = {digest: data for digest, data in ballot.states.items() if digest in wanted}
+        gets = {"digest": found.digest, "version": found.version}
+        folder = f"{self._settings.keep_aside.rstrip('/')}/{self._service}"
+        return {
+            "votes": found.votes,
+            "source": found.source.name,
+            "replicas": {
+                vote.voter.name: {
+                    "had": {"digest": vote.digest, "version": vote.version},
+                    "gets": gets,
+                    "aside": f"{folder}/{vote.voter.name}/{vote.version}-{vote.digest}",
+                }
+                for vote in found.minority
+            },
+        }
+
+    def undo(self, before: Mapping[str, Any]) -> Effect | None:
+        """The states that were kept aside, unless somebody has changed the replicas since."""
+        return StateRestoration(self._service, self._settings, self.target, before)
+
+    def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
+        damaged = self._state(name, change["had"]["digest"])
+        in_time(lambda: keep(change["aside"], damaged), self._settings)
+        return self._state(str(before["source"]), change["gets"]["digest"])
+
+    def _told(self, before: Mapping[str, Any]) -> tuple[str, ...]:
+        kept = ", ".join(change["aside"] for change in before["replicas"].values())
+        return (f"copied from {before['source']}", f"what was there is kept in {kept}", str(before["votes"]))
+
+    def _state(self, voter: str, digest: str) -> bytes:
+        if digest not in self._states:
+            raise Unreadable(f"the state {digest[:SHOWN]} of {voter} is not at hand")
+        return self._states[digest]
+
+
+class StateRestoration(_Replacement):
+    """The way back: the damaged states, as they were kept aside."""
+
+    def __init__(
+        self, service: str, settings: StateSettings, target: str, repaired: Mapping[str, Any]
+    ) -> None:
+        super().__init__(service, settings, target)
+        self._repaired: Mapping[str, Change] = repaired["replicas"]
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Every replica must still hold what the repair gave it."""
+        changes = {}
+        for name, change in self._repaired.items():
+            holds, words = self._now(name, change)
+            if holds is Holds.UNKNOWN:
+                raise TargetUnreadable(words)
+            if holds is not Holds.WANTED:
+                raise NotApplicable(f"{words}: it is left as it is")
+            changes[name] = {"had": change["gets"], "gets": change["had"], "aside": change["aside"]}
+        return {"replicas": changes}
+
+    def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
+        most = self._settings.max_bytes
+        content = in_time(lambda: read_file(change["aside"], most), self._settings)
+        if digest_of(content) != change["gets"]["digest"]:
+            raise Unreadable(f"{change['aside']} is not the state that was kept aside")
+        return content
+
+
+def _after(done: list[str], outcome: Outcome) -> Outcome:
+    """What came of it when one replica did not take its state: with others changed, only people can judge."""
+    if not done:
+        return outcome
+    detail = f"only a part was done: {'; '.join(done)}; then {outcome.detail}"
+    return Outcome(Status.INDETERMINATE, detail)
