@@ -38,6 +38,7 @@ test: setup venv ## run all tests, with real Prometheus, Alertmanager, Docker an
 crash: SETUP = test
 crash: setup venv ## kill real processes at every point, floods and storms; CRASH_SEEDS=50 for the whole matrix
 	CRASH_SEEDS='$(or $(CRASH_SEEDS),4)' $(VENV)/bin/python -m pytest -m '' tests/crash
+	GUARDRAIL_SEQUENCES=10000 $(VENV)/bin/python -m pytest tests/unit/guardrails/test_never_exceeded.py
 	$(VENV)/bin/python -m pytest -m slow tests/e2e
 
 lint: setup venv ## check style, types, layers and rules

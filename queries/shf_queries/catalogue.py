@@ -86,9 +86,12 @@ STATE_DIGESTS = "service:shf_state:digests"  # different states that replicas ho
 STATE_DIVERGENCE = Signal(
     "state_divergence", STATE_DIGESTS, STATE_DIGESTS, "different states of its replicas", windowed=False
 )
+CONFIG_DRIFT = "service:shf_config_drift:paths"  # in which a configuration differs from the wanted one
+DRIFT = Signal("config_drift", CONFIG_DRIFT, CONFIG_DRIFT, "places that differ", windowed=False)
 
 SIGNALS = {
-    signal.name: signal for signal in (HEARTBEAT, ERROR_RATIO, LATENCY_P95, CPU, MEMORY, STATE_DIVERGENCE)
+    signal.name: signal
+    for signal in (HEARTBEAT, ERROR_RATIO, LATENCY_P95, CPU, MEMORY, DRIFT, STATE_DIVERGENCE)
 }
 REQUEST_RATE = "service:shf_requests:rate"
 
@@ -142,8 +145,6 @@ def watchdog() -> str:
     """Answers when the shipped rules are loaded and evaluated."""
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
-
-CONFIG_DRIFT = "service:shf_config_drift:paths"  # in which a configuration differs from the wanted one
 
 # What a diagnosis reads over time, and what each series measures. Left out: limits and baselines, which are
 # computed from these, and the short windows, which repeat them with more noise.

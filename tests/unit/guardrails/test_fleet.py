@@ -135,7 +135,7 @@ def test_a_storm_stops_everything_and_calls_people_once(store: Store) -> None:
     assert first is not None
     assert second is not None
     assert (first.calls, second.calls) == (False, False)
-    assert second.retry_at == NOW + 602
+    assert second.retry_at == NOW + 62
 
 
 def test_the_first_of_a_storm_calls(store: Store) -> None:

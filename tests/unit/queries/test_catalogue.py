@@ -161,8 +161,9 @@ def test_the_last_hour_is_told_by_prometheus_itself(tmp_path: Path) -> None:
 
 
 def test_signals_are_found_by_the_name_that_alerts_carry() -> None:
-    """The keys are the five values of the alerts' label `signal`."""
-    assert set(SIGNALS) == {"heartbeat", "error_ratio", "latency_p95", "cpu", "memory", "state_divergence"}
+    """The keys are the seven values of the alerts' label `signal`."""
+    healed = {"heartbeat", "error_ratio", "latency_p95", "cpu", "memory", "config_drift", "state_divergence"}
+    assert set(SIGNALS) == healed
     assert all(name == signal.name for name, signal in SIGNALS.items())
 
 

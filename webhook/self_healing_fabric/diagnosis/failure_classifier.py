@@ -18,6 +18,7 @@ from self_healing_fabric.incidents.evidence import Evidence
 from shf_queries import catalogue
 from shf_queries.catalogue import (
     CPU,
+    DRIFT,
     ERROR_RATIO,
     HEARTBEAT,
     LATENCY_P95,
@@ -64,7 +65,7 @@ def classify(seen: Observations, alert_signals: Collection[str]) -> Classificati
     errors = seen.breach(ERROR_RATIO)
     if errors:
         return _errors(seen, errors, alert_signals)
-    diverged = _diverged(seen, alert_signals)
+    diverged = _diverged(seen, alert_signals) or _drifted(seen, alert_signals)
     if diverged and diverged.failure_class is FailureClass.DATA_CORRUPTION:
         return diverged
     degraded = tuple(evidence for signal in (LATENCY_P95, CPU, MEMORY) if (evidence := seen.breach(signal)))
@@ -131,6 +132,15 @@ def _diverged(seen: Observations, alert_signals: Collection[str]) -> Classificat
         reason = "its configuration is not the wanted one any more"
         return Classification(FailureClass.CLUSTER_DRIFT, (drift.evidence,), reason)
     return None
+
+
+def _drifted(seen: Observations, alert_signals: Collection[str]) -> Classification | None:
+    """Drift that the alert itself speaks of is what is wrong, however long it has been so."""
+    drift = config_drift(seen) if DRIFT.name in alert_signals else None
+    if drift is None:
+        return None
+    reason = "its configuration is not the wanted one"
+    return Classification(FailureClass.CLUSTER_DRIFT, (drift.evidence,), reason)
 
 
 def _by_report(seen: Observations) -> Classification | None:

@@ -13,6 +13,7 @@ from self_healing_fabric.settings import Settings, number_of
 from self_healing_fabric.store import statements
 
 STORM = "storm"  # the guardrail, and the control that keeps it open
+STORM_POLL = 60.0  # seconds between two looks of each incident: who recovers meanwhile is no longer counted
 BUSY_POLL = 5.0  # seconds between two looks at whether another action has ended
 
 
@@ -79,11 +80,11 @@ def storm(connection: Connection, proposal: Proposal, settings: Settings) -> Ref
     # A time in the future, after a clock was set back, still counts.
     was_open = control is not None and control.changed_at + fleet.storm_cooldown > proposal.now
     if failing > limit_of(fleet.storm, settings):
-        until, reason = proposal.now + fleet.storm_cooldown, f"{failing} of {total} services fail at once"
-        return Refusal(STORM, reason, until, calls=not was_open, remember=str(failing))
+        reason = f"{failing} of {total} services fail at once"
+        return Refusal(STORM, reason, proposal.now + STORM_POLL, calls=not was_open, remember=str(failing))
     if control is None or not was_open:
         return None
-    until = control.changed_at + fleet.storm_cooldown
+    until = min(control.changed_at + fleet.storm_cooldown, proposal.now + STORM_POLL)
     return Refusal(STORM, f"{control.value} of {total} services failed at once a moment ago", until)
 
 

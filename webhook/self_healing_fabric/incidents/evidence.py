@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from self_healing_fabric.settings import Thresholds
-from shf_queries.catalogue import HEARTBEAT, LATENCY_P95, STATE_DIVERGENCE, Signal
+from shf_queries.catalogue import DRIFT, HEARTBEAT, LATENCY_P95, STATE_DIVERGENCE, Signal
 
 PROMETHEUS = "prometheus"
 
@@ -61,6 +61,8 @@ def limit_of(signal: Signal, thresholds: Thresholds, baseline: float | None) -> 
         return Limit(1.0, "all answer")
     if signal is STATE_DIVERGENCE:
         return Limit(1.0, "all hold the same")
+    if signal is DRIFT:
+        return Limit(0.0, "as it is wanted")
     if signal is LATENCY_P95:
         if baseline is None:
             return None

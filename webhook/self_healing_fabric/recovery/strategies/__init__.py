@@ -9,6 +9,7 @@ from self_healing_fabric.recovery.effects import Effect
 from self_healing_fabric.recovery.strategies.on_platform import OnPlatform
 from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.recovery.strategies.retry import Retry
+from self_healing_fabric.recovery.strategies.sync import Sync
 from self_healing_fabric.settings import Settings
 
 __all__ = ["SCALE", "UNDO", "Strategy", "strategies"]
@@ -37,5 +38,6 @@ def strategies(settings: Settings) -> Mapping[str, Strategy]:
         OnPlatform("evict", settings),
         OnPlatform("rollback", settings),
         Repair(settings),
+        Sync(settings),
     )
     return {strategy.name: strategy for strategy in known}
