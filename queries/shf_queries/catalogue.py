@@ -82,12 +82,12 @@ MEMORY = Signal(
     "share of its memory",
     windowed=False,
 )
-CONFIG_DRIFT = "service:shf_config_drift:paths"  # in which a configuration differs from the wanted one
-DRIFT = Signal("config_drift", CONFIG_DRIFT, CONFIG_DRIFT, "places that differ", windowed=False)
 STATE_DIGESTS = "service:shf_state:digests"  # different states that replicas hold which must hold the same
 STATE_DIVERGENCE = Signal(
     "state_divergence", STATE_DIGESTS, STATE_DIGESTS, "different states of its replicas", windowed=False
 )
+CONFIG_DRIFT = "service:shf_config_drift:paths"  # in which a configuration differs from the wanted one
+DRIFT = Signal("config_drift", CONFIG_DRIFT, CONFIG_DRIFT, "places that differ", windowed=False)
 
 SIGNALS = {
     signal.name: signal

@@ -59,10 +59,10 @@ def limit_of(signal: Signal, thresholds: Thresholds, baseline: float | None) -> 
     """The limit of a signal; None when it needs a baseline and there is none."""
     if signal is HEARTBEAT:
         return Limit(1.0, "all answer")
-    if signal is DRIFT:
-        return Limit(0.0, "as it is wanted")
     if signal is STATE_DIVERGENCE:
         return Limit(1.0, "all hold the same")
+    if signal is DRIFT:
+        return Limit(0.0, "as it is wanted")
     if signal is LATENCY_P95:
         if baseline is None:
             return None
