@@ -31,7 +31,7 @@ VISITOR_NAME = "visitor"
 READY_DEADLINE = 60.0  # seconds; 6 on an idle machine
 STOP_GRACE = 10.0  # seconds
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
-CONTROLLERS = "deployment,replicaset,statefulset,daemonset"
+CONTROLLERS = "deployment,replicaset,statefulset,daemonset,disruption"
 
 
 def require_cluster() -> None:

@@ -241,12 +241,12 @@ def comparable_of(revision: JSON) -> JSON:
 def _pods_of(revision: JSON, pods: Sequence[JSON]) -> list[JSON]:
     """The living pods of a ReplicaSet (by owner) or of a ControllerRevision (by its hash)."""
     metadata = revision["metadata"]
-    hashes = {metadata["name"], (metadata.get("labels") or {}).get(REVISION_HASH)}
+    if "data" not in revision:
+        return [each for each in _living(pods) if (controller_of(each) or {}).get("uid") == metadata["uid"]]
+    # A StatefulSet labels its pods with the revision's name, a DaemonSet with a label of the revision.
+    hashes = {metadata["name"], (metadata.get("labels") or {}).get(REVISION_HASH)} - {None}
     return [
-        each
-        for each in _living(pods)
-        if (controller_of(each) or {}).get("uid") == metadata["uid"]
-        or (each["metadata"].get("labels") or {}).get(REVISION_HASH) in hashes
+        each for each in _living(pods) if (each["metadata"].get("labels") or {}).get(REVISION_HASH) in hashes
     ]
 
 
