@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,20 +55,21 @@ class RepairedShop(Shop):
 
     def platform(self, kind: str = "Deployment", token: str | None = None, **scale: int) -> Any:
         """The platform as the configuration names it."""
+        platform = platform_of("cart", Settings.model_validate(self.values(kind, token, **scale)))
+        assert isinstance(platform, KubernetesPlatform)
+        return platform
+
+    def values(self, kind: str = "Deployment", token: str | None = None, **scale: int) -> dict[str, Any]:
+        """The configuration of `cart`."""
         kubeconfig = self.cluster.kubeconfig(token) if token else self.cluster.kubeconfig()
         target = {"kind": kind, "namespace": self.namespace, "name": "cart"}
         recovery: dict[str, Any] = {"kubernetes": target}
         if scale:
             recovery["scale"] = scale
-        settings = Settings.model_validate(
-            {
-                "kubernetes": {"kubeconfig": kubeconfig, "context": "test", "timeout": 5},
-                "services": {"cart": {"recovery": recovery}},
-            }
-        )
-        platform = platform_of("cart", settings)
-        assert isinstance(platform, KubernetesPlatform)
-        return platform
+        return {
+            "kubernetes": {"kubeconfig": str(kubeconfig), "context": "test", "timeout": 5},
+            "services": {"cart": {"recovery": recovery}},
+        }
 
     def effect(self, strategy: str, kind: str = "Deployment", **scale: int) -> Effect:
         """One effect on `cart`."""
@@ -621,6 +625,58 @@ def test_a_pod_that_only_carries_our_labels_is_not_ours(shop: RepairedShop) -> N
     shop.crash(stranger)
     with pytest.raises(NotApplicable, match="0 of 2 pods are bad"):
         shop.effect("evict").snapshot()
+
+
+# --- killed around the effect
+
+
+PERFORM_AND_DIE = """
+import json, os, signal, sys
+from self_healing_fabric.recovery.platforms import platform_of
+from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
+from self_healing_fabric.settings import Settings
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+values, strategy, before, point = json.loads(sys.argv[1])
+effect = platform_of("cart", Settings.model_validate(values)).effect(strategy)
+if point == "after the effect":
+    Place.tell = die
+permit = die if point == "before the effect" else lambda: True
+effect.perform(key="k", attempt=1, before=before, permit=permit)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["restart", "scale", "evict"])
+@pytest.mark.parametrize("point", ["before the effect", "after the effect"])
+def test_killed_around_the_effect_there_is_exactly_one(shop: RepairedShop, strategy: str, point: str) -> None:
+    """SIGKILL in another process; the next one asks the API server, and repeats only what did not happen."""
+    shop.deploy(replicas=3)
+    generation = shop.settled()["metadata"]["generation"]
+    if strategy == "evict":
+        shop.crash(shop.pods()[0])
+        wait_until("it is noticed", lambda: shop.whole()["status"].get("readyReplicas") == 2, 20.0)
+    uids = shop.uids()
+    effect = shop.effect(strategy, max=9)
+    before = dict(effect.snapshot())
+    values = shop.values(max=9)
+    arguments = json.dumps([values, strategy, before, point])
+    killed = subprocess.run([sys.executable, "-c", PERFORM_AND_DIE, arguments], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    found = effect.observe(before)
+    if point == "before the effect":
+        assert found.status is Status.FAILED
+        assert shop.uids() == uids
+        assert do(effect, before).status is Status.SUCCEEDED
+    else:
+        assert found.status is Status.SUCCEEDED
+    settles(effect, before)
+    whole = shop.settled()
+    assert whole["metadata"]["generation"] == generation + (0 if strategy == "evict" else 1)
+    assert whole["spec"]["replicas"] == (4 if strategy == "scale" else 3)
+    wait_until("old pods go", lambda: len(shop.uids()) == whole["spec"]["replicas"], 20.0)
+    assert len(uids - shop.uids()) == {"restart": 3, "scale": 0, "evict": 1}[strategy]
 
 
 # --- who else manages it
