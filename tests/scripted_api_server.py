@@ -87,6 +87,7 @@ class ScriptedApiServer:
         self.orders: list[str] = []  # that reached us
         self.done: list[str] = []  # that were carried out
         self.events: list[Any] = []
+        self.denied: set[tuple[str, str]] = set()  # verbs on resources, for who asks for its rights
         self.on_order: Callable[[], None] = lambda: None
         self.on_done: Callable[[], None] = lambda: None
         self.over = threading.Event()
@@ -188,6 +189,12 @@ def _handler(server: ScriptedApiServer) -> type[BaseHTTPRequestHandler]:
             if path == EVENTS:
                 server.events.append(body)
                 return self._answer(201, body)
+            if path.endswith("/selfsubjectaccessreviews"):
+                asked = body["spec"]["resourceAttributes"]
+                resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+                return self._answer(
+                    201, {"status": {"allowed": (asked["verb"], resource) not in server.denied}}
+                )
             if "dryRun" in query:
                 return self._answer(201, {})
             server.orders.append(path)
