@@ -164,6 +164,10 @@ class ScriptedApiServer:
             annotations = body["spec"]["template"]["metadata"]["annotations"]
             self.deployment["spec"]["template"]["metadata"].setdefault("annotations", {}).update(annotations)
         metadata["generation"] += 1
+        # Its controller sees it at once, and its pods are there at once.
+        status, wanted = self.deployment["status"], self.deployment["spec"]["replicas"]
+        status["observedGeneration"] = metadata["generation"]
+        status |= dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), wanted)
         metadata["resourceVersion"] += "1"
         return 200, self.deployment
 

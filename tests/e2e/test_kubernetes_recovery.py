@@ -129,6 +129,10 @@ class RepairedShop(Shop):
 
         wait_until("the budget is counted", counted, 20.0)
 
+    def images(self) -> set[str]:
+        """That its pods run."""
+        return {each["spec"]["containers"][0]["image"] for each in self.pods()}
+
     def uids(self) -> set[str]:
         """Of the pods that are not going."""
         return {
@@ -244,26 +248,54 @@ def test_what_was_changed_since_the_decision_is_left_alone(shop: RepairedShop) -
     assert effect.observe(before).status is Status.FAILED  # one change, and it was not ours
 
 
+@pytest.mark.parametrize("case", ["restart", "scale", "autoscaler", "rollback"])
 def test_a_stale_resource_version_and_a_wrong_uid_are_refused_by_the_server(
-    shop: RepairedShop, monkeypatch: pytest.MonkeyPatch
+    shop: RepairedShop, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     """The order itself carries both: what slips in after our last look is refused, for certain."""
-    shop.deploy()
+    shop.deploy(replicas=3)
     shop.settled()
-    effect: Any = shop.effect("restart")
+    path = shop.autoscale(1, 3) if case == "autoscaler" else f"{shop.workloads()}/cart"
+    if case == "rollback":
+        stick(shop)
+    effect: Any = shop.effect("scale" if case == "autoscaler" else case, max=9)
     before = dict(effect.snapshot())
-    stale = shop.whole()
-    shop.cluster.patch(f"{shop.workloads()}/cart", {"metadata": {"labels": {"note": "1"}}})
+    stale = shop.cluster.api.get(path).json()
+    shop.cluster.patch(path, {"metadata": {"labels": {"note": "1"}}})
     monkeypatch.setattr(effect, "subject", lambda *_: stale)
+    monkeypatch.setattr(effect, "unfit", lambda *_: None)
     outcome = do(effect, before)
     assert (outcome.status, outcome.retry_in) == (Status.FAILED, 2.0)
     assert "409" in outcome.detail
-    wrong = {**shop.whole()["metadata"], "uid": "00000000-0000-0000-0000-000000000000"}
-    monkeypatch.setattr(effect, "subject", lambda *_: {**stale, "metadata": wrong})
-    outcome = do(effect, {**before, "uid": wrong["uid"]})
+    now = shop.cluster.api.get(path).json()
+    wrong = {**now, "metadata": {**now["metadata"], "uid": "00000000-0000-0000-0000-000000000000"}}
+    monkeypatch.setattr(effect, "subject", lambda *_: wrong)
+    outcome = do(effect, before)
     assert outcome.status is Status.FAILED
     assert "422" in outcome.detail or "409" in outcome.detail
-    assert RESTARTED not in json.dumps(shop.whole()["spec"])
+    assert shop.cluster.api.get(path).json()["spec"] == stale["spec"]
+
+
+def test_the_next_pod_of_the_same_name_is_not_evicted(
+    shop: RepairedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A StatefulSet has made another `cart-1` after our last look: the eviction names the old one's uid."""
+    shop.deploy(kind="StatefulSet", replicas=3)
+    shop.settled("StatefulSet")
+    bad = shop.pods()[1]
+    shop.crash(bad)
+    wait_until("noticed", lambda: shop.whole("StatefulSet")["status"].get("readyReplicas") == 2, 20.0)
+    effect: Any = shop.effect("evict", "StatefulSet")
+    before = dict(effect.snapshot())
+    shop.cluster.api.delete(f"/api/v1/namespaces/{shop.namespace}/pods/{bad['metadata']['name']}")
+    shop.settled("StatefulSet")
+    uids = shop.uids()
+    assert bad["metadata"]["uid"] not in uids
+    monkeypatch.setattr(effect, "subject", lambda *_: bad)
+    outcome = do(effect, before)
+    assert outcome.status is Status.FAILED
+    assert "409" in outcome.detail
+    assert shop.uids() == uids
 
 
 def test_a_writer_in_between_is_stepped_around(shop: RepairedShop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +465,7 @@ def test_a_bad_image_is_rolled_back_and_the_rollback_undone(shop: RepairedShop, 
     settles(effect, before)
     whole = shop.settled(kind)
     assert json.dumps(whole["spec"]["template"]) == json.dumps(good)
-    assert {pod["spec"]["containers"][0]["image"] for pod in shop.pods()} == {"cart:1"}
+    wait_until("only good pods are left", lambda: shop.images() == {"cart:1"}, 20.0)
     assert effect.observe(before).status is Status.SUCCEEDED
     undo = effect.undo(before)
     assert undo is not None
@@ -530,7 +562,7 @@ def test_a_daemonset_is_rolled_back(shop: RepairedShop) -> None:
     before = effect.snapshot()
     assert do(effect, before).status is Status.SUCCEEDED
     settles(effect, before)
-    assert {pod["spec"]["containers"][0]["image"] for pod in shop.pods()} == {"cart:1"}
+    wait_until("only good pods are left", lambda: shop.images() == {"cart:1"}, 20.0)
 
 
 def test_a_budget_that_keeps_the_broken_pod_stops_the_rollback_of_a_statefulset(shop: RepairedShop) -> None:

@@ -471,4 +471,4 @@ def test_plans_keep_their_defaults_for_classes_that_are_not_named(load: Load) ->
     """Naming one class does not erase the others."""
     settings = load({"plans": {"degradation": []}})
     assert settings.plans["degradation"] == ()
-    assert settings.plans["service_failure"] == ("restart",)
+    assert settings.plans["service_failure"] == ("evict", "rollback", "restart")
