@@ -113,9 +113,9 @@ class Shop:
         )
         self.container(pod, CRASHING, {"exitCode": 1, "reason": "Error"})
 
-    def add_node(self) -> None:
+    def add_node(self, name: str | None = None) -> None:
         """A node for the pods of DaemonSets."""
-        node = f"node-{self.namespace}"
+        node = name or f"node-{self.namespace}"
         self.cluster.create("/api/v1/nodes", {"metadata": {"name": node}})
         resources = {"cpu": "4", "memory": "4Gi", "pods": "9"}
         ready = {"type": "Ready", "status": "True"}

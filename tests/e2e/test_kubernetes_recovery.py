@@ -129,6 +129,17 @@ class RepairedShop(Shop):
 
         wait_until("the budget is counted", counted, 20.0)
 
+    def deploy_on_two_nodes(self) -> None:
+        """A DaemonSet with a pod on each of two nodes of its own."""
+        names = [f"node-{self.namespace}-{each}" for each in "ab"]
+        for name in names:
+            self.add_node(name)
+        terms = [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]} for name in names
+        ]
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+        self.deploy(kind="DaemonSet", replicas=2, affinity={"nodeAffinity": required})
+
     def images(self) -> set[str]:
         """That its pods run."""
         return {each["spec"]["containers"][0]["image"] for each in self.pods()}
@@ -547,15 +558,7 @@ def test_a_changed_template_is_not_put_back(shop: RepairedShop) -> None:
 
 def test_a_daemonset_is_rolled_back(shop: RepairedShop) -> None:
     """On two nodes: one pod broken, the other serves what was there before."""
-    shop.add_node()
-    second = RepairedShop.__new__(RepairedShop)
-    second.cluster, second.namespace = shop.cluster, f"{shop.namespace}-b"
-    second.add_node()
-    pins = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [f"node-{name}"]}]}
-        for name in (shop.namespace, second.namespace)
-    ]}}}  # fmt: skip
-    shop.deploy(kind="DaemonSet", replicas=2, affinity=pins)
+    shop.deploy_on_two_nodes()
     shop.settled("DaemonSet")
     stick(shop, "DaemonSet")
     effect = shop.effect("rollback", "DaemonSet")
@@ -601,6 +604,22 @@ def test_one_bad_pod_is_evicted_and_no_other(shop: RepairedShop, kind: str) -> N
     assert do(effect, before).status is Status.FAILED  # gone already; a new one may have its name
     assert len(shop.uids()) == 3
     assert [each["reason"] for each in shop.events()] == ["SelfHealingEvict"]
+
+
+def test_the_bad_pod_of_a_daemonset_is_evicted(shop: RepairedShop) -> None:
+    """Its node gets another one, the other node keeps its own."""
+    shop.deploy_on_two_nodes()
+    shop.settled("DaemonSet")
+    bad, good = shop.pods()
+    shop.crash(bad)
+    wait_until("noticed", lambda: shop.whole("DaemonSet")["status"]["numberReady"] == 1, 20.0)
+    effect = shop.effect("evict", "DaemonSet")
+    before = effect.snapshot()
+    assert do(effect, before).status is Status.SUCCEEDED
+    settles(effect, before)
+    assert len(shop.uids()) == 2
+    assert good["metadata"]["uid"] in shop.uids()
+    assert bad["metadata"]["uid"] not in shop.uids()
 
 
 def test_a_budget_forbids_the_eviction(shop: RepairedShop) -> None:

@@ -159,6 +159,18 @@ def test_an_answer_of_the_wrong_shape_is_none(server: ScriptedApiServer, answer:
         effect_of(server, "restart").snapshot()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_answer_of_the_wrong_shape_after_the_order_leaves_it_open(
+    server: ScriptedApiServer, strategy: str
+) -> None:
+    """Something between us answers 200 with a page of its own, when the order is out."""
+    effect = effect_of(server, strategy)
+    before = effect.snapshot()
+    server.fault = (BEFORE, RESET)
+    server.on_order = lambda: setattr(server, "get", lambda _: (200, {"hello": "world"}))
+    assert do(effect, before).status is Status.INDETERMINATE
+
+
 def test_an_event_that_cannot_be_written_is_ignored(
     server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,14 @@ class Api:
             raise TargetUnreadable("the API server does not answer with an object")
         return document
 
+    def read(self, call: Callable[..., Any], *arguments: str) -> JSON:
+        """One object of the cluster. Raises TargetUnreadable, NotThere."""
+        found = self.ask(call, *arguments)
+        metadata = found.get("metadata")
+        if not isinstance(metadata, dict) or not {"name", "uid"} <= set(metadata):
+            raise TargetUnreadable("the API server does not answer with the object that was asked for")
+        return found
+
     def items(self, what: str, call: Callable[..., Any], *arguments: str, **options: Any) -> list[JSON]:
         """All items of a list. Raises TargetUnreadable when there are too many to decide on."""
         answer = self.ask(call, *arguments, limit=MOST_ITEMS, **options)

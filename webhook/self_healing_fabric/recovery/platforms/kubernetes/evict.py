@@ -43,7 +43,7 @@ class KubernetesEvict(KubernetesEffect):
     def subject(self, api: Api, before: Mapping[str, Any]) -> JSON | None:
         """The pod."""
         try:
-            return api.ask(
+            return api.read(
                 api.core.read_namespaced_pod, before["pod"]["name"], self.place.configured.namespace
             )
         except NotThere:

@@ -10,7 +10,7 @@ another one and does not show our change, the order that is still on its way can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -163,8 +163,6 @@ _STATUS = {
     Happened.NO: Status.FAILED,
     Happened.UNKNOWN: Status.INDETERMINATE,
 }
-
-Read = Callable[[Api], JSON]
 
 
 def differs(now: JSON, before: Mapping[str, Any]) -> str | None:

@@ -191,7 +191,7 @@ class KubernetesRollback(KubernetesEffect):
 
     def _is_gone(self, api: Api, each: Mapping[str, str]) -> bool:
         try:
-            pod = api.ask(api.core.read_namespaced_pod, each["name"], self.place.configured.namespace)
+            pod = api.read(api.core.read_namespaced_pod, each["name"], self.place.configured.namespace)
         except NotThere:
             return True
         except TargetUnreadable:

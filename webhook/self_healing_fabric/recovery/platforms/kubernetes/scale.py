@@ -90,7 +90,7 @@ class KubernetesScale(KubernetesEffect):
             return self.place.read(api)
         read = api.autoscaling.read_namespaced_horizontal_pod_autoscaler
         try:
-            return api.ask(read, before["autoscaler"]["name"], self.place.configured.namespace)
+            return api.read(read, before["autoscaler"]["name"], self.place.configured.namespace)
         except NotThere:
             return None
 

@@ -64,12 +64,12 @@ class Place:
     def read(self, api: Api) -> JSON:
         """The workload itself. Raises TargetUnreadable."""
         try:
-            whole = api.ask(self.call(api, "read"), *self.path)
+            whole = api.read(self.call(api, "read"), *self.path)
         except NotThere as error:
             raise NotThere(f"{self.title}: {error}") from error
         except TargetUnreadable as error:
             raise TargetUnreadable(f"{self.title}: {error}") from error
-        if not isinstance(whole.get("metadata"), dict) or not isinstance(whole.get("spec"), dict):
+        if not isinstance(whole.get("spec"), dict) or "template" not in whole["spec"]:
             raise TargetUnreadable(f"{self.title}: the API server does not answer with a workload")
         return whole
 
@@ -94,7 +94,7 @@ class Place:
             if deployment
             else api.apps.read_namespaced_controller_revision
         )
-        return api.ask(read, name, self.configured.namespace)
+        return api.read(read, name, self.configured.namespace)
 
     def pods(self, api: Api, whole: JSON, revisions: tuple[JSON, ...]) -> tuple[JSON, ...]:
         """Its own pods, by the uids of their owners. Raises TargetUnreadable."""
