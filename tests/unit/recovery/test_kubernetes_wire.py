@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,22 @@ def test_without_a_permit_nothing_is_sent(server: ScriptedApiServer) -> None:
     outcome = effect.perform(key="k", attempt=1, before=before, permit=permit)
     assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
     assert (asked, server.orders) == ([0], [])
+
+
+def test_a_slow_server_is_asked_once(server: ScriptedApiServer) -> None:
+    """The client would ask four times, and each question has its own timeout."""
+    asked: list[str] = []
+
+    def slow(path: str) -> tuple[int, Any]:
+        asked.append(path)
+        server.over.wait(1.0)
+        return 200, {}
+
+    server.get = slow  # type: ignore[method-assign]
+    with pytest.raises(TargetUnreadable, match="cannot be asked"):
+        effect_of(server, "restart", timeout=0.2).snapshot()
+    time.sleep(0.3)
+    assert len(asked) == 1
 
 
 def test_a_list_that_goes_on_is_not_decided_on(server: ScriptedApiServer) -> None:
