@@ -77,6 +77,13 @@ def pod(name: str, *, ready: bool = True) -> dict[str, Any]:
     }
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Connections are broken off on purpose."""
+
+
 class ScriptedApiServer:
     """`with ScriptedApiServer(path) as server:`; `fault` is for the next orders, until it is cleared."""
 
@@ -91,8 +98,7 @@ class ScriptedApiServer:
         self.on_order: Callable[[], None] = lambda: None
         self.on_done: Callable[[], None] = lambda: None
         self.over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.kubeconfig = directory / "scripted.kubeconfig"
         self.kubeconfig.write_text(
             yaml.safe_dump(

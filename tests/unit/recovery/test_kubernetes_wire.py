@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,6 +227,23 @@ def test_a_list_that_goes_on_is_not_decided_on(server: ScriptedApiServer) -> Non
     server.get = cut_off  # type: ignore[method-assign]
     with pytest.raises(TargetUnreadable, match="more than 500 pods"):
         effect_of(server, "evict").snapshot()
+
+
+def test_a_missing_extra_is_named_when_a_workload_is_configured(
+    server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only then: a fabric that heals over HTTP needs no client of Kubernetes."""
+    for name in [*sys.modules]:
+        if name.startswith(
+            ("self_healing_fabric.recovery.platforms.kubernetes", "self_healing_fabric.cluster.")
+        ):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(TargetUnreadable, match=r"pip install 'self-healing-fabric\[kubernetes\]'"):
+        effect_of(server, "restart")
+    over_http = {"recovery": {"http": {"restart": "http://127.0.0.1:9/"}}}
+    settings = Settings.model_validate({"services": {"cart": over_http}})
+    assert platform_of("cart", settings) is not None
 
 
 def test_what_the_platform_cannot_do_is_said_without_asking(server: ScriptedApiServer) -> None:
