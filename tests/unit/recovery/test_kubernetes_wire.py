@@ -125,6 +125,15 @@ def test_an_order_that_can_only_be_refused_any_more_is_a_failure(
     assert "can only be refused now" in outcome.detail
 
 
+def test_an_eviction_stays_open_however_often_the_pod_is_written_to(server: ScriptedApiServer) -> None:
+    """It carries the pod's uid alone: an order that is on its way can still be carried out."""
+    effect = effect_of(server, "evict")
+    before = effect.snapshot()
+    server.fault = (BEFORE, RESET)
+    server.on_order = server.touch
+    assert do(effect, before).status is Status.INDETERMINATE
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_server_that_is_away_before_the_order_fails_it(server: ScriptedApiServer, strategy: str) -> None:
     """Nothing was sent, so nothing happened."""

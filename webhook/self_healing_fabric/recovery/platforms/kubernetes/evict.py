@@ -23,6 +23,9 @@ class KubernetesEvict(KubernetesEffect):
     """Evict exactly one pod."""
 
     event = "SelfHealingEvict"
+    bound_to_version = (
+        False  # a pod's status is written all the time, by its kubelet and by the eviction itself
+    )
 
     def snapshot(self) -> Mapping[str, Any]:
         """Find the one bad pod, and let the server say whether it may be evicted."""

@@ -50,6 +50,7 @@ class KubernetesEffect(Effect):
     platform = "kubernetes"
     longest_effect = BEGINS_WITHIN + SERVER_GRANTS
     event = "SelfHealing"  # the reason of the event that tells of it
+    bound_to_version = True  # whether the order carries the resourceVersion, and not only the uid
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -151,7 +152,7 @@ class KubernetesEffect(Effect):
         seen = self.seen(now, before)
         status, detail = _STATUS[seen.happened], f"{why}; {seen.detail}"
         if seen.happened is Happened.NO and now is not None:
-            if now["metadata"].get("resourceVersion") == version:
+            if not self.bound_to_version or now["metadata"].get("resourceVersion") == version:
                 # The order may still be on its way.
                 return Outcome(Status.INDETERMINATE, detail)
             detail += ", and has been written to since: the order can only be refused now"
