@@ -579,6 +579,25 @@ def test_a_budget_that_keeps_the_broken_pod_stops_the_rollback_of_a_statefulset(
         shop.effect("rollback", "StatefulSet").snapshot()
 
 
+def test_a_statefulset_whose_broken_pod_stays_is_left_to_people(shop: RepairedShop) -> None:
+    """A budget that came in between forbids the eviction: neither done nor failed, and what is left."""
+    shop.deploy(kind="StatefulSet", replicas=2, more={"podManagementPolicy": "OrderedReady"})
+    shop.settled("StatefulSet")
+    stick(shop, "StatefulSet")
+    shop.status(shop.pods()[-1], phase="Running")
+    effect = shop.effect("rollback", "StatefulSet")
+    before = effect.snapshot()
+    shop.budget(2)
+    outcome = do(effect, before)
+    assert outcome.status is Status.INDETERMINATE
+    assert "disruption budget keep-cart forbids it" in outcome.detail
+    assert f"`kubectl --context test -n {shop.namespace} delete pod cart-1`" in outcome.detail
+    assert effect.observe(before).status is Status.INDETERMINATE
+    shop.cluster.api.delete(f"/api/v1/namespaces/{shop.namespace}/pods/cart-1").raise_for_status()
+    shop.settled("StatefulSet")
+    assert effect.observe(before).status is Status.SUCCEEDED
+
+
 # --- evict
 
 

@@ -23,9 +23,8 @@ class KubernetesEvict(KubernetesEffect):
     """Evict exactly one pod."""
 
     event = "SelfHealingEvict"
-    bound_to_version = (
-        False  # a pod's status is written all the time, by its kubelet and by the eviction itself
-    )
+    # A pod's status is written all the time, by its kubelet and by the eviction itself.
+    bound_to_version = False
 
     def snapshot(self) -> Mapping[str, Any]:
         """Find the one bad pod, and let the server say whether it may be evicted."""

@@ -142,12 +142,10 @@ class KubernetesRollback(KubernetesEffect):
                     each["uid"],
                     version=each["version"],
                 )
-            except Refused as error:
-                if error.status not in (404, 409):  # gone already, or another one of its name
-                    left, reason = [*left, each["name"]], why_refused(error)
-            except Unanswered as error:
-                if not self._is_gone(api, each):
-                    left, reason = [*left, each["name"]], str(error)
+            except (Refused, Unanswered) as error:
+                if not self._is_gone(api, each):  # the controller may have been quicker
+                    told = why_refused(error) if isinstance(error, Refused) else str(error)
+                    left, reason = [*left, each["name"]], told
         if not left:
             return None
         command = self.place.kubectl("delete", "pod", *left)
