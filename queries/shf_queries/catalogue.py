@@ -82,8 +82,10 @@ MEMORY = Signal(
     "share of its memory",
     windowed=False,
 )
+CONFIG_DRIFT = "service:shf_config_drift:paths"  # in which a configuration differs from the wanted one
+DRIFT = Signal("config_drift", CONFIG_DRIFT, CONFIG_DRIFT, "places that differ", windowed=False)
 
-SIGNALS = {signal.name: signal for signal in (HEARTBEAT, ERROR_RATIO, LATENCY_P95, CPU, MEMORY)}
+SIGNALS = {signal.name: signal for signal in (HEARTBEAT, ERROR_RATIO, LATENCY_P95, CPU, MEMORY, DRIFT)}
 REQUEST_RATE = "service:shf_requests:rate"
 
 
@@ -137,7 +139,6 @@ def watchdog() -> str:
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
 
-CONFIG_DRIFT = "service:shf_config_drift:paths"  # in which a configuration differs from the wanted one
 STATE_DIGESTS = "service:shf_state:digests"  # different states that replicas hold which must hold the same
 
 # What a diagnosis reads over time, and what each series measures. Left out: limits and baselines, which are

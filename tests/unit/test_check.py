@@ -289,3 +289,27 @@ def test_a_postgresql_store_is_asked_with_its_password_and_not_changed(
     assert finding.ok is False
     assert "does not exist" in finding.message
     assert "sesame" not in finding.message
+
+
+def test_a_configuration_is_read_once_and_its_drift_told(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """Where it is, in how many places it differs, and nothing of what it holds."""
+    wanted = tmp_path / "cart.yaml"
+    wanted.write_text("pool: 20\npassword: canary-1\n")
+    httpserver.expect_request("/config").respond_with_data(
+        "pool: 5\npassword: canary-2\n", headers={"ETag": '"1"'}
+    )
+    live = {"http": httpserver.url_for("/config")}
+    configuration = {"desired": {"file": wanted}, "live": live, "format": "yaml"}
+    services = {"cart": {"recovery": {"configuration": configuration}}}
+    configured = settings(services=services)
+    told = [each for each in found(configured, "service cart") if each.message.startswith("configuration")]
+    assert told == [
+        Finding(
+            "service cart",
+            True,
+            f"configuration: configuration:{live['http']} differs from {wanted} in 2 places",
+        )
+    ]
+    wanted.unlink()
+    (finding,) = [each for each in found(configured, "service cart") if each.ok is False]
+    assert "No such file" in finding.message

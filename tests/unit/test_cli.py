@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from pytest_httpserver import HTTPServer
+from werkzeug import Response
 
 from self_healing_fabric import __version__
 from self_healing_fabric.cli import main
@@ -23,6 +24,7 @@ COMMANDS = [
     "incidents",
     "approve",
     "split",
+    "drift",
     "strategies",
     "verdict",
     "mode",
@@ -420,3 +422,31 @@ def test_a_threshold_beside_the_configuration_is_pointed_out(tmp_path: Path) -> 
     told = CliRunner().invoke(main, [*arguments, "--set", "heartbeat=40s"])
     assert told.exit_code == 0
     assert "thresholds.heartbeat = 45.0" in told.output
+
+
+def test_drift_is_shown_masked_and_exits_with_1(shf: Shf, httpserver: HTTPServer) -> None:
+    """As diff does: 0 without a difference, 1 with one; what cannot be read is one too."""
+    Path("wanted.yaml").write_text("pool: 20\npassword: canary-wanted\n")
+    running = {"content": "pool: 5\npassword: canary-running\n"}
+    httpserver.expect_request("/config").respond_with_handler(
+        lambda _: Response(running["content"], headers={"ETag": '"1"'})
+    )
+    live = {"http": httpserver.url_for("/config")}
+    configuration = {"desired": {"file": "wanted.yaml"}, "live": live, "format": "yaml"}
+    services = {"cart": {"recovery": {"configuration": configuration}}, "plain": {}}
+    Path("shf.yaml").write_text(yaml.safe_dump({"services": services}))
+    shown = shf("drift")
+    assert shown.exit_code == 1
+    for line in ("- pool: 5", "+ pool: 20", "+ password: ****** (another value)"):
+        assert line in shown.output
+    assert json.loads(shf("drift", "cart", "--json").output)[0]["places"] == 2
+    assert "canary" not in shown.output + shf("drift", "--json").output
+    assert shf("drift", "plain").exit_code == 2
+    assert shf("drift", "nobody").exit_code == 2
+    running["content"] = "# the same\npassword: canary-wanted\npool: 20"
+    assert shf("drift").exit_code == 0
+    Path("wanted.yaml").write_text("pool: [canary\n")
+    broken = shf("drift")
+    assert broken.exit_code == 1
+    assert "no valid YAML" in broken.output
+    assert "canary" not in broken.output

@@ -20,6 +20,7 @@ from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.errors import ShfError
+from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.rules import check_rules
 from self_healing_fabric.settings import ServiceSettings, Settings, bearer_headers
@@ -149,6 +150,8 @@ def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterato
     subject = f"service {name}"
     if service.health:
         yield _asked(subject, f"health {service.health}", lambda: _probe(str(service.health)))
+    if service.recovery.configuration is not None:
+        yield _asked(subject, "configuration", lambda: _configuration(name, settings))
     if service.recovery.kubernetes is not None:
         yield from _evidence(subject, name, service, settings)
     try:
@@ -156,7 +159,9 @@ def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterato
     except ShfError as error:
         yield Finding(subject, False, str(error))
         return
-    if platform is None:
+    if platform is None and service.recovery.configuration is not None:
+        yield Finding(subject, None, "has no recovery target: only its configuration will be healed")
+    elif platform is None:
         yield Finding(subject, None, "has no recovery target: it will be watched and escalated, not healed")
     else:
         yield _asked(subject, f"{platform.name} recovery", platform.check)
@@ -171,6 +176,12 @@ def _evidence(subject: str, name: str, service: ServiceSettings, settings: Setti
         yield Finding(subject, True, f"kubernetes evidence: {fact.evidence.statement}")
     for missing in report.missing:
         yield Finding(subject, False, missing)
+
+
+def _configuration(name: str, settings: Settings) -> str:
+    """What a comparison of the wanted and the running configuration finds; its secrets are not told."""
+    configuration = configuration_of(name, settings)
+    return "none" if configuration is None else configuration.check()
 
 
 def _asked(subject: str, what: str, ask: Callable[[], str]) -> Finding:

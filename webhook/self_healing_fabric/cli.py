@@ -155,6 +155,31 @@ def incidents(
 
 
 @main.command()
+@click.argument("service", required=False, metavar="[SERVICE]")
+@config_option
+@json_option
+@_errors_as_sentences
+def drift(service: str | None, config: Path | None, as_json: bool) -> None:
+    """Compare running configurations with the wanted ones, now; secrets are masked. Exits with 1 on drift."""
+    from self_healing_fabric import screens
+    from self_healing_fabric.configuration import config_path, load_settings
+    from self_healing_fabric.recovery.configuration import reports
+
+    settings = load_settings(config_path(config))
+    if service is not None and service not in settings.services:
+        raise UsageError(f"no service is called {service}")
+    found = reports([service] if service else list(settings.services), settings)
+    if service is not None and not found:
+        raise UsageError(f"{service} has no `recovery.configuration`")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        screens.show_drift(Console(highlight=False), found)
+    if any(report["places"] != 0 for report in found):
+        sys.exit(1)
+
+
+@main.command()
 @config_option
 @url_option
 @token_option

@@ -83,6 +83,7 @@ def show_incident(console: Console, story: Mapping[str, Any]) -> None:
         console.print(f"[dim]{entry['at']}[/] {entry['kind']:<12} {clean(entry['message'])}", soft_wrap=True)
         if entry["kind"] == "evidence":
             console.print(f"{'':38}[dim]{clean(entry['data']['query'])}[/]", soft_wrap=True)
+        _show_diff(console, entry["data"].get("diff") or (), " " * 38)
 
 
 def verdict(given: Mapping[str, Any]) -> str:
@@ -93,6 +94,31 @@ def verdict(given: Mapping[str, Any]) -> str:
         f"verdict of {clean(given['by'])}: service {right[given['service_right']]}, "
         f"pattern {right[given['pattern_right']]}" + (f" (it was {truth})" if truth else "")
     )
+
+
+def show_drift(console: Console, reports: Sequence[Mapping[str, Any]]) -> None:
+    """Print in what each configuration differs: `-` is what runs, `+` what is wanted."""
+    if not reports:
+        console.print("No service has a `recovery.configuration`.")
+    for report in reports:
+        if report["problem"] is not None:
+            console.print(
+                f"[yellow]{clean(report['service'])}:[/] {clean(report['problem'])}", soft_wrap=True
+            )
+            continue
+        number = report["places"]
+        told = f"differs in {number} place{'s' if number != 1 else ''}" if number else "is as it is wanted"
+        title = f"{report['target']} {told} ({report['wanted']})"
+        console.print(f"[bold]{clean(report['service'])}:[/] {clean(title)}", soft_wrap=True)
+        _show_diff(console, report["lines"], "  ")
+        for note in report["notes"]:
+            console.print(f"  [dim]{clean(note)}[/]", soft_wrap=True)
+
+
+def _show_diff(console: Console, lines: Sequence[str], indentation: str) -> None:
+    for line in lines:
+        colour = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "dim")
+        console.print(f"{indentation}[{colour}]{clean(line)}[/]", soft_wrap=True)
 
 
 def styled_state(row: Mapping[str, Any]) -> str:

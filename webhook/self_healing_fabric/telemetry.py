@@ -25,7 +25,7 @@ from prometheus_client import (
 from self_healing_fabric import __version__
 
 UNKNOWN_SERVICE = "unknown"
-STRATEGIES = ("retry", "restart", "scale", "evict", "rollback", "undo")
+STRATEGIES = ("retry", "restart", "scale", "evict", "rollback", "sync", "undo")
 ACTION_OUTCOMES = ("succeeded", "failed", "indeterminate")
 RESOLVED_OUTCOMES = ("healed", "recovered", "closed_by_person")
 GUARDRAILS = (

@@ -161,8 +161,8 @@ def test_the_last_hour_is_told_by_prometheus_itself(tmp_path: Path) -> None:
 
 
 def test_signals_are_found_by_the_name_that_alerts_carry() -> None:
-    """The keys are the five values of the alerts' label `signal`."""
-    assert set(SIGNALS) == {"heartbeat", "error_ratio", "latency_p95", "cpu", "memory"}
+    """The keys are the six values of the alerts' label `signal`."""
+    assert set(SIGNALS) == {"heartbeat", "error_ratio", "latency_p95", "cpu", "memory", "config_drift"}
     assert all(name == signal.name for name, signal in SIGNALS.items())
 
 

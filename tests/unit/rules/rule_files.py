@@ -34,7 +34,9 @@ SIGNAL_OF_ALERT = {
     "ShfRulesFailing": None,
     "ShfAlertsDropped": None,
 }
-HEALED = ("heartbeat", "error_ratio", "latency_p95", "cpu", "memory")  # the signals that the route takes
+HEALED = (  # the signals that the route takes
+    *("heartbeat", "error_ratio", "latency_p95", "cpu", "memory", "config_drift"),
+)
 SIGNALS = {
     *("service:shf_heartbeat:answered", "service:shf_up:ratio", "service:shf_requests:rate"),
     *("service:shf_errors:ratio", "service:shf_errors:increase", "service:shf_errors:ratio_short"),

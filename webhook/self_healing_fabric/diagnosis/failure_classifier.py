@@ -16,7 +16,7 @@ from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.sources import Condition
 from self_healing_fabric.incidents.evidence import Evidence
 from shf_queries import catalogue
-from shf_queries.catalogue import CPU, ERROR_RATIO, HEARTBEAT, LATENCY_P95, MEMORY, SIGNALS
+from shf_queries.catalogue import CPU, DRIFT, ERROR_RATIO, HEARTBEAT, LATENCY_P95, MEMORY, SIGNALS
 
 MOSTLY_FAILING = 0.5  # of the requests: from here on the service does not do its job
 MASS_FAILURE_SHARE = 0.5  # of the services silent at once: suspect the way of watching, heal none one by one
@@ -56,7 +56,7 @@ def classify(seen: Observations, alert_signals: Collection[str]) -> Classificati
     errors = seen.breach(ERROR_RATIO)
     if errors:
         return _errors(seen, errors)
-    diverged = _diverged(seen)
+    diverged = _diverged(seen) or _drifted(seen, alert_signals)
     if diverged and diverged.failure_class is FailureClass.DATA_CORRUPTION:
         return diverged
     degraded = tuple(evidence for signal in (LATENCY_P95, CPU, MEMORY) if (evidence := seen.breach(signal)))
@@ -123,6 +123,15 @@ def _diverged(seen: Observations) -> Classification | None:
         reason = "its configuration is not the wanted one any more"
         return Classification(FailureClass.CLUSTER_DRIFT, (drift.evidence,), reason)
     return None
+
+
+def _drifted(seen: Observations, alert_signals: Collection[str]) -> Classification | None:
+    """Drift that the alert itself speaks of is what is wrong, however long it has been so."""
+    drift = config_drift(seen) if DRIFT.name in alert_signals else None
+    if drift is None:
+        return None
+    reason = "its configuration is not the wanted one"
+    return Classification(FailureClass.CLUSTER_DRIFT, (drift.evidence,), reason)
 
 
 def _by_report(seen: Observations) -> Classification | None:

@@ -29,6 +29,7 @@ from self_healing_fabric.incidents.evidence import Evidence
 from shf_queries import catalogue
 from shf_queries.catalogue import (
     CPU,
+    DRIFT,
     ERROR_RATIO,
     HEARTBEAT,
     LATENCY_P95,
@@ -265,7 +266,9 @@ _RULES: tuple[Callable[[Observations, float], Iterator[Finding]], ...] = (
 
 def _what_remains(seen: Observations, findings: list[Finding]) -> Iterator[Finding]:
     """A fault of the service's own code: it fails, and the other explanations were ruled out."""
-    failing = [evidence for signal in SIGNALS.values() if (evidence := seen.breach(signal))]
+    # Drift is a cause and no failure: it says nothing of the code.
+    symptoms = [signal for signal in SIGNALS.values() if signal is not DRIFT]
+    failing = [evidence for signal in symptoms if (evidence := seen.breach(signal))]
     if not failing or any(finding.weight >= 0.5 for finding in findings):
         return
     ruled_out = list(_ruled_out(seen))

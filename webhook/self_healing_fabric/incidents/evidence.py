@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from self_healing_fabric.settings import Thresholds
-from shf_queries.catalogue import HEARTBEAT, LATENCY_P95, Signal
+from shf_queries.catalogue import DRIFT, HEARTBEAT, LATENCY_P95, Signal
 
 PROMETHEUS = "prometheus"
 
@@ -59,6 +59,8 @@ def limit_of(signal: Signal, thresholds: Thresholds, baseline: float | None) -> 
     """The limit of a signal; None when it needs a baseline and there is none."""
     if signal is HEARTBEAT:
         return Limit(1.0, "all answer")
+    if signal is DRIFT:
+        return Limit(0.0, "as it is wanted")
     if signal is LATENCY_P95:
         if baseline is None:
             return None

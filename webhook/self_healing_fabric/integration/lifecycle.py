@@ -14,6 +14,7 @@ import structlog
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
+from self_healing_fabric.orchestration.drift_watch import DriftWatch
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
@@ -52,6 +53,7 @@ class Fabric:
             clock=self.store.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)
+        self.drift = DriftWatch(settings, lambda: self.context.leases.leader)
         self._draining = threading.Event()
 
     @property
@@ -65,6 +67,7 @@ class Fabric:
         now = self.context.clock()
         self.store.write(lambda connection: statements.register_heartbeats(connection, pushing, now))
         self.orchestrator.start()
+        self.drift.start()
         log.info("started", services=len(self.settings.services), prometheus=self.settings.prometheus.url)
 
     def drain(self) -> None:
@@ -74,6 +77,7 @@ class Fabric:
     def stop(self) -> None:
         """Finish the steps in hand and close everything."""
         self.drain()
+        self.drift.stop()
         self.orchestrator.stop()
         self.context.prometheus.close()
         self.store.close()

@@ -69,6 +69,7 @@ class StateCollector(Collector):
         yield from self._mode()
         yield from self._thresholds()
         yield from self._heartbeats()
+        yield from self._drift()
         yield from self._replica()
 
     def _incidents(self) -> Iterator[Metric]:
@@ -174,6 +175,17 @@ class StateCollector(Collector):
         )
         for service, at in sorted(self._fabric.store.read(statements.heartbeat_times).items()):
             family.add_metric([service], at)
+        yield family
+
+    def _drift(self) -> Iterator[Metric]:
+        """NaN for what nobody knows now: the rules take neither drift nor its end from that."""
+        family = GaugeMetricFamily(
+            "shf_config_drift",
+            "Places in which a configuration differs from the wanted one.",
+            labels=["service"],
+        )
+        for service, places in self._fabric.drift.places().items():
+            family.add_metric([service], places)
         yield family
 
     def _replica(self) -> Iterator[Metric]:

@@ -25,6 +25,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, steady
+from self_healing_fabric.recovery.effects import DIFF
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.settings import Mode
@@ -141,6 +142,12 @@ def ask_guardrails(
     return context.store.read(lambda connection: guardrails.check(connection, proposal, context.settings))
 
 
+def told_of(action: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """What the timeline tells of an action. Not its whole `before`: that may hold a configuration's secrets."""
+    diff = {DIFF: action["before"][DIFF]} if DIFF in action["before"] else {}
+    return {"action": action["id"], "strategy": strategy, "target": action["target"], **diff}
+
+
 def _proposal(
     context: Context,
     incident: Incident,
@@ -200,7 +207,7 @@ def announce(
         }
         statements.insert_action(connection, {**action, **values, "incident_id": incident.id})
         message = f"Intends to {strategy} {action['target']} (attempt {action['attempt']})."
-        data = {"action": action["id"], "strategy": strategy, "target": action["target"]}
+        data = told_of(action, strategy)
         timeline.append(connection, incident.id, [*entries, Entry(Kind.ACTION, message, data)], now)
         return None
 

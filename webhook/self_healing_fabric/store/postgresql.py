@@ -167,6 +167,7 @@ def _engine(url: URL, password_file: Path | None) -> Engine:
             pool_timeout=POOL_TIMEOUT,
             pool_pre_ping=True,  # a server that was restarted costs nobody an error
             json_serializer=dumps,
+            hide_parameters=True,  # an error must not quote what an action keeps, such as a configuration
             connect_args=_connect_arguments(url),
         )
     except ModuleNotFoundError as error:

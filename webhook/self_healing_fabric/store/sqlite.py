@@ -92,7 +92,14 @@ def examine(url: str) -> str:
 def open_engine(url: str) -> Engine:
     """Open the database and bring it to the newest schema. Raises StoreUnavailable when it cannot be used."""
     path = Path(make_url(url).database or "")
-    engine = create_engine(url, poolclass=QueuePool, pool_size=READERS, max_overflow=0, json_serializer=dumps)
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=READERS,
+        max_overflow=0,
+        json_serializer=dumps,
+        hide_parameters=True,  # an error must not quote what an action keeps, such as a configuration
+    )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin_immediately)
     try:

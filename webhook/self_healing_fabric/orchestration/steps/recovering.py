@@ -34,7 +34,7 @@ from self_healing_fabric.orchestration.steps.common import (
     wait,
 )
 from self_healing_fabric.orchestration.steps.verifying import verify_from
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import FOLLOWED_BY, Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Permit, Status
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
 from self_healing_fabric.recovery.strategies import UNDO
@@ -65,7 +65,8 @@ def recovering(incident: Incident, context: Context) -> Step:
     if not incident.plan:
         return to_people(incident, context, "everything that may be tried has been tried")
     strategy = incident.plan[0]
-    if strategy == UNDO or not context.strategies[strategy].disruptive:
+    unasked = strategy == UNDO or _completes(strategy, facts.actions)
+    if unasked or not context.strategies[strategy].disruptive:
         return _act(incident, context, strategy, facts, ())
     health, evidence = context.verifier.health(str(incident.service), facts.signals, context.clock())
     entries = tuple(evidence_entry(fact) for fact in evidence)
@@ -98,7 +99,7 @@ def _act(
         would = f"would {strategy} {effect.target}"
         if refusal is not None:
             would = f"{refusal.guardrail} would refuse to {strategy} {effect.target}: {refusal.reason}"
-        told = Entry(Kind.NOTE, f"Dry run: {would}.", {"strategy": strategy, "before": action["before"]})
+        told = Entry(Kind.NOTE, f"Dry run: {would}.", journal.told_of(action, strategy))
         return to_people(incident, context, "dry run: a person must do it", *entries, told)
     refusal = journal.announce(
         context,
@@ -183,6 +184,18 @@ def _new_action(
     }
 
 
+def _completes(strategy: str, actions: Sequence[Row[Any]]) -> bool:
+    """Whether the newest change has no effect before this strategy: then nobody asks whether it still fails.
+
+    A configuration that was written looks well, and the process that has not read it does not.
+    """
+    for row in reversed(actions):
+        if row.strategy != strategy or row.status != Status.FAILED.value:
+            done = row.status == Status.SUCCEEDED.value
+            return bool(done and row.before.get(FOLLOWED_BY) == strategy)
+    return False
+
+
 def _failures_in_a_row(actions: Sequence[Row[Any]], strategy: str) -> int:
     """How often the strategy has failed since anything else happened: a relapse has its own three tries."""
     count = 0
@@ -242,6 +255,11 @@ def _after_action(
         {"action": action["id"], "strategy": strategy, "status": outcome.status.value},
     )
     finished = (action["id"], outcome)
+    if outcome.status is Status.SUCCEEDED and FOLLOWED_BY in action["before"]:
+        following, rest = action["before"][FOLLOWED_BY], list(incident.plan[1:])
+        plan = rest if rest[:1] == [following] else [following, *rest]
+        onward = Transition(State.RECOVERING, 0.0, (told,), {"plan": plan})
+        return Step(onward, finished=finished, strategy=strategy)
     if outcome.status is Status.SUCCEEDED:
         started_before = action["before"].get("process_start")
         if strategy == UNDO and incident.resolved_at is None:

@@ -31,7 +31,13 @@ from self_healing_fabric.orchestration.steps.common import (
     to_people,
     until_silence_ends,
 )
-from self_healing_fabric.recovery.effects import NotApplicable, Progress, Settling, TargetUnreadable
+from self_healing_fabric.recovery.effects import (
+    FOLLOWED_BY,
+    NotApplicable,
+    Progress,
+    Settling,
+    TargetUnreadable,
+)
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Look, Verdict
 from self_healing_fabric.store import statements
@@ -229,7 +235,8 @@ def _to_be_undone(incident: Incident, context: Context, facts: Facts, look: Look
     if action is None:
         return False
     undoable = in_force(context, str(incident.service), facts.actions)
-    if undoable is None or undoable.id != action.id:
+    # What only completed it, such as the restart after a new configuration, was verified in its stead.
+    if undoable is None or (undoable.id != action.id and undoable.before.get(FOLLOWED_BY) != action.strategy):
         return False
-    effect = effect_of_action(context, str(incident.service), action, facts.actions)
+    effect = effect_of_action(context, str(incident.service), undoable, facts.actions)
     return look.worse or effect.undone_unless_healed

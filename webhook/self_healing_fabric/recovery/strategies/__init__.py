@@ -8,6 +8,7 @@ from typing import Protocol
 from self_healing_fabric.recovery.effects import Effect
 from self_healing_fabric.recovery.strategies.on_platform import OnPlatform
 from self_healing_fabric.recovery.strategies.retry import Retry
+from self_healing_fabric.recovery.strategies.sync import Sync
 from self_healing_fabric.settings import Settings
 
 __all__ = ["SCALE", "UNDO", "Strategy", "strategies"]
@@ -35,5 +36,6 @@ def strategies(settings: Settings) -> Mapping[str, Strategy]:
         OnPlatform(SCALE, settings),
         OnPlatform("evict", settings),
         OnPlatform("rollback", settings),
+        Sync(settings),
     )
     return {strategy.name: strategy for strategy in known}

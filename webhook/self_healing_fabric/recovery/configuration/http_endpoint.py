@@ -1,0 +1,110 @@
+"""A configuration behind a URL: GET with an ETag, PUT with If-Match.
+
+An answer can get lost after the target took the bytes, so what became of a PUT is never told by its answer
+alone: see `strategies.sync`, which reads again. A weak ETag says "nearly the same" and can never match
+If-Match, so it is refused like none at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from self_healing_fabric.certificates import authorities
+from self_healing_fabric.recovery.configuration.desired import LARGEST, too_large
+from self_healing_fabric.recovery.configuration.live import Change, Document, Running, stored_bytes
+from self_healing_fabric.recovery.configuration.masking import Masker
+from self_healing_fabric.recovery.effects import TargetUnreadable
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
+from self_healing_fabric.settings import ConfigurationSettings, bearer_headers
+
+
+class _Forbidden(Exception):
+    """The permit was over when the request was about to be sent."""
+
+
+class HttpEndpoint(Document):
+    """The configuration of one URL."""
+
+    platform = "http"
+
+    def __init__(self, settings: ConfigurationSettings, masker: Masker) -> None:
+        self.url = str(settings.live.http)
+        self.target = f"configuration:{self.url}"
+        self.longest_write = self._timeout = settings.live.timeout
+        self._token_file: Path | None = settings.live.bearer_token_file
+        super().__init__(settings.format, masker)
+
+    def read(self) -> Running:
+        """GET it; the body is not quoted in any error."""
+        ends = time.monotonic() + self._timeout
+        try:
+            with self._client() as client, client.stream("GET", self.url) as answer:
+                if answer.status_code != 200:
+                    raise TargetUnreadable(f"{self.url} answered {answer.status_code}")
+                content = bytearray()
+                for part in answer.iter_bytes():
+                    content += part
+                    if time.monotonic() > ends:  # the client's timeout is for each part
+                        raise TargetUnreadable(f"{self.url} takes longer than {self._timeout:g} s")
+                    if len(content) > LARGEST:
+                        raise too_large(self.url)
+        except httpx.HTTPError as error:
+            raise TargetUnreadable(f"{self.url} cannot be asked: {error or type(error).__name__}") from error
+        etag = answer.headers.get("ETag", "")
+        if not etag or etag.startswith("W/"):
+            kind = "a weak ETag" if etag else "no ETag"
+            raise TargetUnreadable(
+                f"{self.url} answers with {kind}: a change in between could be overwritten unseen"
+            )
+        return Running(bytes(content), {"etag": etag, "media_type": answer.headers.get("Content-Type")})
+
+    def write(self, change: Change, *, key: str, permit: Permit) -> Outcome | str:
+        """PUT once, if it still is the version that was read."""
+
+        def ask_permit(event: str, _: Mapping[str, Any]) -> None:
+            # The connection may have taken seconds; from here on only the request itself is sent.
+            if event == "http11.send_request_headers.started" and not permit():
+                raise _Forbidden
+
+        version, content = change["version"], stored_bytes(change["wanted"])
+        headers = {"If-Match": version["etag"], "Idempotency-Key": key}
+        headers["Content-Type"] = version.get("media_type") or "application/octet-stream"
+        try:
+            with self._client() as client:
+                answer = client.put(
+                    self.url, content=content or b"", headers=headers, extensions={"trace": ask_permit}
+                )
+        except _Forbidden:
+            return forbidden()
+        except TargetUnreadable as error:
+            return Outcome(Status.FAILED, str(error))
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return Outcome(Status.FAILED, f"{self.url} cannot be reached: {error}")
+        except httpx.HTTPError as error:
+            return f"no answer from {self.url}: {error or type(error).__name__}"
+        if answer.status_code == 412:
+            return Outcome(
+                Status.FAILED, f"somebody has changed {self.url} meanwhile (412); nothing was written"
+            )
+        if answer.is_client_error:
+            return Outcome(Status.FAILED, f"{self.url} refused with {answer.status_code}")
+        return f"{self.url} answered {answer.status_code}"
+
+    def _client(self) -> httpx.Client:
+        try:
+            headers = bearer_headers(self._token_file)
+        except OSError as error:
+            raise TargetUnreadable(f"{self._token_file} cannot be read: {error.strerror}") from error
+        # An ETag is one of the encoding that was sent; and no redirects, for they lead to other hosts.
+        return httpx.Client(
+            timeout=self._timeout,
+            headers={**headers, "Accept-Encoding": "identity"},
+            follow_redirects=False,
+            trust_env=False,
+            verify=authorities(),
+        )
