@@ -8,6 +8,7 @@ their revisions.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import ssl
 import subprocess
@@ -31,7 +32,7 @@ VISITOR_NAME = "visitor"
 READY_DEADLINE = 60.0  # seconds; 6 on an idle machine
 STOP_GRACE = 10.0  # seconds
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
-CONTROLLERS = "deployment,replicaset,statefulset,daemonset"
+CONTROLLERS = "deployment,replicaset,statefulset,daemonset,disruption"
 
 
 def require_cluster() -> None:
@@ -162,6 +163,7 @@ class Cluster:
             f"--cert-dir={self.directory / 'managed'}",
             "--bind-address=127.0.0.1",
             "--leader-elect=false",
+            *_without_an_insecure_port(),
         )
 
     def _is_ready(self) -> bool:
@@ -201,6 +203,15 @@ class Cluster:
             process.kill()
             process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _without_an_insecure_port() -> list[str]:
+    """Before 1.24 it has one that is the same for all: two clusters on one machine would end each other."""
+    told = subprocess.run(
+        ["kube-controller-manager", "--version"], capture_output=True, text=True, check=True
+    )
+    found = re.search(r"v1\.(\d+)\.", told.stdout)
+    return ["--port=0"] if found and int(found[1]) < 24 else []
 
 
 def _trusting(authority: Path) -> ssl.SSLContext:

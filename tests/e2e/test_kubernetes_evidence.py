@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from docker_engine import wait_until
 from kubernetes_cluster import VISITOR, VISITOR_NAME, Cluster, moment, require_cluster
+from kubernetes_shop import CRASHING, Shop
 
 from self_healing_fabric.diagnosis.evidence import Observations
 from self_healing_fabric.diagnosis.failure_classifier import FailureClass, classify
@@ -24,9 +24,6 @@ from self_healing_fabric.settings import KubernetesSettings, ServiceSettings, Th
 pytestmark = pytest.mark.e2e
 
 RBAC = Path(__file__).parents[2] / "deploy/kubernetes/rbac.yaml"
-APPS = "/apis/apps/v1/namespaces"
-PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
-CRASHING = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}}
 
 
 @pytest.fixture(scope="module")
@@ -37,84 +34,8 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-class Shop:
-    """One namespace with the workload `cart`, and the hands of a kubelet."""
-
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        self.cluster, self.namespace = cluster, namespace
-        cluster.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
-
-    def deploy(
-        self, name: str = "cart", *, kind: str = "Deployment", replicas: int = 2, **pod: Any
-    ) -> list[Any]:
-        """Create a workload and wait until its controller has made its pods."""
-        labels = {"app": "cart", "part": name}
-        spec: dict[str, Any] = {
-            "selector": {"matchLabels": {"app": "cart"}, "matchExpressions": _only(name)},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {"containers": [{"name": "app", "image": "cart:1"}], **pod},
-            },
-        }
-        if kind != "DaemonSet":
-            spec["replicas"] = replicas
-        if kind == "StatefulSet":
-            spec |= {"serviceName": name, "podManagementPolicy": "Parallel"}
-        self.cluster.create(self.workloads(kind), {"metadata": {"name": name}, "spec": spec})
-        return self.pods(replicas, part=name)
-
-    def workloads(self, kind: str = "Deployment") -> str:
-        return f"{APPS}/{self.namespace}/{PLURALS[kind]}"
-
-    def change(self, spec: Mapping[str, Any], kind: str = "Deployment") -> None:
-        """Change what is wanted of `cart`, as people do."""
-        self.cluster.patch(f"{self.workloads(kind)}/cart", {"spec": spec})
-
-    def roll_out(self, **template: Any) -> Any:
-        """Change the template, wait for the new revision; returns its pod."""
-        known = {pod["metadata"]["uid"] for pod in self.pods()}
-        self.change({"template": template})
-        wait_until("a pod of the new revision", lambda: bool(self._others(known)), 20.0)
-        return self._others(known)[0]
-
-    def _others(self, known: set[str]) -> list[Any]:
-        return [pod for pod in self.pods() if pod["metadata"]["uid"] not in known]
-
-    def pods(self, count: int = 0, *, part: str = "cart") -> list[Any]:
-        """The pods of a workload, as soon as there are so many."""
-
-        def found() -> list[Any]:
-            path = f"/api/v1/namespaces/{self.namespace}/pods?labelSelector=part%3D{part}"
-            return self.cluster.items(path)
-
-        wait_until(f"{count} pods", lambda: len(found()) >= count, 20.0)
-        return found()
-
-    def status(self, pod: Any, **status: Any) -> None:
-        """Write a pod's status, as its kubelet would."""
-        name = pod["metadata"]["name"]
-        self.cluster.patch(f"/api/v1/namespaces/{self.namespace}/pods/{name}/status", {"status": status})
-
-    def container(self, pod: Any, state: Mapping[str, Any], ended: Mapping[str, Any] | None = None) -> None:
-        """Write the status of the pod's only container."""
-        last = {"terminated": {"startedAt": moment(60), "finishedAt": moment(30), **ended}} if ended else {}
-        told = {"name": "app", "image": pod["spec"]["containers"][0]["image"], "imageID": "", "ready": False}
-        restarts = 5 if ended else 0
-        self.status(
-            pod, containerStatuses=[{**told, "restartCount": restarts, "state": state, "lastState": last}]
-        )
-
-    def event(self, about: Any, reason: str, message: str, *, count: int = 1, ago: float = 60.0) -> None:
-        """Record a warning, as the kubelet does."""
-        metadata = about["metadata"]
-        reference = {"kind": about.get("kind", "Pod"), "name": metadata["name"], "uid": metadata["uid"]}
-        event = {
-            "metadata": {"generateName": f"{metadata['name']}."},
-            "involvedObject": {**reference, "namespace": self.namespace},
-            **{"type": "Warning", "reason": reason, "message": message, "count": count},
-            "lastTimestamp": moment(ago),
-        }
-        self.cluster.create(f"/api/v1/namespaces/{self.namespace}/events", event)
+class AskedShop(Shop):
+    """The same, and what the diagnosis hears of it."""
 
     def ask(self, *, kind: str = "Deployment", kubeconfig: Path | None = None, later: float = 1.0) -> Report:
         """What the diagnosis gets to hear of `cart`."""
@@ -125,14 +46,10 @@ class Shop:
         return Inquiry(makers, at=time.time() + later, within=20.0).report()
 
 
-def _only(name: str) -> list[dict[str, Any]]:
-    return [{"key": "part", "operator": "In", "values": [name]}]
-
-
 @pytest.fixture
-def shop(cluster: Cluster, numbers: Iterator[int]) -> Shop:
+def shop(cluster: Cluster, numbers: Iterator[int]) -> AskedShop:
     """A namespace of the test's own."""
-    return Shop(cluster, f"shop-{next(numbers)}")
+    return AskedShop(cluster, f"shop-{next(numbers)}")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +73,7 @@ def cause_of(report: Report) -> Cause:
     return analyze(seen(report), time.time() + 1)[0]
 
 
-def test_pods_killed_for_their_memory_are_an_exhausted_resource(shop: Shop) -> None:
+def test_pods_killed_for_their_memory_are_an_exhausted_resource(shop: AskedShop) -> None:
     """OOMKilled with 137, told once for both pods; the like-named neighbour's trouble is not ours."""
     for pod in shop.deploy():
         shop.container(pod, CRASHING, {"exitCode": 137, "reason": "OOMKilled"})
@@ -176,7 +93,7 @@ def test_pods_killed_for_their_memory_are_an_exhausted_resource(shop: Shop) -> N
     assert classify(seen(report), ()).failure_class is FailureClass.SERVICE_FAILURE
 
 
-def test_the_pods_of_another_owner_are_not_blamed(shop: Shop) -> None:
+def test_the_pods_of_another_owner_are_not_blamed(shop: AskedShop) -> None:
     """They carry our labels, and our selector finds them; only their owner tells that they are not ours."""
     shop.deploy()
     ours = {pod["metadata"]["uid"] for pod in shop.pods(2)}
@@ -194,7 +111,7 @@ def test_the_pods_of_another_owner_are_not_blamed(shop: Shop) -> None:
     assert len(report.changes) == 1
 
 
-def test_an_image_that_cannot_be_pulled_is_the_rollouts_setting(shop: Shop) -> None:
+def test_an_image_that_cannot_be_pulled_is_the_rollouts_setting(shop: AskedShop) -> None:
     """The pod of the new revision waits; the change tells the images before and after."""
     shop.deploy()
     pod = shop.roll_out(spec={"containers": [{"name": "app", "image": "cart:2-typo"}]})
@@ -211,7 +128,7 @@ def test_an_image_that_cannot_be_pulled_is_the_rollouts_setting(shop: Shop) -> N
     assert any("rolled out" in evidence.statement for evidence in cause.evidence)
 
 
-def test_a_crash_after_a_rollout_is_its_code_or_its_settings(shop: Shop) -> None:
+def test_a_crash_after_a_rollout_is_its_code_or_its_settings(shop: AskedShop) -> None:
     """Exit code 1: both are named, with the rollout in the evidence of both."""
     shop.deploy()
     pod = shop.roll_out(spec={"containers": [{"name": "app", "image": "cart:2"}]})
@@ -224,7 +141,7 @@ def test_a_crash_after_a_rollout_is_its_code_or_its_settings(shop: Shop) -> None
     )
 
 
-def test_a_missing_secret_after_a_change_of_settings(shop: Shop) -> None:
+def test_a_missing_secret_after_a_change_of_settings(shop: AskedShop) -> None:
     """The same image with another environment is a change of configuration, and no rollout of code."""
     shop.deploy()
     environment = [{"name": "TOKEN", "value": "x"}]
@@ -237,7 +154,7 @@ def test_a_missing_secret_after_a_change_of_settings(shop: Shop) -> None:
     assert cause_of(report).pattern is Pattern.CONFIGURATION_ERROR
 
 
-def test_a_restart_is_no_rollout(shop: Shop) -> None:
+def test_a_restart_is_no_rollout(shop: AskedShop) -> None:
     """`kubectl rollout restart` makes a revision that differs in its annotation only."""
     shop.deploy()
     shop.roll_out(metadata={"annotations": {"kubectl.kubernetes.io/restartedAt": moment()}})
@@ -248,7 +165,7 @@ def test_a_restart_is_no_rollout(shop: Shop) -> None:
     )
 
 
-def test_a_rollback_is_told_as_one(shop: Shop) -> None:
+def test_a_rollback_is_told_as_one(shop: AskedShop) -> None:
     """The old revision's object is taken up again, so its own age says nothing."""
     shop.deploy()
     time.sleep(1.1)  # times of the API are whole seconds
@@ -262,7 +179,7 @@ def _changes(report: Report) -> str:
     return " ".join(change.what for change in report.changes)
 
 
-def test_warnings_are_counted_by_reason(shop: Shop) -> None:
+def test_warnings_are_counted_by_reason(shop: AskedShop) -> None:
     """Of the last hour, of our pods only, the newest message."""
     one, other = shop.deploy()
     (stranger, _) = shop.deploy("cart-worker")
@@ -280,7 +197,7 @@ def test_warnings_are_counted_by_reason(shop: Shop) -> None:
     assert f"kubectl -n {shop.namespace} get events --field-selector reason=Unhealthy" in commands
 
 
-def test_pods_that_no_node_takes_want_resources(shop: Shop) -> None:
+def test_pods_that_no_node_takes_want_resources(shop: AskedShop) -> None:
     """The scheduler's own words decide; its event does not say it twice."""
     message = "0/3 nodes are available: 3 Insufficient memory."
     for pod in shop.deploy():
@@ -301,7 +218,7 @@ def test_pods_that_no_node_takes_want_resources(shop: Shop) -> None:
     assert (cause.pattern, round(cause.confidence, 2)) == (Pattern.RESOURCE_EXHAUSTION, 0.85)
 
 
-def test_evicted_pods_want_resources(shop: Shop) -> None:
+def test_evicted_pods_want_resources(shop: AskedShop) -> None:
     """The node's own words."""
     pod, _ = shop.deploy()
     shop.status(pod, phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
@@ -311,7 +228,7 @@ def test_evicted_pods_want_resources(shop: Shop) -> None:
     assert cause_of(report).pattern is Pattern.RESOURCE_EXHAUSTION
 
 
-def test_a_node_in_trouble_is_evidence(shop: Shop) -> None:
+def test_a_node_in_trouble_is_evidence(shop: AskedShop) -> None:
     """Of the nodes that run our pods, and of no others."""
     for name in ("ours", "theirs"):
         node = f"{name}-{shop.namespace}"
@@ -326,7 +243,7 @@ def test_a_node_in_trouble_is_evidence(shop: Shop) -> None:
     assert f"kubectl describe node ours-{shop.namespace}" in [fact.evidence.query for fact in report.facts]
 
 
-def test_scaling_is_a_change_and_a_full_autoscaler_an_overload(shop: Shop) -> None:
+def test_scaling_is_a_change_and_a_full_autoscaler_an_overload(shop: AskedShop) -> None:
     """An autoscaler that scaled a moment ago and can go no further."""
     shop.deploy()
     autoscalers = f"/apis/autoscaling/v1/namespaces/{shop.namespace}/horizontalpodautoscalers"
@@ -345,7 +262,7 @@ def test_scaling_is_a_change_and_a_full_autoscaler_an_overload(shop: Shop) -> No
     assert cause_of(report).pattern is Pattern.SERVICE_OVERLOAD
 
 
-def test_scaling_to_nothing_is_told(shop: Shop) -> None:
+def test_scaling_to_nothing_is_told(shop: AskedShop) -> None:
     """By whom, and that it is wanted so."""
     shop.deploy()
     answer = shop.cluster.api.patch(
@@ -361,15 +278,9 @@ def test_scaling_to_nothing_is_told(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
-def test_other_workloads_are_read_as_well(shop: Shop, kind: str) -> None:
+def test_other_workloads_are_read_as_well(shop: AskedShop, kind: str) -> None:
     """Their revisions are ControllerRevisions, and their pods are their own."""
-    node = f"node-{shop.namespace}"
-    shop.cluster.create("/api/v1/nodes", {"metadata": {"name": node}})
-    resources = {"cpu": "4", "memory": "4Gi", "pods": "9"}
-    ready = {"type": "Ready", "status": "True"}
-    status = {"capacity": resources, "allocatable": resources, "conditions": [ready]}
-    shop.cluster.patch(f"/api/v1/nodes/{node}/status", {"status": status})
-    shop.cluster.patch(f"/api/v1/nodes/{node}", {"spec": {"taints": None}})  # nobody else finds it ready
+    shop.add_node()  # nobody else finds it ready
     pods = shop.deploy(kind=kind, replicas=1)
     shop.container(pods[0], CRASHING, {"exitCode": 139, "reason": "Error"})
     assert cause_of(shop.ask(kind=kind)).pattern is Pattern.CODE_BUG
@@ -379,7 +290,7 @@ def test_other_workloads_are_read_as_well(shop: Shop, kind: str) -> None:
     )
 
 
-def test_what_happened_long_ago_is_no_reason(shop: Shop) -> None:
+def test_what_happened_long_ago_is_no_reason(shop: AskedShop) -> None:
     """Two hours later the creation is no change any more, and the warning no evidence."""
     pod, _ = shop.deploy()
     shop.event(pod, "FailedMount", "too old")
@@ -389,7 +300,7 @@ def test_what_happened_long_ago_is_no_reason(shop: Shop) -> None:
 
 
 @pytest.fixture
-def manifest(shop: Shop) -> Callable[..., None]:
+def manifest(shop: AskedShop) -> Callable[..., None]:
     """Grant the visitor what the shipped manifest grants the fabric, or only some kinds of it."""
 
     def grant(*kinds: str) -> None:
@@ -409,7 +320,9 @@ def manifest(shop: Shop) -> Callable[..., None]:
     return grant
 
 
-def test_the_shipped_manifest_grants_all_that_is_asked(shop: Shop, manifest: Callable[..., None]) -> None:
+def test_the_shipped_manifest_grants_all_that_is_asked(
+    shop: AskedShop, manifest: Callable[..., None]
+) -> None:
     """Without it nothing is seen, without its cluster part no nodes, with all of it nothing is missing."""
     node = f"node-{shop.namespace}"
     shop.cluster.create("/api/v1/nodes", {"metadata": {"name": node}})
@@ -428,7 +341,7 @@ def test_the_shipped_manifest_grants_all_that_is_asked(shop: Shop, manifest: Cal
     wait_until("the cluster role counts", lambda: not shop.ask(kubeconfig=visitor).missing, 10.0)
 
 
-def test_a_workload_that_is_not_there_is_missing(shop: Shop) -> None:
+def test_a_workload_that_is_not_there_is_missing(shop: AskedShop) -> None:
     """And what to correct is said."""
     assert shop.ask().missing == (
         f"kubernetes: Deployment {shop.namespace}/cart: there is none: "

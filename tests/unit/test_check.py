@@ -11,6 +11,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from postgresql_server import PostgresqlServer
+from scripted_api_server import ScriptedApiServer
 from self_healing_fabric.check import Finding, run_checks
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store
@@ -184,10 +185,38 @@ def test_a_workload_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
         services={"cart": {"recovery": {"kubernetes": {"name": "cart"}}}},
         kubernetes={"kubeconfig": tmp_path / "nowhere"},
     )
-    finding, note = found(configured, "service cart")
-    assert finding.ok is False
-    assert "set kubernetes.kubeconfig to a file that can be read" in finding.message
-    assert note.ok is None
+    findings = found(configured, "service cart")
+    assert [finding.ok for finding in findings] == [False, False]  # as evidence, and for its repair
+    for finding in findings:
+        assert "set kubernetes.kubeconfig to a file that can be read" in finding.message
+
+
+def test_rights_that_a_plan_needs_and_the_fabric_has_not_are_named(tmp_path: Path) -> None:
+    """Each with the strategies that need it; those of no plan are not asked for."""
+    with ScriptedApiServer(tmp_path) as server:
+        recovery = {"kubernetes": {"namespace": "shop", "name": "cart"}, "scale": {"max": 3}}
+        configured = settings(
+            services={"cart": {"recovery": recovery}},
+            kubernetes={"kubeconfig": server.kubeconfig},
+            plans={"service_failure": ["evict", "restart"], "degradation": ["restart"]},
+        )
+        evidence, repair = found(configured, "service cart")
+        assert (evidence.ok, repair.ok) == (True, True)
+        assert repair.message == (
+            "kubernetes recovery: Deployment shop/cart can be repaired by restart, evict"
+        )
+        server.denied = {
+            ("create", "pods/eviction"),
+            ("patch", "deployments"),
+            ("patch", "deployments/scale"),
+        }
+        _, repair = found(configured, "service cart")
+        assert repair.ok is False
+        assert "may not patch deployments (restart), create pods/eviction (evict): grant" in repair.message
+        server.denied = {("create", "events")}
+        _, repair = found(configured, "service cart")
+        assert repair.ok is True
+        assert "may not write events" in repair.message
 
 
 def test_a_state_that_cannot_be_repaired_is_a_failure(tmp_path: Path) -> None:

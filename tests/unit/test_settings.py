@@ -98,6 +98,23 @@ def test_every_problem_is_reported_at_once_under_its_path(problems: Problems) ->
     }
 
 
+def test_a_workload_must_be_in_a_namespace_that_is_allowed(problems: Problems, load: Load) -> None:
+    """Where namespaces are listed, no misspelt one and no forgotten one leads elsewhere."""
+    workloads = {
+        "cart": {"name": "cart", "namespace": "shop"},
+        "db": {"name": "db", "namespace": "kube-system"},
+    }
+    workloads["web"] = {"name": "web"}  # in `default`
+    services = {name: {"recovery": {"kubernetes": each}} for name, each in workloads.items()}
+    assert problems({"kubernetes": {"namespaces": ["shop"]}, "services": services}) == {
+        f"services.{name}.recovery.kubernetes.namespace": f"`{there}` is not in kubernetes.namespaces (shop)"
+        for name, there in (("db", "kube-system"), ("web", "default"))
+    }
+    allowed = ["shop", "kube-system", "default"]
+    assert load({"kubernetes": {"namespaces": allowed}, "services": services}).kubernetes.namespaces
+    assert load({"services": services}).kubernetes.namespaces == ()
+
+
 @pytest.mark.parametrize(
     ("content", "path", "suggestion"),
     [
@@ -508,4 +525,4 @@ def test_plans_keep_their_defaults_for_classes_that_are_not_named(load: Load) ->
     """Naming one class does not erase the others."""
     settings = load({"plans": {"degradation": []}})
     assert settings.plans["degradation"] == ()
-    assert settings.plans["service_failure"] == ("restart",)
+    assert settings.plans["service_failure"] == ("evict", "rollback", "restart")

@@ -22,6 +22,7 @@ from self_healing_fabric.durations import parse_duration
 from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
 from self_healing_fabric.settings import (
     ENVIRONMENT_PREFIX,
+    KubernetesRecovery,
     Settings,
     VerificationSettings,
     is_loopback,
@@ -160,8 +161,25 @@ def _cross_references(raw: Mapping[str, Any]) -> Iterator[Problem]:
         recovery = service.get("recovery")
         if isinstance(recovery, Mapping) and recovery.get("http") and recovery.get("docker"):
             yield Problem(f"services.{name}.recovery", "give one platform, not both http and docker")
+        yield from _namespace_problems(raw, str(name), recovery)
     yield from _listen_problems(raw)
     yield from _verification_problems(raw)
+
+
+def _namespace_problems(raw: Mapping[str, Any], name: str, recovery: Any) -> Iterator[Problem]:
+    """A workload in a namespace that is not listed can neither be read nor repaired, by no misspelt name."""
+    kubernetes = raw.get("kubernetes")
+    allowed = kubernetes.get("namespaces") if isinstance(kubernetes, Mapping) else None
+    workload = recovery.get("kubernetes") if isinstance(recovery, Mapping) else None
+    if not isinstance(allowed, list | tuple) or not allowed or not isinstance(workload, Mapping):
+        return
+    namespace = workload.get("namespace", KubernetesRecovery.model_fields["namespace"].default)
+    if namespace not in allowed:
+        listed = ", ".join(map(str, allowed))
+        yield Problem(
+            f"services.{name}.recovery.kubernetes.namespace",
+            f"`{namespace}` is not in kubernetes.namespaces ({listed})",
+        )
 
 
 def _listen_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:

@@ -84,7 +84,7 @@ class AlertmanagerSettings(Section):
 
 
 class KubernetesSettings(Section):
-    """The API server that is asked about the services on Kubernetes.
+    """The API server that is asked about the services on Kubernetes, and repairs them.
 
     Without `kubeconfig` and `context` the fabric takes the service account of the pod that it runs in.
     """
@@ -94,6 +94,9 @@ class KubernetesSettings(Section):
     )
     context: str | None = Field(None, description="of the kubeconfig; its current one by default")
     timeout: Duration = Field(3.0, gt=0, le=30, description="for one call")
+    namespaces: tuple[str, ...] = Field(
+        (), description="the only ones in which services may be; any by default"
+    )
 
 
 class DiagnosisSettings(Section):
@@ -159,7 +162,7 @@ class DockerRecovery(Section):
 
 
 class KubernetesRecovery(Section):
-    """A workload on Kubernetes. It is read for evidence; nothing is changed there yet."""
+    """A workload on Kubernetes: read for evidence, and repaired unless another platform is given."""
 
     kind: Literal["Deployment", "StatefulSet", "DaemonSet"] = Field(
         "Deployment", description="Deployment, StatefulSet or DaemonSet"
@@ -382,7 +385,7 @@ class RecoverySettings(Section):
     http: HttpRecovery | None = Field(None, description="repair over HTTP")
     docker: DockerRecovery | None = Field(None, description="repair of a container")
     kubernetes: KubernetesRecovery | None = Field(
-        None, description="a workload whose pods, events and rollouts are evidence; not repaired yet"
+        None, description="a workload: evidence; and repair, unless `http` or `docker` is given"
     )
     scale: ScaleSettings | None = Field(None, description="how far `scale` may go; without it: not at all")
     state: StateSettings | None = Field(
@@ -404,8 +407,8 @@ Plans = Mapping[str, tuple[StrategyName, ...]]
 
 DEFAULT_PLANS: Plans = {
     "transient": ("retry", "restart"),
-    "degradation": ("restart",),
-    "service_failure": ("restart",),
+    "degradation": ("scale", "restart"),
+    "service_failure": ("evict", "rollback", "restart"),
     "data_corruption": ("repair",),
     "cluster_drift": ("sync",),
     "critical": (),

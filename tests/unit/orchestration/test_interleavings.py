@@ -65,6 +65,7 @@ SETTINGS = Settings(
     guardrails={"cooldown": 0, "max_actions": 100},  # type: ignore[arg-type]  # they must not hide a second try
     relapse_window=30,
     alertmanager={"url": "http://127.0.0.1:9"},  # type: ignore[arg-type]
+    plans={"service_failure": ("restart",), "degradation": ("restart",)},  # all that the target below can do
 )
 METRICS = Metrics(SETTINGS.services)
 LABELS = {

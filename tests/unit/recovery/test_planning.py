@@ -68,6 +68,21 @@ def test_what_cannot_be_used_is_left_out_with_its_reason() -> None:
     assert str(found).startswith("Plan: nothing that may be tried. Left out: retry, because")
 
 
+def test_only_what_the_platform_can_do_is_planned() -> None:
+    """A workload on Kubernetes has replicas and revisions; a DaemonSet no number, an HTTP API neither."""
+    workload = {"recovery": {"kubernetes": {"name": "cart"}, "scale": {"max": 3}}}
+    assert plan(service=workload).strategies == ("evict", "rollback", "restart")
+    assert plan("degradation", service=workload).strategies == ("scale", "restart")
+    daemons = {"recovery": {**workload["recovery"], "kubernetes": {"name": "cart", "kind": "DaemonSet"}}}
+    found = plan("degradation", service=daemons)
+    assert found.strategies == ("restart",)
+    assert found.left_out == ("scale, because a DaemonSet has one pod for each node, and no number to scale",)
+    assert plan().left_out == (
+        "evict, because nothing can evict cart over HTTP",
+        "rollback, because nothing can rollback cart over HTTP",
+    )
+
+
 @pytest.mark.parametrize(("confidence", "strategies"), [(0.5, ()), (0.49, ("restart",))])
 def test_a_service_that_suffers_from_another_is_left_alone(
     confidence: float, strategies: tuple[str, ...]

@@ -11,7 +11,6 @@ Everything that a target answers is a stranger's text: it is shown, shortened, a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -20,10 +19,11 @@ from typing import Protocol
 from self_healing_fabric.diagnosis.patterns import Change, Pattern
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.incidents.evidence import Evidence
+from self_healing_fabric.quoting import LONGEST_QUOTE as LONGEST_QUOTE
+from self_healing_fabric.quoting import quoted as quoted
 from self_healing_fabric.settings import KubernetesSettings, ServiceSettings
 
 LOOK_BACK = 3600.0  # seconds; what happened longer ago is not why it fails now
-LONGEST_QUOTE = 200  # characters of a target's own words
 
 
 class SourceUnusable(ShfError):
@@ -130,10 +130,3 @@ def sources_of(
 
         makers["health"] = of_health
     return makers
-
-
-def quoted(text: object) -> str:
-    """A target's own words, fit for one line of a page: no control characters, no more than a sentence."""
-    words = " ".join(re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", " ", str(text)).split())
-    words = "".join(char for char in words if char.isprintable())
-    return words if len(words) <= LONGEST_QUOTE else f"{words[: LONGEST_QUOTE - 3]}..."

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from urllib3.exceptions import HTTPError
+
+from self_healing_fabric.cluster import ClusterUnusable
+from self_healing_fabric.cluster.objects import owned_by, pods_of, selector_of
 from self_healing_fabric.diagnosis.sources import Report, SourceUnusable, quoted
 from self_healing_fabric.diagnosis.sources.workloads import Workload, bad_pods_first, read
 from self_healing_fabric.settings import KubernetesRecovery, KubernetesSettings
 
 try:
-    from kubernetes import client, config
-    from urllib3.exceptions import HTTPError
-except ModuleNotFoundError as error:
-    raise SourceUnusable("workloads need an extra: pip install 'self-healing-fabric[kubernetes]'") from error
+    from self_healing_fabric.cluster.connection import client, close, configuration
+except ClusterUnusable as error:
+    raise SourceUnusable(str(error)) from error
 
 MOST_PODS = 200
 MOST_OWNED = 100  # ReplicaSets or ControllerRevisions; a Deployment keeps 10 unless told otherwise
@@ -52,7 +55,11 @@ class KubernetesSource:
 
     def look(self, at: float, within: float) -> Report:
         """Read the workload, its pods, revisions, warnings, autoscalers and nodes."""
-        asking = _Asking(_configuration(self._settings), self._settings.timeout, time.monotonic() + within)
+        try:
+            reached = configuration(self._settings)
+        except ClusterUnusable as error:
+            raise SourceUnusable(str(error)) from error
+        asking = _Asking(reached, self._settings.timeout, time.monotonic() + within)
         try:
             return self._look(asking, at)
         finally:
@@ -65,7 +72,7 @@ class KubernetesSource:
             whole = asking.ask(getattr(apps, _READERS[kind]), name, namespace)
         except _Unanswered as error:
             raise SourceUnusable(f"{kind} {namespace}/{name}: {error}") from error
-        selector = _selector(whole["spec"]["selector"])
+        selector = selector_of(whole["spec"]["selector"])
         revisions = (
             apps.list_namespaced_replica_set
             if kind == "Deployment"
@@ -88,8 +95,8 @@ class KubernetesSource:
             service=self._service,
             kind=kind,
             whole=whole,
-            owned=_owned_by({whole["metadata"]["uid"]}, owned),
-            pods=_pods_of(whole, kind, owned, pods),
+            owned=owned_by({whole["metadata"]["uid"]}, owned),
+            pods=pods_of(whole, kind, owned, pods),
             events=events,
             autoscalers=autoscalers,
             nodes=(),
@@ -120,8 +127,7 @@ class _Asking:
 
     def close(self) -> None:
         """Close the connections."""
-        self.api.rest_client.pool_manager.clear()
-        self.api.close()
+        close(self.api)
 
     def ask(self, call: Callable[..., Any], *arguments: str, **options: Any) -> dict[str, Any]:
         """One answer as JSON. Raises _Unanswered."""
@@ -166,59 +172,3 @@ def _refusal(error: client.ApiException) -> str:
     if error.status in (401, 403):
         return f"not allowed ({error.status}): grant what deploy/kubernetes/rbac.yaml lists"
     return f"the API server answered {error.status} {quoted(error.reason or '')}".rstrip()
-
-
-def _configuration(settings: KubernetesSettings) -> client.Configuration:
-    configuration = client.Configuration()
-    try:
-        if settings.kubeconfig is None and settings.context is None:
-            config.load_incluster_config(client_configuration=configuration)
-        else:
-            config.load_kube_config(
-                config_file=str(settings.kubeconfig) if settings.kubeconfig else None,
-                context=settings.context,
-                client_configuration=configuration,
-                persist_config=False,  # a kubeconfig is people's file
-            )
-    except (config.ConfigException, OSError) as error:
-        raise SourceUnusable(
-            f"{quoted(error)}: outside of a cluster set kubernetes.kubeconfig to a file that can be read"
-        ) from error
-    configuration.retries = False
-    return configuration
-
-
-def _selector(selector: Mapping[str, Any]) -> str:
-    """A workload's selector as the API's query language has it."""
-    parts = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
-    for rule in selector.get("matchExpressions") or ():
-        key, operator, values = rule["key"], rule["operator"], ",".join(rule.get("values") or ())
-        parts.append(
-            {
-                "In": f"{key} in ({values})",
-                "NotIn": f"{key} notin ({values})",
-                "Exists": key,
-                "DoesNotExist": f"!{key}",
-            }[operator]
-        )
-    return ",".join(parts)
-
-
-def _pods_of(
-    whole: Mapping[str, Any], kind: str, owned: Sequence[Any], pods: Sequence[Any]
-) -> tuple[Mapping[str, Any], ...]:
-    """The workload's own pods: those of its ReplicaSets, or those that it controls itself."""
-    uid = whole["metadata"]["uid"]
-    owners = {each["metadata"]["uid"] for each in _owned_by({uid}, owned)} if kind == "Deployment" else {uid}
-    return _owned_by(owners, pods)
-
-
-def _owned_by(uids: set[str], objects: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
-    return tuple(
-        each
-        for each in objects
-        if any(
-            owner.get("controller") and owner["uid"] in uids
-            for owner in each["metadata"].get("ownerReferences") or ()
-        )
-    )

@@ -11,21 +11,25 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any
 
+from self_healing_fabric.cluster.objects import (
+    JSON,
+    autoscalers_of,
+    comparable,
+    is_ready,
+    moment,
+    revision_of,
+    template_of,
+)
 from self_healing_fabric.diagnosis.patterns import Change, ChangeKind, Pattern
 from self_healing_fabric.diagnosis.sources import LOOK_BACK, Condition, Fact, quoted
 from self_healing_fabric.diagnosis.sources.exits import OUT_OF_MEMORY, how_it_ended, supported_by
 from self_healing_fabric.incidents.evidence import Evidence
 
-JSON = Mapping[str, Any]
 Supports = Mapping[Pattern, float]
 
 _CFG, _RES, _NET = Pattern.CONFIGURATION_ERROR, Pattern.RESOURCE_EXHAUSTION, Pattern.NETWORK_ISSUE
-_REVISION = "deployment.kubernetes.io/revision"
 _CHANGE_CAUSE = "kubernetes.io/change-cause"
-_RESTARTED = "kubectl.kubernetes.io/restartedAt"
 MOST_EVENT_KINDS = 8  # that become evidence, the most frequent first
 
 _PULLING = {
@@ -120,7 +124,7 @@ def read(workload: Workload, at: float) -> tuple[tuple[Fact, ...], tuple[Change,
 
 def bad_pods_first(pods: Sequence[JSON]) -> list[JSON]:
     """The pods, those that are not ready before the others."""
-    return sorted(pods, key=_is_ready)
+    return sorted(pods, key=is_ready)
 
 
 def _replicas(workload: Workload, at: float) -> Iterator[Fact]:
@@ -185,7 +189,7 @@ def _trouble(status: JSON, at: float) -> _Trouble | None:
             supports = {_NET: 0.7, _CFG: 0.4}
         image = f" of image {quoted(status.get('image', ''))}" if reason in _PULLING else ""
         return _Trouble(f"container {name} waits with {quoted(reason)}{image}", words, supports, at)
-    finished = _moment(ended.get("finishedAt"))
+    finished = moment(ended.get("finishedAt"))
     looping = reason == "CrashLoopBackOff"
     if not ended or not (looping or finished is None or at - finished <= LOOK_BACK):
         return _Trouble(f"container {name} waits with CrashLoopBackOff", words, {}, at) if looping else None
@@ -224,7 +228,7 @@ def _pods(workload: Workload, at: float) -> Iterator[Fact]:
         words = quoted(unscheduled[-1].get("message") or "")
         sentence = f"{len(unscheduled)} pods of {workload.title} find no node: {words}"
         supports = _of_shortage(words, {_CFG: 0.5, _RES: 0.3})
-        since = _moment(unscheduled[-1].get("lastTransitionTime")) or at
+        since = moment(unscheduled[-1].get("lastTransitionTime")) or at
         yield Fact(
             Evidence(f"{sentence.rstrip('.: ')}.", workload.show_pods, float(len(unscheduled)), since),
             supports,
@@ -235,7 +239,7 @@ def _conditions(workload: Workload, at: float) -> Iterator[Fact]:
     for condition in (workload.whole.get("status") or {}).get("conditions") or ():
         kind, reason = condition.get("type"), condition.get("reason")
         words = quoted(condition.get("message") or "").rstrip(".")
-        since = _moment(condition.get("lastTransitionTime")) or at
+        since = moment(condition.get("lastTransitionTime")) or at
         if kind == "Progressing" and reason == "ProgressDeadlineExceeded":
             sentence = f"The rollout of {workload.title} does not get ahead: {words}."
             yield Fact(Evidence(sentence, workload.show, 0.0, since), {_CFG: 0.4, Pattern.CODE_BUG: 0.3})
@@ -276,7 +280,7 @@ def _nodes(workload: Workload, at: float) -> Iterator[Fact]:
         query = f"{workload.kubectl.partition(' -n ')[0]} describe node {name}"
         for condition in (node.get("status") or {}).get("conditions") or ():
             kind, status = condition.get("type", ""), condition.get("status")
-            since = _moment(condition.get("lastTransitionTime")) or at
+            since = moment(condition.get("lastTransitionTime")) or at
             words = quoted(condition.get("message") or "").rstrip(".")
             if kind == "Ready" and status != "True":
                 sentence = f"Node {name}, which runs pods of {workload.title}, is not ready: {words}."
@@ -287,7 +291,7 @@ def _nodes(workload: Workload, at: float) -> Iterator[Fact]:
 
 
 def _autoscaler(workload: Workload, at: float) -> Iterator[Fact]:
-    for each in _autoscalers_of(workload):
+    for each in autoscalers_of(workload.kind, workload.whole["metadata"]["name"], workload.autoscalers):
         spec, status = each.get("spec") or {}, each.get("status") or {}
         most, current = spec.get("maxReplicas"), status.get("currentReplicas")
         if most and current is not None and current >= most and (status.get("desiredReplicas") or 0) >= most:
@@ -304,8 +308,8 @@ def _changes(workload: Workload) -> Iterator[Change]:
     rollout = _rollout(workload)
     if rollout is not None:
         yield rollout
-    for each in _autoscalers_of(workload):
-        scaled = _moment((each.get("status") or {}).get("lastScaleTime"))
+    for each in autoscalers_of(workload.kind, workload.whole["metadata"]["name"], workload.autoscalers):
+        scaled = moment((each.get("status") or {}).get("lastScaleTime"))
         if scaled is not None:
             name = each["metadata"]["name"]
             query = f"{workload.kubectl} get hpa {name} -o yaml"
@@ -313,7 +317,7 @@ def _changes(workload: Workload) -> Iterator[Change]:
             yield Change(workload.service, scaled, told, ChangeKind.SCALE, query)
     for entry in workload.whole["metadata"].get("managedFields") or ():
         of_spec = (entry.get("fieldsV1") or {}).get("f:spec")
-        scaled = _moment(entry.get("time"))
+        scaled = moment(entry.get("time"))
         if of_spec == {"f:replicas": {}} and scaled is not None:
             told = f"{workload.title} was scaled to {workload.whole['spec'].get('replicas')} replicas by "
             told += quoted(entry.get("manager") or "someone")
@@ -323,18 +327,18 @@ def _changes(workload: Workload) -> Iterator[Change]:
 
 def _rollout(workload: Workload) -> Change | None:
     """The newest revision: since when, and in what it differs from the one before."""
-    ranked = sorted(workload.owned, key=_revision)
+    ranked = sorted(workload.owned, key=revision_of)
     if not ranked:
         return None
     newest, before = ranked[-1], ranked[-2] if len(ranked) > 1 else None
-    since = _moment(newest["metadata"].get("creationTimestamp"))
-    told, kind = f"{workload.title} was rolled out, revision {_revision(newest)}", ChangeKind.ROLLOUT
+    since = moment(newest["metadata"].get("creationTimestamp"))
+    told, kind = f"{workload.title} was rolled out, revision {revision_of(newest)}", ChangeKind.ROLLOUT
     if before is not None:
-        previous = _moment(before["metadata"].get("creationTimestamp"))
+        previous = moment(before["metadata"].get("creationTimestamp"))
         if since is not None and previous is not None and since < previous:
             # A rollback takes the old object up again: only the workload's own condition knows when.
             since = _progressed(workload)
-            told = f"{workload.title} was rolled back, now revision {_revision(newest)}"
+            told = f"{workload.title} was rolled back, now revision {revision_of(newest)}"
         difference = _difference(before, newest)
         told += f" ({difference})"
         if difference == _ONLY_RESTARTED:
@@ -364,52 +368,23 @@ def _difference(before: JSON, newest: JSON) -> str:
     ]
     if changed:
         return ", ".join(changed)
-    if _comparable(before) == _comparable(newest):
+    if comparable(template_of(before)) == comparable(template_of(newest)):
         return _ONLY_RESTARTED
     return _SAME_IMAGES
-
-
-def _template(revision: JSON) -> JSON:
-    held: JSON = revision.get("spec") or (revision.get("data") or {}).get("spec") or {}
-    template: JSON = held.get("template") or {}
-    return template
 
 
 def _images(revision: JSON) -> dict[str, str]:
     return {
         each["name"]: each.get("image", "")
-        for each in (_template(revision).get("spec") or {}).get("containers") or ()
+        for each in (template_of(revision).get("spec") or {}).get("containers") or ()
     }
-
-
-def _comparable(revision: JSON) -> JSON:
-    template = _template(revision)
-    metadata = template.get("metadata") or {}
-    labels = {k: v for k, v in (metadata.get("labels") or {}).items() if k != "pod-template-hash"}
-    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != _RESTARTED}
-    return {"labels": labels, "annotations": annotations, "spec": template.get("spec")}
-
-
-def _revision(each: JSON) -> int:
-    number = each.get("revision") or ((each["metadata"].get("annotations")) or {}).get(_REVISION)
-    return int(str(number)) if str(number).isdigit() else 0
 
 
 def _progressed(workload: Workload) -> float | None:
     for condition in (workload.whole.get("status") or {}).get("conditions") or ():
         if condition.get("type") == "Progressing":
-            return _moment(condition.get("lastUpdateTime"))
+            return moment(condition.get("lastUpdateTime"))
     return None
-
-
-def _autoscalers_of(workload: Workload) -> list[JSON]:
-    wanted = (workload.kind, workload.whole["metadata"]["name"])
-    return [
-        each
-        for each in workload.autoscalers
-        if (ref := (each.get("spec") or {}).get("scaleTargetRef") or {})
-        and (ref.get("kind"), ref.get("name")) == wanted
-    ]
 
 
 def _of_shortage(words: str, otherwise: Supports) -> Supports:
@@ -423,13 +398,6 @@ def _unscheduled(pod: JSON) -> bool:
     )
 
 
-def _is_ready(pod: JSON) -> bool:
-    return any(
-        condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in (pod.get("status") or {}).get("conditions") or ()
-    )
-
-
 def _count(event: JSON) -> int:
     return int((event.get("series") or {}).get("count") or event.get("count") or 1)
 
@@ -437,15 +405,7 @@ def _count(event: JSON) -> int:
 def _last_time(event: JSON) -> float | None:
     series = event.get("series") or {}
     for text in (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime")):
-        moment = _moment(text)
-        if moment is not None:
-            return moment
-    return _moment(event["metadata"].get("creationTimestamp"))
-
-
-def _moment(text: Any) -> float | None:
-    """Seconds since 1970 of a time of the API; None without one."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (TypeError, ValueError):
-        return None
+        known = moment(text)
+        if known is not None:
+            return known
+    return moment(event["metadata"].get("creationTimestamp"))

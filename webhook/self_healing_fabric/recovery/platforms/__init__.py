@@ -36,6 +36,11 @@ def platform_of(service: str, settings: Settings) -> Platform | None:
         from self_healing_fabric.recovery.platforms.docker import DockerPlatform
 
         return DockerPlatform(recovery.docker)
+    if recovery.kubernetes is not None:
+        from self_healing_fabric.recovery.platforms.kubernetes import KubernetesPlatform
+
+        planned = {name for each in settings.plans for name in settings.plan_of(service, each)}
+        return KubernetesPlatform(service, recovery.kubernetes, settings.kubernetes, recovery.scale, planned)
     return None
 
 

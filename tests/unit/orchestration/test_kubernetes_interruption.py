@@ -1,0 +1,109 @@
+"""Killed around an effect on Kubernetes: the next process asks the API server, and nothing is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripted_api_server import AFTER, RESET, ScriptedApiServer
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.recovery.platforms.kubernetes.ordering import KubernetesEffect
+
+STRATEGIES = ("restart", "scale", "evict")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the product may catch it."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ScriptedApiServer]:
+    """One Deployment with a bad pod among good ones."""
+    with ScriptedApiServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(params=STRATEGIES)
+def world(request: Any, make_world: Callable[..., Any], server: ScriptedApiServer) -> Any:
+    """A world whose silent `cart` is that Deployment, and heals when the effect has happened."""
+    world = make_world()
+    world.close()
+    recovery = {"kubernetes": {"namespace": "shop", "name": "cart"}, "scale": {"max": 5}}
+    world.values |= {
+        "services": {"cart": {"recovery": recovery}},
+        "kubernetes": {"kubeconfig": server.kubeconfig, "timeout": 2},
+        "plans": {name: [request.param] for name in ("service_failure", "degradation", "transient")},
+    }
+    world.open()
+    world.silent()
+    server.on_done = world.healthy
+    world.receive(world.alert())
+    return world
+
+
+def die(world: Any) -> None:
+    """Run until the process is killed, then start a new one on the same store."""
+    with pytest.raises(Killed):
+        world.run()
+    world.crash()
+
+
+def test_it_heals(world: Any, server: ScriptedApiServer) -> None:
+    """Without a fault: one order, and proved."""
+    world.run(seconds=60)
+    assert (len(server.done), world.incident().outcome) == (1, "healed")
+
+
+def test_killed_between_intent_and_effect(
+    world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not happen: when the order can no longer be on its way it is done, once."""
+
+    def die_first(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KubernetesEffect, "perform", die_first)
+        die(world)
+    assert server.done == []
+    world.run(seconds=60)
+    assert server.done == []  # it may still be on its way
+    world.run(seconds=120)
+    assert len(server.done) == 1
+    assert [row.status for row in world.actions()] == ["failed", "succeeded"]
+    assert world.incident().outcome == "healed"
+
+
+def test_killed_between_effect_and_record(
+    world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It happened: the object says so, and it is only verified."""
+    perform = KubernetesEffect.perform
+
+    def perform_and_die(*arguments: Any, **options: Any) -> None:
+        perform(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KubernetesEffect, "perform", perform_and_die)
+        die(world)
+    assert len(server.done) == 1
+    world.run(seconds=180)
+    assert len(server.done) == 1
+    assert [row.status for row in world.actions()] == ["succeeded"]
+    assert world.incident().outcome == "healed"
+
+
+def test_nobody_can_be_asked_afterwards(
+    world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is lost, and the API server with it: people decide, and nothing is sent again."""
+    server.fault = (AFTER, RESET)
+    server.on_done = lambda: setattr(server, "get", lambda _: (503, {"message": "away"}))
+    world.run(seconds=180)
+    assert len(server.orders) == 1
+    assert [row.status for row in world.actions()] == ["indeterminate"]
+    assert world.incident().state is State.ESCALATED

@@ -1,0 +1,106 @@
+"""Who else writes to an object, and would put back what we change. Then we propose and leave it alone.
+
+A healer that argues with Argo CD or Flux loses within minutes, after two needless rollouts, and leaves a
+cluster that differs from its repository for as long. So what they manage is not scaled or rolled back:
+people are told what to change, and where.
+
+A restart is different. It adds one annotation to the template that no repository holds: Argo CD compares
+only the fields that its manifest names, and Flux applies on the server's side, which takes away only what
+its own field manager owns (and what it takes over from kubectl's: `self-healing-fabric` writes under a name
+of its own). So a restart is done, unless the managed fields say that such a manager owns this very
+annotation.
+
+An operator that owns the workload makes it anew from its own template: nothing is changed there at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from self_healing_fabric.cluster.objects import JSON, RESTARTED, controller_of
+from self_healing_fabric.quoting import quoted
+from self_healing_fabric.recovery.effects import NotApplicable
+
+_ARGO, _FLUX, _FLUX_HELM = "Argo CD", "Flux", "Flux's Helm controller"
+_MARKS = (
+    ("annotations", "argocd.argoproj.io/tracking-id", _ARGO),
+    ("labels", "argocd.argoproj.io/instance", _ARGO),
+    ("labels", "kustomize.toolkit.fluxcd.io/name", _FLUX),
+    ("labels", "helm.toolkit.fluxcd.io/name", _FLUX_HELM),
+)
+_WRITERS = {
+    "argocd-controller": _ARGO,
+    "argocd-application-controller": _ARGO,
+    "kustomize-controller": _FLUX,
+    "helm-controller": _FLUX_HELM,
+}
+_RENEW = {
+    _ARGO: "argocd app sync {name}",
+    _FLUX: "flux reconcile kustomization {name} --with-source",
+    _FLUX_HELM: "flux reconcile helmrelease {name} --with-source",
+}
+
+
+@dataclass(frozen=True)
+class Manager:
+    """Who manages an object from a repository; `name` is what it calls the part that holds the object."""
+
+    tool: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.tool} ({self.name})" if self.name else self.tool
+
+
+def manager_of(each: JSON) -> Manager | None:
+    """Who manages an object from a repository: told by its marks, or by the writers of its fields."""
+    for where, key, tool in _MARKS:
+        value = (each["metadata"].get(where) or {}).get(key)
+        if value:
+            return Manager(tool, quoted(str(value).partition(":")[0]))
+    for entry in each["metadata"].get("managedFields") or ():
+        tool = _WRITERS.get(entry.get("manager"), "")
+        if tool and (entry.get("fieldsV1") or {}).get("f:spec") and entry.get("subresource", "") != "status":
+            return Manager(tool, "")
+    return None
+
+
+def propose_instead(each: JSON, change: str, hint: str = "") -> None:
+    """Raises NotApplicable with a proposal when somebody else would put the change back.
+
+    `change` is what to write where its manager finds it, `hint` a command that shows or does it.
+    """
+    _refuse_owned(each, change)
+    manager = manager_of(each)
+    if manager is None:
+        return
+    renew = _RENEW[manager.tool].format(name=manager.name or "NAME")
+    shown = f" (`{hint}`)" if hint else ""
+    raise NotApplicable(
+        f"{manager} manages it from a repository and would put it back. Proposal: there, {change}{shown}, "
+        f"for example with `git revert` of the commit that changed it; then `{renew}`"
+    )
+
+
+def refuse_restart_put_back(each: JSON) -> None:
+    """Raises NotApplicable when a restart's annotation would be put back: its manager owns that one."""
+    _refuse_owned(each, "restart it")
+    for entry in each["metadata"].get("managedFields") or ():
+        tool = _WRITERS.get(entry.get("manager"))
+        fields = entry.get("fieldsV1") or {}
+        for part in ("f:spec", "f:template", "f:metadata", "f:annotations"):
+            fields = fields.get(part) or {}
+        if tool is not None and f"f:{RESTARTED}" in fields:
+            raise NotApplicable(
+                f"{tool} holds {RESTARTED} in its repository and would put it back. "
+                f"Proposal: set it to the present time there"
+            )
+
+
+def _refuse_owned(each: JSON, change: str) -> None:
+    owner = controller_of(each)
+    if owner is not None:
+        called = f"{owner.get('kind')} {quoted(owner.get('name'))}"
+        raise NotApplicable(
+            f"{called} controls it and would put it back. Proposal: {change} through {called}"
+        )
