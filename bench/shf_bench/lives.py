@@ -44,6 +44,7 @@ POLL = 0.1  # seconds between two looks at how far it is
 LOG_TAIL = 2000  # characters
 ALERTS = 50  # in a notification
 INTERVAL = 0.01  # seconds between two samples
+_RESOLVED = text("SELECT count(*) FROM incidents WHERE state = 'resolved'")
 LOOK = 0.2  # seconds from the restart to the look at the samples: the shortest that the settings allow
 
 
@@ -61,6 +62,10 @@ class InstantPrometheus:
         name = promql.rsplit('"', 2)[1]
         labels = {"__name__": HEARTBEAT.series, "service": name}
         return (Sample(labels, at or time.time(), self._value(promql)),)
+
+    def together(self, queries: Sequence[str], *, at: float | None = None) -> tuple[tuple[Sample, ...], ...]:
+        """Nothing is known of any."""
+        return ((),) * len(queries)
 
     def raw(self, selector: str, *, seconds: float, at: float | None = None) -> tuple[Series, ...]:
         """Three samples up to now."""
@@ -143,9 +148,9 @@ def live(configuration: Path, flags: Path, count: int) -> dict[str, Any]:
     fabric.start()
     try:
         deadline = time.monotonic() + PATIENCE
-        while (states := client.get("/api/v1/status").get_json()["incidents"]).get("resolved", 0) < count:
+        while (resolved := fabric.store.read(_count_resolved)) < count:
             if time.monotonic() > deadline:
-                raise Lost(f"of {count} incidents not all were resolved: {states}")
+                raise Lost(f"of {count} incidents only {resolved} were resolved")
             time.sleep(POLL)
         used = time.process_time() - began
         ended = [_resolved_at(row) for row in _incidents(client) if row["outcome"] == "healed"]
@@ -162,6 +167,11 @@ def live(configuration: Path, flags: Path, count: int) -> dict[str, Any]:
         "cpu_ms_per_incident": 1000 * used / count,
         "bytes_per_incident": size / count,
     }
+
+
+def _count_resolved(connection: Connection) -> int:
+    """What is asked ten times a second must not be what is measured: /status counts by everything."""
+    return int(connection.execute(_RESOLVED).scalar_one())
 
 
 def _bytes_of(fabric: Fabric) -> int:

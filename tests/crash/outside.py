@@ -44,6 +44,9 @@ class Prometheus:
         at = self._board.now() if at is None else at
         return tuple(self._signals(at)) if promql.startswith("{__name__=") else ()
 
+    def together(self, queries: Sequence[str], *, at: float | None = None) -> tuple[tuple[Sample, ...], ...]:
+        return tuple(self.instant(query, at=at) for query in queries)
+
     def _signals(self, at: float) -> Iterator[Sample]:
         for member in self._story.members:
             value = float(self._story.well(self._board, member.name, at))

@@ -30,6 +30,7 @@ HEARTBEATS = ("service:shf_up:ratio", "service:shf_heartbeat:answered")
 ERRORS = ("service:shf_errors:ratio_short", "service:shf_errors:ratio")
 _SERVICE = re.compile(r'service=~?"([^"|]+)"')
 _RANGE = re.compile(r"\[(\d+)ms\]$")
+_TOGETHER = re.compile(r'label_replace\((.+?), "shf_expression", "(\d+)", "", ""\)')
 _REASONS = {200: "OK", 404: "Not Found"}
 
 
@@ -110,6 +111,12 @@ class World:
 
     def query(self, query: str, at: float) -> list[Any]:
         """What Prometheus would answer to one of the fabric's queries."""
+        if parts := _TOGETHER.findall(query):
+            return [
+                {**found, "metric": {**found["metric"], "shf_expression": number}}
+                for part, number in parts
+                for found in self.query(part, at)
+            ]
         named = _SERVICE.search(query)
         if named is None:  # how many are silent, of how many: none of two thousand
             silent = "== 0" in query

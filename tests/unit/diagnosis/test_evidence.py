@@ -34,6 +34,9 @@ class Answers:
             )
         return tuple(Sample({}, 1000.0, value) for value in self._queries.get(promql, ()))
 
+    def together(self, queries: Sequence[str], *, at: float | None = None) -> tuple[tuple[Sample, ...], ...]:
+        return tuple(self.instant(query, at=at) for query in queries)
+
 
 def observe(client: Any) -> Observations:
     """Collect for `cart`, which depends on `db`."""

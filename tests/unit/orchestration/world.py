@@ -79,6 +79,9 @@ class FakePrometheus:
         value = self.value_at(promql, at)
         return () if value is None else (Sample({}, at, value),)
 
+    def together(self, queries: Sequence[str], *, at: float | None = None) -> tuple[tuple[Sample, ...], ...]:
+        return tuple(self.instant(query, at=at) for query in queries)
+
     def _all(self, at: float) -> Iterator[Sample]:
         for query in self.history:
             name, _, rest = query.partition("{")

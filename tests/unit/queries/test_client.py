@@ -59,6 +59,35 @@ def test_an_instant_query_asks_at_the_given_time(real: PrometheusClient, httpser
     assert (sample.labels["service"], sample.value) == ("cart", 2.0)
 
 
+def test_expressions_are_asked_together(real: PrometheusClient, httpserver: HTTPServer) -> None:
+    """One request brings the vector of each expression, in their order and with its own labels."""
+    marked = 'label_replace({}, "shf_expression", "{}", "", "")'
+    query = " or ".join(marked.format(each, number) for number, each in enumerate(["up", "gone", "max(up)"]))
+    found = [
+        {"metric": {"shf_expression": "2"}, "value": [1700000000.5, "3"]},
+        {"metric": {"shf_expression": "0", "job": "a"}, "value": [1700000000.5, "2"]},
+        {"metric": {"shf_expression": "0", "job": "b"}, "value": [1700000000.5, "3"]},
+    ]
+    httpserver.expect_ordered_request(
+        "/api/v1/query", query_string={"query": query, "time": "1700000000.500"}
+    ).respond_with_json(success({"resultType": "vector", "result": found}))
+    first, gone, highest = real.together(["up", "gone", "max(up)"], at=1700000000.5)
+    assert [(each.labels, each.value) for each in first] == [({"job": "a"}, 2.0), ({"job": "b"}, 3.0)]
+    assert gone == ()
+    assert [(each.labels, each.value) for each in highest] == [({}, 3.0)]
+
+
+@pytest.mark.parametrize("labels", [{}, {"shf_expression": "x"}, {"shf_expression": "7"}])
+def test_an_answer_to_nothing_that_was_asked_together_is_none(
+    real: PrometheusClient, httpserver: HTTPServer, labels: dict[str, str]
+) -> None:
+    """A server that drops or changes labels does not answer as Prometheus does."""
+    found = {"resultType": "vector", "result": [{"metric": labels, "value": [1.0, "1"]}]}
+    httpserver.expect_request("/api/v1/query").respond_with_json(success(found))
+    with pytest.raises(PrometheusUnavailable):
+        real.together(["up", "down"])
+
+
 def test_raw_samples_are_asked_for_as_a_range_selector(
     real: PrometheusClient, httpserver: HTTPServer
 ) -> None:

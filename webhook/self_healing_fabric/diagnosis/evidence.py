@@ -141,7 +141,7 @@ def collect(
 ) -> Observations:
     """Ask Prometheus all that a diagnosis needs. Raises shf_queries.QueryError when it cannot be asked."""
     values = _signals(client.instant(catalogue.all_signals_of([service, *depends_on]), at=at))
-    for query in (
+    queries = (
         catalogue.silent_services(),
         catalogue.known_services(),
         catalogue.start_time_of(service),
@@ -151,8 +151,9 @@ def collect(
         catalogue.missed_heartbeats_of(service),
         catalogue.least_of(catalogue.CONFIG_DRIFT, service),
         catalogue.least_of(catalogue.STATE_DIGESTS, service),
-    ):
-        answer = [sample.value for sample in client.instant(query, at=at) if math.isfinite(sample.value)]
+    )
+    for query, samples in zip(queries, client.together(queries, at=at), strict=True):
+        answer = [sample.value for sample in samples if math.isfinite(sample.value)]
         if answer:
             values[query] = max(answer)
     return Observations(service=service, depends_on=depends_on, values=values, at=at, thresholds=thresholds)

@@ -7,11 +7,12 @@ was acknowledged waits in memory.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
@@ -55,20 +56,30 @@ class WebhookMessage(BaseModel):
 def work_in(connection: Connection) -> None:
     """Store the alerts of the oldest notifications and take these out of the inbox.
 
-    One that fails unexpectedly stays there with its error and harms no other.
+    One that fails unexpectedly stays there with its error and harms no other: it is found by storing each by
+    itself, when all at once have failed.
     """
-    done: list[int] = []
-    for row in statements.from_inbox(connection, MAX_BYTES):
-        try:
-            with connection.begin_nested():
-                message = WebhookMessage.model_validate_json(row.body)
-                store_alerts(connection, [item.alert() for item in message.alerts], row.received_at)
-        except Exception as error:
-            if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
-                raise  # the database's trouble, not the notification's: it is tried again as it is
-            log.exception("notification_failed", inbox=row.id)
-            statements.note_inbox_fault(connection, row.id, f"{type(error).__name__}: {error}")
-        else:
-            done.append(row.id)
+    waiting = statements.from_inbox(connection, MAX_BYTES)
+    done = [row.id for row in waiting]
+    if waiting and _failure(connection, waiting) is not None:
+        for row in waiting:
+            if (error := _failure(connection, [row])) is not None:
+                log.error("notification_failed", inbox=row.id, exc_info=error)
+                statements.note_inbox_fault(connection, row.id, f"{type(error).__name__}: {error}")
+                done.remove(row.id)
     if done:
         statements.remove_from_inbox(connection, done)
+
+
+def _failure(connection: Connection, rows: Sequence[Row[Any]]) -> Exception | None:
+    """Store the alerts of notifications, or, when it is they that cannot be stored, none and say why not."""
+    try:
+        with connection.begin_nested():
+            for row in rows:
+                message = WebhookMessage.model_validate_json(row.body)
+                store_alerts(connection, [item.alert() for item in message.alerts], row.received_at)
+    except Exception as error:
+        if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
+            raise  # the database's trouble, not the notifications': they are tried again as they are
+        return error
+    return None

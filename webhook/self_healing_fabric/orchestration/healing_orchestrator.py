@@ -52,6 +52,7 @@ class HealingOrchestrator:
         self._least = 1 if context.store.shared else workers
         self._stopping = threading.Event()
         self._awake = threading.Event()
+        self._full = False  # the loop waits until somebody has finished
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="step")
         self._thread = threading.Thread(target=self._run, name="orchestrator", daemon=True)
         self._reconciliation = Reconciliation(context)
@@ -94,8 +95,7 @@ class HealingOrchestrator:
             pause = LONGEST_SLEEP
             try:
                 self._reconcile_when_due()
-                self.take_in()
-                pause = self._dispatch()
+                pause = self._look()
             except StoreUnavailable as error:
                 log.error("store_unavailable", error=str(error))
             except Exception:
@@ -119,40 +119,52 @@ class HealingOrchestrator:
             log.exception("reconciliation_failed")
         self.wake()
 
+    def _look(self) -> float:
+        """Take in what is new and dispatch what is due; return how long to sleep, at most."""
+        self._full = True  # before it is known: who makes room meanwhile must wake the loop
+        self._full = not self._has_room()
+        now = self._context.clock()
+
+        def read(connection: Connection) -> tuple[bool, float | None]:
+            due = None if self._full else statements.next_due(connection, now)
+            return statements.anything_new(connection), due
+
+        new, due = self._context.store.read(read)
+        if new:
+            self.take_in()
+            due = now  # what was opened
+        if self._full or due is None:
+            return LONGEST_SLEEP
+        return self._dispatch() if due <= now else min(due - now, LONGEST_SLEEP)
+
+    def _has_room(self) -> bool:
+        return self._most - len(self._leases) >= self._least
+
     def take_in(self) -> None:
         """Work in what came: notifications become alerts, alerts become part of incidents."""
         context = self._context
-        if not context.store.read(statements.anything_new):
-            return
         topology, window, now = context.graph.topology, context.settings.correlation.window, context.clock()
 
-        def write(connection: Connection) -> correlation.Opened:
+        def write(connection: Connection) -> tuple[correlation.Opened, bool]:
             # Before the first alert is touched: replicas that work repetitions in would lock each other out.
             statements.serialize(connection, "correlation")
             work_in(connection)
-            return correlation.open_incidents(connection, topology, window, now)
+            opened = correlation.open_incidents(connection, topology, window, now)
+            return opened, statements.anything_new(connection)
 
-        done = context.store.write(write)
+        done, more = context.store.write(write)
         for service in done.services:
             context.metrics.opened.labels(service or UNKNOWN_SERVICE).inc()
             log.info("incident_opened", service=service)
         for service in done.merged:
             context.metrics.merged.labels(service).inc()
             log.info("incident_merged", service=service)
-        self.wake()  # more may wait than one batch takes
+        if more:  # than one batch takes
+            self.wake()
 
     def _dispatch(self) -> float:
-        """Hand what is due to the workers; return how long to sleep, at most."""
-        room = self._most - len(self._leases)
-        if room < self._least:
-            return LONGEST_SLEEP  # all have enough; the next that finishes wakes the loop
-        now = self._context.clock()
-        due = self._context.store.read(lambda connection: statements.next_due(connection, now))
-        if due is None:
-            return LONGEST_SLEEP
-        if due > now:
-            return min(due - now, LONGEST_SLEEP)
-        claimed = self.claim(room)
+        """Hand what is due to the workers; return how long to sleep."""
+        claimed = self.claim(self._most - len(self._leases))
         for incident in claimed:
             self._workers.submit(self._work, incident)
         return 0.0 if claimed else LOST_RACE
@@ -169,7 +181,8 @@ class HealingOrchestrator:
             log.exception("work_failed")
         finally:
             self._leases.drop(incident)
-            self.wake()
+            if self._full and self._has_room():
+                self.wake()
 
     def work(self, incident: Incident) -> None:
         """Advance a claimed incident until it waits for something, or is no longer ours."""
@@ -190,6 +203,7 @@ class HealingOrchestrator:
         except LeaseLost:
             # A person, a new alert or another replica changed the incident: its next step starts from there.
             log.info("overtaken")
+            self._let_go(incident, 0.0)
         except StoreUnavailable as error:
             log.error("not_stored", error=str(error))  # the lease runs out, then the step is done again
         except Exception as error:
@@ -197,8 +211,16 @@ class HealingOrchestrator:
             self._note_fault(incident, error)
         else:
             self._announce(incident, step)
-            return following if hold else None
+            if hold:
+                return following
+            self._let_go(incident, step.transition.due_in)
         return None
+
+    def _let_go(self, incident: Incident, due_in: float | None) -> None:
+        """Its next step may be anybody's. A timer that lies further ahead the loop finds by itself."""
+        self._leases.drop(incident)
+        if due_in is not None and due_in < LONGEST_SLEEP:
+            self.wake()
 
     def _commit(self, incident: Incident, step: Step, *, hold: bool) -> Incident:
         """Commit a step. The end of an action is worth waiting for: only we know it for certain."""

@@ -57,6 +57,8 @@ UNFINISHED = ("intended", "started")
 MAX_INBOX_FAULTS = 3  # unexpected errors after which a notification waits for people
 
 _LOCKS = {"correlation": 0x5348_4601, "announcement": 0x5348_4602, "control": 0x5348_4603}  # any of ours
+_LOCK = select(func.pg_advisory_xact_lock(bindparam("_key")))
+_LOCK_SHARED = select(func.pg_advisory_xact_lock_shared(bindparam("_key")))
 
 
 def serialize(connection: Connection, what: str, *, shared: bool = False) -> None:
@@ -65,8 +67,7 @@ def serialize(connection: Connection, what: str, *, shared: bool = False) -> Non
     `shared`: several may, but not beside one that does it alone.
     """
     if connection.dialect.name == "postgresql":
-        lock = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock
-        connection.execute(select(lock(_LOCKS[what])))
+        connection.execute(_LOCK_SHARED if shared else _LOCK, {"_key": _LOCKS[what]})
 
 
 def _upsert(connection: Connection, table: Table) -> Any:
@@ -89,6 +90,11 @@ def incident(connection: Connection, incident_id: str, *, lock: bool = False) ->
     return connection.execute(query, {"_id": incident_id}).first()
 
 
+_OPEN_INCIDENTS_OF = select(incidents).where(
+    incidents.c.subject.in_(bindparam("_subjects", expanding=True)), incidents.c.closed_at.is_(None)
+)
+
+
 def open_incidents_of(
     connection: Connection, subjects: Collection[str], *, lock: bool = False
 ) -> Sequence[AnyRow]:
@@ -97,37 +103,44 @@ def open_incidents_of(
     `lock`: nobody else changes them before this transaction ends.
     """
     rows: list[AnyRow] = []
+    query = _OPEN_INCIDENTS_OF.with_for_update() if lock else _OPEN_INCIDENTS_OF
     for part in _parts(subjects):
-        query = select(incidents).where(incidents.c.subject.in_(part), incidents.c.closed_at.is_(None))
-        rows += connection.execute(query.with_for_update() if lock else query).all()
+        rows += connection.execute(query, {"_subjects": part}).all()
     return sorted(rows, key=lambda row: (row.opened_at, row.id))
+
+
+_MEMBERSHIPS = (
+    select(alerts.c.service, alerts.c.incident_id)
+    .join(incidents, incidents.c.id == alerts.c.incident_id)
+    .where(
+        alerts.c.service.in_(bindparam("_services", expanding=True)),
+        incidents.c.closed_at.is_(None),
+        incidents.c.service != alerts.c.service,
+    )
+    .distinct()
+)
 
 
 def memberships(connection: Connection, services: Collection[str]) -> Sequence[AnyRow]:
     """(service, incident_id) of the services whose alerts belong to another service's open incident."""
     rows: list[AnyRow] = []
     for part in _parts(services):
-        query = (
-            select(alerts.c.service, alerts.c.incident_id)
-            .join(incidents, incidents.c.id == alerts.c.incident_id)
-            .where(
-                alerts.c.service.in_(part),
-                incidents.c.closed_at.is_(None),
-                incidents.c.service != alerts.c.service,
-            )
-            .distinct()
-        )
-        rows += cast(Sequence[AnyRow], connection.execute(query).all())
+        rows += cast(Sequence[AnyRow], connection.execute(_MEMBERSHIPS, {"_services": part}).all())
     return rows
+
+
+_LAST_ALERT_TIMES = (
+    select(alerts.c.incident_id, func.max(alerts.c.received_at).label("at"))
+    .where(alerts.c.incident_id.in_(bindparam("_ids", expanding=True)))
+    .group_by(alerts.c.incident_id)
+)
 
 
 def last_alert_times(connection: Connection, incident_ids: Collection[str]) -> Mapping[str, float]:
     """When each incident's newest alert came."""
     times: dict[str, float] = {}
     for part in _parts(incident_ids):
-        query = select(alerts.c.incident_id, func.max(alerts.c.received_at).label("at"))
-        query = query.where(alerts.c.incident_id.in_(part)).group_by(alerts.c.incident_id)
-        times |= {row.incident_id: row.at for row in connection.execute(query)}
+        times |= {row.incident_id: row.at for row in connection.execute(_LAST_ALERT_TIMES, {"_ids": part})}
     return times
 
 
@@ -334,24 +347,32 @@ def put_in_inbox(connection: Connection, body: bytes, now: float) -> None:
     connection.execute(_PUT, {"received_at": now, "body": body})
 
 
+_SIZES = (
+    select(inbox.c.id, func.length(inbox.c.body).label("size"))
+    .where(inbox.c.faults < MAX_INBOX_FAULTS)
+    .order_by(inbox.c.id)
+    .limit(500)
+)
+_THESE = inbox.c.id.in_(bindparam("_ids", expanding=True))
+_BODIES = select(inbox).where(_THESE).order_by(inbox.c.id)
+_WORKED_IN = delete(inbox).where(_THESE)
+
+
 def from_inbox(connection: Connection, max_bytes: int) -> Sequence[AnyRow]:
     """The oldest notifications that still wait, at most so many bytes of them and at least one."""
-    sizes = select(inbox.c.id, func.length(inbox.c.body).label("size")).where(
-        inbox.c.faults < MAX_INBOX_FAULTS
-    )
     chosen: list[int] = []
     total = 0
-    for row in connection.execute(sizes.order_by(inbox.c.id).limit(500)):
+    for row in connection.execute(_SIZES):
         total += row.size
         if chosen and total > max_bytes:
             break
         chosen.append(row.id)
-    return connection.execute(select(inbox).where(inbox.c.id.in_(chosen)).order_by(inbox.c.id)).all()
+    return connection.execute(_BODIES, {"_ids": chosen}).all() if chosen else []
 
 
 def remove_from_inbox(connection: Connection, ids: Collection[int]) -> None:
     """They are worked in."""
-    connection.execute(delete(inbox).where(inbox.c.id.in_(ids)))
+    connection.execute(_WORKED_IN, {"_ids": list(ids)})
 
 
 def note_inbox_fault(connection: Connection, inbox_id: int, error: str) -> None:
@@ -427,10 +448,17 @@ def end_alert(connection: Connection, alert_id: int, now: float) -> None:
     connection.execute(query.values(status="resolved", ended_at=now))
 
 
+_UNASSIGNED = (
+    select(alerts)
+    .where(alerts.c.incident_id.is_(None), alerts.c.status == "firing")
+    .order_by(alerts.c.id)
+    .limit(bindparam("_limit"))
+)
+
+
 def unassigned_alerts(connection: Connection, limit: int) -> Sequence[AnyRow]:
     """Firing alerts that belong to no incident yet, oldest first."""
-    query = select(alerts).where(alerts.c.incident_id.is_(None), alerts.c.status == "firing")
-    return connection.execute(query.order_by(alerts.c.id).limit(limit)).all()
+    return connection.execute(_UNASSIGNED, {"_limit": limit}).all()
 
 
 def firing_alerts(connection: Connection) -> Sequence[AnyRow]:
@@ -448,12 +476,17 @@ def alerts_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
     return connection.execute(_ALERTS_OF, {"_id": incident_id}).all()
 
 
+_ASSIGN = (
+    update(alerts)
+    .where(alerts.c.id == bindparam("alert_id"))
+    .values(incident_id=bindparam("to_incident"), service=bindparam("to_service"))
+)
+
+
 def assign_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
     """Make alerts part of incidents: rows of `alert_id`, `to_incident`, `to_service`."""
     if rows:
-        query = update(alerts).where(alerts.c.id == bindparam("alert_id"))
-        values: dict[str, Any] = {"incident_id": bindparam("to_incident"), "service": bindparam("to_service")}
-        connection.execute(query.values(values), [dict(row) for row in rows])
+        connection.execute(_ASSIGN, [dict(row) for row in rows])
 
 
 def move_alerts(
@@ -716,12 +749,21 @@ def forget_ended_alerts(connection: Connection, ended_before: float) -> int:
 
 def put_diagnosis_verdict(connection: Connection, values: Changes) -> None:
     """Store what is known of a diagnosis: the newest counts, and a person's always before a repair's."""
-    statement = _upsert(connection, diagnosis_verdicts).values(**values)
-    changed = {name: statement.excluded[name] for name in values if name != "incident_id"}
+    connection.execute(_PUT_VERDICT[connection.dialect.name], dict(values))
+
+
+def _put_verdict(statement: Any) -> Any:
+    changed = {
+        each.name: statement.excluded[each.name] for each in diagnosis_verdicts.c if not each.primary_key
+    }
     newer = or_(statement.excluded.source == "person", diagnosis_verdicts.c.source != "person")
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["incident_id"], set_=changed, where=newer)
-    )
+    return statement.on_conflict_do_update(index_elements=["incident_id"], set_=changed, where=newer)
+
+
+_PUT_VERDICT: Mapping[str, Any] = {
+    "postgresql": _put_verdict(postgresql.insert(diagnosis_verdicts)),
+    "sqlite": _put_verdict(sqlite.insert(diagnosis_verdicts)),
+}
 
 
 def diagnosis_verdict(connection: Connection, incident_id: str) -> AnyRow | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
@@ -24,6 +25,7 @@ from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.incidents.topology import Topology
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.steps.common import (
     CAUSE,
@@ -143,14 +145,17 @@ def _localization(
     return locate(
         context.prometheus,
         symptom=Symptom(service, catalogue.kind_of_signal(signals[0]) if signals else "", min(began, now)),
-        graph=CallGraph.of_dependencies(
-            {name: context.graph.topology.direct_dependencies(name) for name in settings.services}
-        ),
+        graph=_calls(context.graph.topology),
         at=now,
         interval=max(settings.prometheus.scrape_interval, settings.prometheus.evaluation_interval),
         changes=_changes(seen),
         calibration=calibration,
     )
+
+
+@lru_cache(maxsize=1)  # the same for all incidents until the service graph is asked again
+def _calls(topology: Topology) -> CallGraph:
+    return CallGraph.of_dependencies({name: topology.direct_dependencies(name) for name in topology.services})
 
 
 def _started(starts_at: str, otherwise: float) -> float:
