@@ -119,6 +119,8 @@ class Workshop:
             "listen": f"127.0.0.1:{port}",
             "store": store,
             "reconcile_interval": 3600,  # nothing fires at the stub: it would end the alerts
+            # Everything fails at once here, on purpose.
+            "guardrails": {"fleet": {"at_once": "100%", "targets": "100%", "storm": "100%"}},
             **settings,
         }
         path.write_text(yaml.safe_dump(values))

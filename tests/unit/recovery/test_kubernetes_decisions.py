@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from scripted_api_server import deployment, labels, pod, replica_set, template
+from self_healing_fabric.cluster.gitops import Manager, manager_of
 from self_healing_fabric.cluster.objects import RESTARTED
 from self_healing_fabric.recovery.effects import NotApplicable, Progress
 from self_healing_fabric.recovery.platforms.kubernetes.decisions import (
@@ -22,8 +23,6 @@ from self_healing_fabric.recovery.platforms.kubernetes.decisions import (
     way_back,
 )
 from self_healing_fabric.recovery.platforms.kubernetes.management import (
-    Manager,
-    manager_of,
     propose_instead,
     refuse_restart_put_back,
 )

@@ -89,9 +89,9 @@ def not_paused(connection: Connection, proposal: Proposal, settings: Settings) -
     mode = current(connection, settings, service=proposal.service, strategy=proposal.strategy)
     if mode is not Mode.PAUSED:
         return None
-    what = "the fabric"
-    if current(connection, settings) is not Mode.PAUSED:
-        what = proposal.service
-        if current(connection, settings, service=proposal.service) is not Mode.PAUSED:
-            what = f"the strategy {proposal.strategy}"
-    return Refusal("mode", f"{what} is paused (kill switch)", proposal.now + PAUSE_POLL)
+    return paused(proposal.now)
+
+
+def paused(now: float) -> Refusal:
+    """The refusal of whatever wants to begin while a pause is in force."""
+    return Refusal(CONTROL, "what may act here is paused (kill switch)", now + PAUSE_POLL)

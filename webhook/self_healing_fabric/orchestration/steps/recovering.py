@@ -65,6 +65,9 @@ def recovering(incident: Incident, context: Context) -> Step:
     if not incident.plan:
         return to_people(incident, context, "everything that may be tried has been tried")
     strategy = incident.plan[0]
+    if facts.mode is Mode.PAUSED:
+        # Before the target is read: who reads whole states once a second disturbs, too.
+        return _refused(incident, context, mode.paused(context.clock()), ())
     unasked = strategy == UNDO or _completes(strategy, facts.actions)
     if unasked or not context.strategies[strategy].disruptive:
         return _act(incident, context, strategy, facts, ())

@@ -15,18 +15,18 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
+from self_healing_fabric.cluster import ClusterUnusable
 from self_healing_fabric.recovery.configuration.desired import LARGEST, too_large
 from self_healing_fabric.recovery.effects import TargetUnreadable
 from self_healing_fabric.settings import KubernetesSettings
 
 try:
-    from kubernetes import client, config
     from urllib3 import Timeout
     from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
-except ModuleNotFoundError as error:
-    raise TargetUnreadable(
-        "configuration on Kubernetes needs an extra: pip install 'self-healing-fabric[kubernetes]'"
-    ) from error
+
+    from self_healing_fabric.cluster.connection import client, close, configuration
+except (ModuleNotFoundError, ClusterUnusable) as error:
+    raise TargetUnreadable(str(error)) from error
 
 LARGEST_ANSWER = 8 * LARGEST  # an object holds more than the one configuration
 MERGE = "application/merge-patch+json"
@@ -60,7 +60,10 @@ class Api:
 
     def __init__(self, settings: KubernetesSettings, timeout: float) -> None:
         self._timeout = timeout
-        self._api = client.ApiClient(_configuration(settings))
+        try:
+            self._api = client.ApiClient(configuration(settings))
+        except ClusterUnusable as error:
+            raise TargetUnreadable(str(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -68,8 +71,7 @@ class Api:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._api.rest_client.pool_manager.clear()
-        self._api.close()
+        close(self._api)
 
     def get(self, path: str) -> Mapping[str, Any]:
         """One object. Raises TargetUnreadable."""
@@ -92,13 +94,13 @@ class Api:
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
     ) -> Answer:
-        configuration = self._api.configuration
-        token = configuration.auth_settings().get("BearerToken", {}).get("value")
+        known_as = self._api.configuration
+        token = known_as.auth_settings().get("BearerToken", {}).get("value")
         known = {"Authorization": token} if token else {}
         try:
             answer = self._api.rest_client.pool_manager.request(
                 method,
-                f"{configuration.host}{path}",
+                f"{known_as.host}{path}",
                 body=None if body is None else json.dumps(body).encode(),
                 headers={"Accept": "application/json", **known, **headers},
                 timeout=Timeout(total=self._timeout),
@@ -125,23 +127,3 @@ class Api:
 
 def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _configuration(settings: KubernetesSettings) -> client.Configuration:
-    configuration = client.Configuration()
-    try:
-        if settings.kubeconfig is None and settings.context is None:
-            config.load_incluster_config(client_configuration=configuration)
-        else:
-            config.load_kube_config(
-                config_file=str(settings.kubeconfig) if settings.kubeconfig else None,
-                context=settings.context,
-                client_configuration=configuration,
-                persist_config=False,  # a kubeconfig is people's file
-            )
-    except (config.ConfigException, OSError) as error:
-        raise TargetUnreadable(
-            f"{_words(error)}: outside of a cluster set kubernetes.kubeconfig to a file that can be read"
-        ) from error
-    configuration.retries = False
-    return configuration

@@ -9,38 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from self_healing_fabric.cluster.gitops import manager_of
 from self_healing_fabric.recovery.configuration.live import FIELD_MANAGER
 from self_healing_fabric.recovery.effects import NotApplicable
 
 MOST_FIELDS = 20  # of one foreign manager that are told
-_MARKS = {  # keys of labels and annotations that a controller leaves on what it applies
-    "argocd.argoproj.io/tracking-id": "Argo CD",
-    "argocd.argoproj.io/instance": "Argo CD",
-    "kustomize.toolkit.fluxcd.io/name": "Flux",
-    "helm.toolkit.fluxcd.io/name": "Flux",
-}
-_CONTROLLERS = {
-    "argocd-controller": "Argo CD",
-    "argocd-application-controller": "Argo CD",
-    "kustomize-controller": "Flux",
-    "helm-controller": "Flux",
-}
 
 
 def refuse_managed(live: Mapping[str, Any]) -> None:
     """Raises NotApplicable, with what to propose, for an object that a GitOps controller applies."""
-    metadata = live.get("metadata") or {}
-    marks = {**(metadata.get("labels") or {}), **(metadata.get("annotations") or {})}
-    owner, where = next(((name, marks[mark]) for mark, name in _MARKS.items() if mark in marks), (None, ""))
-    if owner is None:
-        managers = {str(each.get("manager")) for each in metadata.get("managedFields") or ()}
-        owner = next((name for manager, name in _CONTROLLERS.items() if manager in managers), None)
-    if owner is None:
+    manager = manager_of(live)
+    if manager is None:
         return
-    place = f" ({where})" if where else ""
+    what = f"{live.get('kind', 'the object')} {live['metadata'].get('name')}"
     raise NotApplicable(
-        f"{owner} manages {live.get('kind', 'the object')} {metadata.get('name')}{place} and would put its "
-        f"own back. Proposed: let {owner} sync it, or commit the wanted configuration to its repository"
+        f"{manager} manages {what} and would put its own back. "
+        f"Proposed: let {manager.tool} sync it, or commit the wanted configuration to its repository"
     )
 
 

@@ -15,54 +15,16 @@ An operator that owns the workload makes it anew from its own template: nothing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from self_healing_fabric.cluster.gitops import ARGO, FLUX, FLUX_HELM, WRITERS, manager_of
 from self_healing_fabric.cluster.objects import JSON, RESTARTED, controller_of
 from self_healing_fabric.quoting import quoted
 from self_healing_fabric.recovery.effects import NotApplicable
 
-_ARGO, _FLUX, _FLUX_HELM = "Argo CD", "Flux", "Flux's Helm controller"
-_MARKS = (
-    ("annotations", "argocd.argoproj.io/tracking-id", _ARGO),
-    ("labels", "argocd.argoproj.io/instance", _ARGO),
-    ("labels", "kustomize.toolkit.fluxcd.io/name", _FLUX),
-    ("labels", "helm.toolkit.fluxcd.io/name", _FLUX_HELM),
-)
-_WRITERS = {
-    "argocd-controller": _ARGO,
-    "argocd-application-controller": _ARGO,
-    "kustomize-controller": _FLUX,
-    "helm-controller": _FLUX_HELM,
-}
 _RENEW = {
-    _ARGO: "argocd app sync {name}",
-    _FLUX: "flux reconcile kustomization {name} --with-source",
-    _FLUX_HELM: "flux reconcile helmrelease {name} --with-source",
+    ARGO: "argocd app sync {name}",
+    FLUX: "flux reconcile kustomization {name} --with-source",
+    FLUX_HELM: "flux reconcile helmrelease {name} --with-source",
 }
-
-
-@dataclass(frozen=True)
-class Manager:
-    """Who manages an object from a repository; `name` is what it calls the part that holds the object."""
-
-    tool: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.tool} ({self.name})" if self.name else self.tool
-
-
-def manager_of(each: JSON) -> Manager | None:
-    """Who manages an object from a repository: told by its marks, or by the writers of its fields."""
-    for where, key, tool in _MARKS:
-        value = (each["metadata"].get(where) or {}).get(key)
-        if value:
-            return Manager(tool, quoted(str(value).partition(":")[0]))
-    for entry in each["metadata"].get("managedFields") or ():
-        tool = _WRITERS.get(entry.get("manager"), "")
-        if tool and (entry.get("fieldsV1") or {}).get("f:spec") and entry.get("subresource", "") != "status":
-            return Manager(tool, "")
-    return None
 
 
 def propose_instead(each: JSON, change: str, hint: str = "") -> None:
@@ -86,7 +48,7 @@ def refuse_restart_put_back(each: JSON) -> None:
     """Raises NotApplicable when a restart's annotation would be put back: its manager owns that one."""
     _refuse_owned(each, "restart it")
     for entry in each["metadata"].get("managedFields") or ():
-        tool = _WRITERS.get(entry.get("manager"))
+        tool = WRITERS.get(entry.get("manager"))
         fields = entry.get("fieldsV1") or {}
         for part in ("f:spec", "f:template", "f:metadata", "f:annotations"):
             fields = fields.get(part) or {}
