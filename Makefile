@@ -50,9 +50,10 @@ lint: setup venv ## check style, types, layers and rules
 	promtool test rules $(RULE_TESTS)
 
 bench: SETUP = test
-bench: setup venv ## measure what the rules cost on a real Prometheus, and the store on SQLite and PostgreSQL; 25 minutes
+bench: setup venv ## measure what the rules cost on a real Prometheus, the store on SQLite and PostgreSQL, and how soon a repair begins; 26 minutes
 	$(VENV)/bin/python bench/rules.py --services 250 --services 1000
 	$(VENV)/bin/python bench/store.py
+	$(VENV)/bin/python bench/recovery.py
 
 bench-rca: venv ## judge the diagnosis on labelled cases: DATA=DIR PREDICTIONS=FILE [REPORT=FILE] [PART=first|second|both]
 	@test -n '$(DATA)' -a -n '$(PREDICTIONS)' || { echo 'usage: make bench-rca DATA=DIR PREDICTIONS=FILE' >&2; exit 2; }
