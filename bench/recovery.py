@@ -33,9 +33,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "e2e"))
 
 import pytest
 import structlog
-from docker_engine import DockerEngine, require_engine
+from docker_engine import DockerEngine, require_engine, wait_until
 from kubernetes_cluster import Cluster, require_cluster
-from kubernetes_shop import Shop
+from kubernetes_shop import Kubelet, Shop
 
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.integration.lifecycle import Fabric
@@ -163,33 +163,27 @@ def on_kubernetes() -> Iterator[tuple[dict[str, Any], dict[str, Any], Effected]]
     require_cluster()
     with Cluster() as cluster:
         shop = Shop(cluster, "shop")
-        for pod in shop.deploy():
-            shop.run(pod)
+        shop.deploy()
         more = {"kubernetes": {"kubeconfig": str(cluster.kubeconfig()), "context": "test"}}
 
         def answered(_: float) -> float:
             at = time.time()
-            _until_rolled_out(shop)
+            wait_until("the rollout is through", lambda: _rolled_out(shop), 60.0)
             return at
 
-        yield {"kubernetes": {"namespace": "shop", "name": "cart"}}, more, answered
+        with Kubelet(shop):
+            wait_until("the workload runs", lambda: _rolled_out(shop), 60.0)
+            yield {"kubernetes": {"namespace": "shop", "name": "cart"}}, more, answered
 
 
-def _until_rolled_out(shop: Shop) -> None:
-    """Be the kubelet until the rollout is through: a further restart is refused before."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        for pod in shop.pods():
-            shop.run(pod)
-        status = shop.cluster.api.get(f"{shop.workloads()}/cart").json()
-        told, wanted = status["status"], status["spec"]["replicas"]
-        if (
-            told.get("observedGeneration") == status["metadata"]["generation"]
-            and told.get("updatedReplicas") == told.get("availableReplicas") == told.get("replicas") == wanted
-        ):
-            return
-        time.sleep(0.05)
-    raise RuntimeError("the rollout is not through after 30 s")
+def _rolled_out(shop: Shop) -> bool:
+    """A further restart is refused before."""
+    whole = shop.cluster.api.get(f"{shop.workloads()}/cart").json()
+    told, wanted = whole["status"], whole["spec"]["replicas"]
+    return bool(
+        told.get("observedGeneration") == whole["metadata"]["generation"]
+        and told.get("updatedReplicas") == told.get("availableReplicas") == told.get("replicas") == wanted
+    )
 
 
 def measure(times: int) -> dict[str, list[float] | str]:
