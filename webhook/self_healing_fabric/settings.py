@@ -333,6 +333,15 @@ class StateBackup(Section):
         return self.manifest or f"{self.path}.manifest.json"
 
 
+class RestoreJob(Section):
+    """A CronJob on Kubernetes whose Job restores replicas; it may be suspended."""
+
+    cronjob: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?$", description="name of the CronJob")
+    namespace: str = Field(
+        "default", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="where it is"
+    )
+
+
 class StateSettings(Section):
     """The replicas and backups that must hold one state: the majority of their failure domains is right."""
 
@@ -341,6 +350,9 @@ class StateSettings(Section):
     keep_aside: str = Field(
         min_length=1,
         description="folder (path or URL, fsspec) where a damaged state is kept before it is replaced",
+    )
+    restore_job: RestoreJob | None = Field(
+        None, description="restores the damaged replicas instead of a PUT to each of them"
     )
     pause: Duration = Field(
         2.0,

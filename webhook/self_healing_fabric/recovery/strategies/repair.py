@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from self_healing_fabric.recovery.consensus import SHOWN, NoMajority, decide
 from self_healing_fabric.recovery.effects import (
@@ -40,6 +40,11 @@ from self_healing_fabric.recovery.states import (
     sources_of,
 )
 from self_healing_fabric.settings import Settings, StateSettings
+
+if TYPE_CHECKING:
+    from self_healing_fabric.recovery.platforms.kubernetes.restore_job import RestoreJobs
+
+SERVER_GRANTS = 60.0  # seconds that an API server grants to a request, unless it was told otherwise
 
 Change = Mapping[
     str, Any
@@ -72,7 +77,13 @@ class Repair:
             raise NotApplicable(f"{service} has no `recovery.state`")
         if not can_reach_files():
             raise NotApplicable(f"the damaged state could not be kept aside: {EXTRA}")
-        return StateRepair(service, state, owner_of(service, self._settings))
+        target = owner_of(service, self._settings)
+        if state.restore_job is None:
+            return StateRepair(service, state, target)
+        # Imported only when needed: a fabric without Kubernetes must not need its client.
+        from self_healing_fabric.recovery.platforms.kubernetes.restore_job import RestoreJobs
+
+        return JobRepair(service, state, target, RestoreJobs(state.restore_job, self._settings.kubernetes))
 
 
 class _Replacement(Effect):
@@ -231,6 +242,59 @@ class StateRepair(_Replacement):
         if digest not in self._states:
             raise Unreadable(f"the state {digest[:SHOWN]} of {voter} is not at hand")
         return self._states[digest]
+
+
+class JobRepair(StateRepair):
+    """The same decision, carried out by one Job for the whole minority.
+
+    The Job is told the damaged replicas and the state that they must hold; how it gets there is its own
+    affair, and whether it did is told by the replicas' bytes. What is kept aside is not put back by itself.
+    """
+
+    platform = "kubernetes"
+
+    def __init__(self, service: str, settings: StateSettings, target: str, jobs: RestoreJobs) -> None:
+        super().__init__(service, settings, target)
+        self.longest_effect = BEGINS_WITHIN + SERVER_GRANTS
+        self._jobs = jobs
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Read all voters and count; then name the Job."""
+        return {**super().snapshot(), "job": self._jobs.plan()}
+
+    def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
+        """Keep the damaged states aside, then order the Job."""
+        changes: Mapping[str, Change] = before["replicas"]
+        try:
+            for name, change in changes.items():
+                self._state_for(name, change, before)
+        except Unreadable as error:
+            return Outcome(Status.FAILED, f"{error}; nothing was done")
+        gets = next(iter(changes.values()))["gets"]
+        environment = {
+            "SHF_ACTION": key,
+            "SHF_REPLICAS": ",".join(changes),
+            "SHF_DIGEST": gets["digest"],
+            "SHF_VERSION": str(gets["version"]),
+        }
+        return self._jobs.create(before["job"], environment, permit)
+
+    def observe(self, before: Mapping[str, Any]) -> Outcome:
+        """Whether there is the Job."""
+        return self._jobs.observe(before["job"], "the fabric was interrupted")
+
+    def settled(self, before: Mapping[str, Any]) -> Settling:
+        """The Job must be complete; then the replicas' bytes are looked at."""
+        job = self._jobs.settled(before["job"])
+        return super().settled(before) if job.progress is Progress.DONE else job
+
+    def undo(self, before: Mapping[str, Any]) -> Effect | None:
+        """None: who takes its state from a Job takes it from nobody else."""
+        return None
+
+    def check(self) -> str:
+        """Ask every voter, and for the CronJob."""
+        return f"{super().check()}; {self._jobs.check()}"
 
 
 class StateRestoration(_Replacement):

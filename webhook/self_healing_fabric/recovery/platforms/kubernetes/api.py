@@ -59,6 +59,8 @@ class Api:
         self.apps = client.AppsV1Api(self._client)
         self.core = client.CoreV1Api(self._client)
         self.autoscaling = client.AutoscalingV1Api(self._client)
+        self.batch = client.BatchV1Api(self._client)
+        self.custom = client.CustomObjectsApi(self._client)
         self.authorization = client.AuthorizationV1Api(self._client)
 
     def __enter__(self) -> Self:
