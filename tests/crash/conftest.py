@@ -34,10 +34,13 @@ def reached(undisturbed: Mapping[str, Report]) -> Reached:
     return {name: report["reached"] for name, report in undisturbed.items()}
 
 
+QUICK = ("test_matrix.py", "test_every_strategy.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All but the matrix on SQLite takes minutes: `make crash` runs it."""
+    """All but these takes minutes: `make crash` runs it."""
     for item in items:
-        if Path(__file__).parent in item.path.parents and item.path.name != "test_matrix.py":
+        if Path(__file__).parent in item.path.parents and item.path.name not in QUICK:
             item.add_marker(pytest.mark.slow)
 
 
