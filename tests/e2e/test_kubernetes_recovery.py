@@ -749,6 +749,30 @@ def test_killed_around_the_effect_there_is_exactly_one(shop: RepairedShop, strat
     assert len(uids - shop.uids()) == {"restart": 3, "scale": 0, "evict": 1}[strategy]
 
 
+@pytest.mark.parametrize("point", ["before the effect", "after the effect"])
+def test_killed_around_a_rollback_there_is_exactly_one(shop: RepairedShop, point: str) -> None:
+    """One change of the template, to the one that served; never a second one, never half of it."""
+    shop.deploy(replicas=3)
+    good = shop.settled()["spec"]["template"]
+    stick(shop)
+    generation = shop.whole()["metadata"]["generation"]
+    effect = shop.effect("rollback")
+    before = dict(effect.snapshot())
+    arguments = json.dumps([shop.values(), "rollback", before, point])
+    killed = subprocess.run([sys.executable, "-c", PERFORM_AND_DIE, arguments], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    found = effect.observe(before)
+    if point == "before the effect":
+        assert (found.status, shop.whole()["metadata"]["generation"]) == (Status.FAILED, generation)
+        assert do(effect, before).status is Status.SUCCEEDED
+    else:
+        assert found.status is Status.SUCCEEDED
+    settles(effect, before)
+    whole = shop.settled()
+    assert whole["metadata"]["generation"] == generation + 1
+    assert json.dumps(whole["spec"]["template"]) == json.dumps(good)
+
+
 # --- who else manages it
 
 
