@@ -7,9 +7,10 @@ import pytest
 
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
-from shf_queries.catalogue import HEARTBEAT, answering_targets_of
+from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT, answering_targets_of
 
 SERVICES = [f"s{number}" for number in range(12)]
 
@@ -155,3 +156,24 @@ def test_what_did_not_heal_is_skipped_for_the_next_strategy(make_world: Callable
     assert world.target.probes > 0
     incident = world.incident_of("cart")
     assert any("max_failures refuses" in line for line in world.story(incident))
+
+
+def test_what_is_asked_for_is_possible(make_world: Callable[..., Any]) -> None:
+    """It has all the replicas that it may have: people are asked for the restart, and it is done once."""
+    world = make_world(mode="approval", plans={"degradation": ["scale", "restart"]})
+    world.close()
+    cart = world.values["services"]["cart"]
+    http = {**cart["recovery"]["http"], "scale": world.target.replicas_url}
+    world.values["services"] = {"cart": {**cart, "recovery": {"http": http, "scale": {"max": 2}}}}
+    world.open()
+    world.measure(ERROR_RATIO, 0.1)
+    world.target.on_restart = lambda: world.measure(ERROR_RATIO, 0.0)
+    world.receive(world.alert(signal="error_ratio"))
+    world.run(seconds=10)
+    assert world.incident().state is State.AWAITING_APPROVAL
+    asked = [line for line in world.story() if "Asks for approval" in line]
+    assert len(asked) == 1
+    assert f"restart cart: http:{world.target.restart_url}" in asked[0]
+    decide(world.context, world.incident().id, DECISIONS["approve"], by="ada")
+    world.run(seconds=30)
+    assert (world.target.scalings, len(world.target.restarts)) == ([], 1)

@@ -65,9 +65,6 @@ def recovering(incident: Incident, context: Context) -> Step:
     if not incident.plan:
         return to_people(incident, context, "everything that may be tried has been tried")
     strategy = incident.plan[0]
-    if facts.mode is Mode.PAUSED:
-        # Before the target is read: who reads whole states once a second disturbs, too.
-        return _refused(incident, context, mode.paused(context.clock()), ())
     unasked = strategy == UNDO or _completes(strategy, facts.actions)
     if unasked or not context.strategies[strategy].disruptive:
         return _act(incident, context, strategy, facts, ())
@@ -86,16 +83,19 @@ def recovering(incident: Incident, context: Context) -> Step:
 def _act(
     incident: Incident, context: Context, strategy: str, facts: Facts, entries: tuple[Entry, ...]
 ) -> Step:
+    if facts.mode is Mode.PAUSED:
+        # Before the target is read: who reads whole states once a second disturbs, too.
+        return _refused(incident, context, mode.paused(context.clock()), entries)
     service = str(incident.service)
     disruptive = strategy == UNDO or context.strategies[strategy].disruptive
     try:
         effect = effect_of(context, service, strategy, facts.actions)
-        if facts.mode is Mode.APPROVAL and disruptive and not incident.approved_by:
-            return _ask_for_approval(incident, context, strategy, entries)
         action = _new_action(incident, context, strategy, effect, facts.actions)
     except (NotApplicable, TargetUnreadable) as error:
         reason = f"{strategy} is not possible: {error}"
         return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))
+    if facts.mode is Mode.APPROVAL and disruptive and not incident.approved_by:
+        return _ask_for_approval(incident, context, strategy, action, entries)
     measured = _measured(context, service, strategy) if disruptive else Measured()
     if facts.mode is Mode.DRY_RUN:
         refusal = journal.ask_guardrails(context, incident, action, strategy, disruptive, measured)
@@ -136,10 +136,12 @@ def _measured(context: Context, service: str, strategy: str) -> Measured:
 
 
 def _ask_for_approval(
-    incident: Incident, context: Context, strategy: str, entries: tuple[Entry, ...]
+    incident: Incident, context: Context, strategy: str, action: dict[str, Any], entries: tuple[Entry, ...]
 ) -> Step:
+    """What is asked for is possible now, and people see what it would change."""
     deadline = context.settings.escalation.levels[incident.level].deadline
-    asks = Entry(Kind.PLAN, f"Asks for approval to {strategy} {incident.service}.", {"strategy": strategy})
+    told = journal.told_of(action, strategy)
+    asks = Entry(Kind.PLAN, f"Asks for approval to {strategy} {incident.service}: {action['target']}.", told)
     return Step(
         Transition(State.AWAITING_APPROVAL, deadline, (*entries, asks), waiting_for="a person's approval")
     )
