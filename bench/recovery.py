@@ -21,11 +21,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, cast
+from typing import Any
 
 # The tests' own Docker engine and API server serve here too.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -37,70 +36,40 @@ from docker_engine import DockerEngine, require_engine, wait_until
 from kubernetes_cluster import Cluster, require_cluster
 from kubernetes_shop import Kubelet, Shop
 
+from one_step import fabric_on, open_incident
 from self_healing_fabric.incidents.lifecycle import State
-from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.recovery.outcomes import Status
-from self_healing_fabric.recovery.verification import Health, Verifier
-from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
 
 AIM = 0.1  # seconds
 Effected = Callable[[float], float]  # told when it began, says when the effect was there; seconds since 1970
 
 
-class Failing:
-    """Stands in for Prometheus: the service fails."""
-
-    def health(self, *_: object) -> tuple[Health, tuple[()]]:
-        """Outside its limits."""
-        return Health.FAILING, ()
-
-    def condition(self, *_: object) -> dict[str, float]:
-        """Nothing to compare with."""
-        return {}
-
-    def start_time(self, *_: object) -> None:
-        """Not exported."""
-
-
 def delays(recovery: dict[str, Any], effected: Effected, times: int, **more: Any) -> list[float]:
     """Seconds from the decision to the effect, for so many restarts. Raises RuntimeError if one fails."""
     found = []
     with tempfile.TemporaryDirectory(prefix="shf-bench-") as folder:
-        settings = Settings.model_validate(
-            {
-                "store": f"sqlite:///{folder}/shf.db",
-                "guardrails": {"cooldown": 0, "max_actions": 1000, "fleet": {"targets": 1000}},
-                "services": {"cart": {"recovery": recovery}},
-                **more,
-            }
-        )
-        fabric = Fabric(settings)
-        try:
-            context = replace(fabric.context, verifier=cast(Verifier, Failing()))
+        values = {
+            "store": f"sqlite:///{folder}/shf.db",
+            "guardrails": {"cooldown": 0, "max_actions": 1000, "fleet": {"targets": 1000}},
+            "services": {"cart": {"recovery": recovery}},
+            **more,
+        }
+        with fabric_on(values) as context:
             orchestrator = HealingOrchestrator(context)
             for number in range(times):
-                _open(fabric, f"i{number}")
+                open_incident(context, "restart", service="cart", incident_id=f"i{number}")
                 began = time.time()
                 (incident,) = orchestrator.claim(1)
                 orchestrator.advance(incident)
                 found.append(effected(began) - began)
-                _close(fabric, f"i{number}")
-        finally:
-            fabric.stop()
+                _close(context, f"i{number}")
     return found
 
 
-def _open(fabric: Fabric, incident_id: str) -> None:
-    now = time.time()
-    values = {"id": incident_id, "subject": "service/cart", "service": "cart", "known_service": True,
-              "title": "t", "severity": "critical", "state": State.RECOVERING.value, "plan": ["restart"],
-              "opened_at": now, "updated_at": now, "due_at": now}  # fmt: skip
-    fabric.store.write(lambda connection: statements.insert_incidents(connection, [values]))
-
-
-def _close(fabric: Fabric, incident_id: str) -> None:
+def _close(context: Context, incident_id: str) -> None:
     def write(connection: Any) -> None:
         (action,) = statements.actions_of(connection, incident_id)
         if action.status != Status.SUCCEEDED.value:
@@ -108,7 +77,7 @@ def _close(fabric: Fabric, incident_id: str) -> None:
         ended = {"state": State.CLOSED.value, "closed_at": time.time(), "due_at": None}
         statements.overtake(connection, incident_id, ended)
 
-    fabric.store.write(write)
+    context.store.write(write)
 
 
 @contextmanager

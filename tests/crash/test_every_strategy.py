@@ -17,22 +17,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from self_healing_fabric.incidents.lifecycle import State
-from self_healing_fabric.integration.lifecycle import Fabric
+from one_step import INCIDENT, fabric_on, open_incident, release, step
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
-from self_healing_fabric.orchestration.leases import Leases
-from self_healing_fabric.recovery.verification import Health, Verifier
-from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
 from state_replica import StateReplica
 
@@ -94,72 +88,21 @@ class Target:
         self._server.server_close()
 
 
-class StillFailing:
-    """Stands in for Prometheus: the service fails."""
-
-    def health(self, *_: object) -> tuple[Health, tuple[()]]:
-        """Outside its limits."""
-        return Health.FAILING, ()
-
-    def condition(self, *_: object) -> dict[str, float]:
-        """Nothing to compare with."""
-        return {}
-
-    def start_time(self, *_: object) -> None:
-        """Not exported."""
-
-
-@contextmanager
-def fabric_on(values: Mapping[str, Any], later: float = 0.0) -> Iterator[Context]:
-    """A fabric whose clock is so many seconds ahead."""
-    fabric = Fabric(Settings.model_validate(values))
-
-    def clock() -> float:
-        return time.time() + later
-
-    try:
-        verifier = cast(Verifier, StillFailing())
-        yield replace(fabric.context, verifier=verifier, clock=clock, leases=Leases(fabric.store, clock))
-    finally:
-        fabric.stop()
-
-
-def step(context: Context) -> None:
-    """Claim the incident and advance it by one step."""
-    orchestrator = HealingOrchestrator(context)
-    try:
-        (incident,) = orchestrator.claim(1)
-        orchestrator.advance(incident)
-    finally:
-        orchestrator.stop()
-
-
 def statuses(context: Context) -> list[str]:
     """How the actions of the strategy ended."""
-    rows = context.store.read(lambda connection: statements.actions_of(connection, "i1"))
+    rows = context.store.read(lambda connection: statements.actions_of(connection, INCIDENT))
     return [row.status for row in rows if row.id != "earlier"]
 
 
-def open_incident(context: Context, strategy: str) -> None:
-    """One that is about to try the strategy; before an undo, something was done."""
-    now = time.time()
-    incident = {
-        "id": "i1", "subject": "service/cart", "service": "cart", "known_service": True, "title": "t",
-        "severity": "critical", "state": State.RECOVERING.value, "plan": [strategy], "opened_at": now,
-        "updated_at": now, "due_at": now,
-    }  # fmt: skip
+def do_before(context: Context) -> None:
+    """An earlier scale, which can be undone."""
+    at = time.time() - 99
     earlier = {
-        "id": "earlier", "incident_id": "i1", "strategy": "scale", "platform": "http", "target": "http:cart",
-        "disruptive": True, "attempt": 1, "status": "succeeded", "verdict": "not_healed",
-        "before": {"replicas": 2, "wanted": 3}, "intended_at": now - 99, "started_at": now - 99,
+        "id": "earlier", "incident_id": INCIDENT, "strategy": "scale", "platform": "http",
+        "target": "http:cart", "disruptive": True, "attempt": 1, "status": "succeeded",
+        "verdict": "not_healed", "before": {"replicas": 2, "wanted": 3}, "intended_at": at, "started_at": at,
     }  # fmt: skip
-
-    def write(connection: Any) -> None:
-        statements.insert_incidents(connection, [incident])
-        if strategy == "undo":
-            statements.insert_action(connection, earlier)
-
-    context.store.write(write)
+    context.store.write(lambda connection: statements.insert_action(connection, earlier))
 
 
 def live_and_die(values: Mapping[str, Any], strategy: str, moment: str) -> None:
@@ -181,7 +124,9 @@ def live_and_die(values: Mapping[str, Any], strategy: str, moment: str) -> None:
         steps = "self_healing_fabric.orchestration.steps.recovering"
         vars(importlib.import_module(steps))["_after_action"] = die
     with fabric_on(values) as context:
-        open_incident(context, strategy)
+        open_incident(context, strategy, service="cart")
+        if strategy == "undo":
+            do_before(context)
         step(context)
 
 
@@ -245,8 +190,8 @@ def test_a_kill_around_the_effect_leaves_exactly_one(
     counted = [*target.orders, *(each.name for each in replicas.values() for _ in each.puts)]
     assert len(counted) == (moment == DONE)
 
-    with fabric_on(values, LATER) as context:
-        context.store.write(statements.release_all_leases)
+    with fabric_on(values, later=LATER) as context:
+        release(context)
         step(context)
         if moment == BEGUN:
             assert statuses(context) == ["failed"]

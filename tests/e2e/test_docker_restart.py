@@ -14,31 +14,25 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from docker_engine import IGNORES, IMAGE, DockerEngine, Web, require_engine, wait_until
 
-from self_healing_fabric.incidents.lifecycle import State
-from self_healing_fabric.integration.lifecycle import Fabric
+from one_step import INCIDENT, fabric_on, open_incident, release, step
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
-from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.recovery.effects import Effect, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Status
 from self_healing_fabric.recovery.platforms import docker as platform
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.strategies import strategies
-from self_healing_fabric.recovery.verification import Health, Verifier
 from self_healing_fabric.settings import ServiceSettings, Settings
 from self_healing_fabric.store import statements
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker]
 
 SERVICE = "tokenguard"
-INCIDENT = "20260101-000000-abcdef"
 
 
 # The Docker SDK leaves the socket to the garbage collector with which it could not connect.
@@ -343,64 +337,13 @@ def test_a_missing_sdk_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) 
         platform_of(SERVICE, Settings(services={SERVICE: service("unix:///nowhere", SERVICE)}))
 
 
-class StillFailing:
-    """Stands in for Prometheus, which is not what is on trial here: the service fails, as far as known."""
-
-    def health(self, *_: object) -> tuple[Health, tuple[()]]:
-        """Outside its limits."""
-        return Health.FAILING, ()
-
-    def condition(self, *_: object) -> dict[str, float]:
-        """Nothing to compare with."""
-        return {}
-
-    def start_time(self, *_: object) -> None:
-        """Does not export its start time."""
-
-
-@contextmanager
-def fabric_on(store: Path, host: str, container: str, *, later: float = 0.0) -> Iterator[Context]:
-    """A fabric with one service on Docker, whose clock is `later` seconds ahead."""
-    fabric = Fabric(
-        Settings.model_validate(
-            {
-                "store": f"sqlite:///{store}",
-                "guardrails": {"cooldown": 0},
-                "services": {SERVICE: service(host, container, stop_timeout="3s").model_dump()},
-            }
-        )
-    )
-    try:
-        verifier = cast(Verifier, StillFailing())
-
-        def clock() -> float:
-            return time.time() + later
-
-        leases = Leases(fabric.store, clock)
-        yield replace(fabric.context, verifier=verifier, clock=clock, leases=leases)
-    finally:
-        fabric.stop()
-
-
-def step(context: Context) -> None:
-    """Claim the incident and advance it by one step, as the loop does."""
-    orchestrator = HealingOrchestrator(context)
-    try:
-        (incident,) = orchestrator.claim(1)
-        orchestrator.advance(incident)
-    finally:
-        orchestrator.stop()
-
-
-def open_incident(context: Context) -> None:
-    """One that is diagnosed and about to be restarted."""
-    now = time.time()
-    values = {"id": INCIDENT, "subject": SERVICE, "service": SERVICE, "known_service": True, "title": "down"}
-    times = {"opened_at": now, "updated_at": now, "due_at": now}
-    planned = {"severity": "critical", "state": State.RECOVERING.value, "plan": ["restart"]}
-    context.store.write(
-        lambda connection: statements.insert_incidents(connection, [{**values, **times, **planned}])
-    )
+def values(store: Path, host: str, container: str) -> dict[str, Any]:
+    """The settings of a fabric with one service on Docker."""
+    return {
+        "store": f"sqlite:///{store}",
+        "guardrails": {"cooldown": 0},
+        "services": {SERVICE: service(host, container, stop_timeout="3s").model_dump()},
+    }
 
 
 def state_and_actions(context: Context) -> tuple[str, list[str]]:
@@ -426,8 +369,11 @@ def test_the_state_machine_restarts_a_container_once_and_then_verifies(
     engine: DockerEngine, tmp_path: Path
 ) -> None:
     """From a plan to the effect at the target, with everything in the journal."""
-    with engine.web("healed") as web, fabric_on(tmp_path / "shf.db", engine.host, "healed") as context:
-        open_incident(context)
+    with (
+        engine.web("healed") as web,
+        fabric_on(values(tmp_path / "shf.db", engine.host, "healed")) as context,
+    ):
+        open_incident(context, "restart", service=SERVICE)
         step(context)
         assert state_and_actions(context) == ("verifying", ["succeeded"])
         assert web.wait_answering()
@@ -436,11 +382,11 @@ def test_the_state_machine_restarts_a_container_once_and_then_verifies(
 
 def begin_to_restart(store: Path, host: str, container: str, die_first: bool) -> None:
     """The life of a fabric that is killed: in a process of its own."""
-    with fabric_on(store, host, container) as context:
+    with fabric_on(values(store, host, container)) as context:
         if die_first:
             kill_me: Any = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
             platform.DockerRestart.perform = kill_me  # type: ignore[method-assign]
-        open_incident(context)
+        open_incident(context, "restart", service=SERVICE)
         step(context)
 
 
@@ -464,12 +410,12 @@ def test_a_fabric_killed_during_a_restart_does_not_restart_again(
     store = tmp_path / "shf.db"
     with engine.web("killed-amid", on_term=IGNORES) as web:
         killed_fabric(store, web, die_first=False)
-        with fabric_on(store, engine.host, web.name, later=1) as context:
+        with fabric_on(values(store, engine.host, web.name), later=1) as context:
             release(context)
             step(context)
             assert state_and_actions(context) == ("recovering", ["started"])  # too early to ask
         wait_until("the engine does what it was told", lambda: web.events("restart") == 1)
-        with fabric_on(store, engine.host, web.name, later=120) as context:
+        with fabric_on(values(store, engine.host, web.name), later=120) as context:
             step(context)
             assert state_and_actions(context) == ("verifying", ["succeeded"])
         assert web.wait_answering()
@@ -483,7 +429,7 @@ def test_a_fabric_killed_before_its_order_restarts_once_afterwards(
     store = tmp_path / "shf.db"
     with engine.web("killed-before") as web:
         killed_fabric(store, web, die_first=True)
-        with fabric_on(store, engine.host, web.name, later=120) as context:
+        with fabric_on(values(store, engine.host, web.name), later=120) as context:
             release(context)
             step(context)
             assert state_and_actions(context) == ("recovering", ["failed"])
@@ -492,8 +438,3 @@ def test_a_fabric_killed_before_its_order_restarts_once_afterwards(
             assert state_and_actions(context) == ("verifying", ["failed", "succeeded"])
         assert web.wait_answering()
         assert web.events("restart") == 1
-
-
-def release(context: Context) -> None:
-    """What a fabric does at its start: the process that held the leases is dead."""
-    context.store.write(statements.release_all_leases)
