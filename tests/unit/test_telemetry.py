@@ -12,7 +12,7 @@ from self_healing_fabric import __version__, telemetry
 from self_healing_fabric.guardrails import GUARDRAILS
 from self_healing_fabric.incidents.lifecycle import Outcome
 from self_healing_fabric.recovery.outcomes import Status
-from self_healing_fabric.recovery.strategies import UNDO, strategies
+from self_healing_fabric.recovery.strategies import UNDO, strategies, usable
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.telemetry import Metrics, configure_logging
 
@@ -118,3 +118,22 @@ def test_json_logs_are_one_object_a_line_for_libraries_too(capsys: pytest.Captur
     assert (ours["event"], ours["services"], ours["level"]) == ("started", 2, "info")
     assert (theirs["event"], theirs["level"]) == ("something odd", "warning")
     assert ours["timestamp"].endswith("Z")
+
+
+def test_strategies_that_a_service_cannot_have_have_no_series_of_it() -> None:
+    """A container can be restarted; nobody scales it, and 2,000 of them would be 40,000 lines of zeros."""
+    docker, http = {"docker": {"container": "c"}}, {"http": {"scale": "http://127.0.0.1:9/n"}}
+    settings = Settings(
+        services={
+            "one": {"recovery": docker},
+            "two": {"recovery": {**http, "scale": {"max": 3}}},
+            "three": {},
+        }  # type: ignore[arg-type]
+    )
+    found = samples(Metrics(settings.services, usable(settings, strategies(settings))))
+    names = {
+        service: {dict(labels)["strategy"] for name, labels in found
+                  if name == "shf_recovery_actions_total" and dict(labels)["service"] == service}
+        for service in settings.services
+    }  # fmt: skip
+    assert names == {"one": {"restart"}, "two": {"scale", "undo"}, "three": set()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import structlog
 from prometheus_client import (
@@ -49,9 +49,15 @@ _SECONDS_TO_RECOVER = (5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 3600
 
 
 class Metrics:
-    """All counters, histograms and directly set gauges. One instance, and one registry, for each fabric."""
+    """All counters, histograms and directly set gauges. One instance, and one registry, for each fabric.
 
-    def __init__(self, services: Iterable[str]) -> None:
+    Args:
+        services: those whose series are there from the start, at 0.
+        usable: the strategies that a service can have; all for one that is not named. Thousands of services
+            times strategies that none of them has would be most of what Prometheus scrapes.
+    """
+
+    def __init__(self, services: Iterable[str], usable: Mapping[str, Collection[str]] | None = None) -> None:
         # When each of thousands of series was born interests nobody and is a third of all lines.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 0.26 left its types out
         self.registry = CollectorRegistry()
@@ -125,9 +131,9 @@ class Metrics:
             registry=registry,
         )
         Gauge("shf_build_info", "Always 1.", ["version"], registry=registry).labels(__version__).set(1)
-        self._start_at_zero(services)
+        self._start_at_zero(services, usable or {})
 
-    def _start_at_zero(self, services: Iterable[str]) -> None:
+    def _start_at_zero(self, services: Iterable[str], usable: Mapping[str, Collection[str]]) -> None:
         for service in (*services, UNKNOWN_SERVICE):
             self.opened.labels(service)
             self.merged.labels(service)
@@ -136,7 +142,7 @@ class Metrics:
                 self.resolved.labels(service, outcome)
             for guardrail in GUARDRAILS:
                 self.blocks.labels(service, guardrail)
-            for strategy in STRATEGIES:
+            for strategy in usable.get(service, STRATEGIES):
                 for outcome in ACTION_OUTCOMES:
                     self.actions.labels(service, strategy, outcome)
         for strategy in STRATEGIES:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from self_healing_fabric.guardrails import fleet, mode
-from self_healing_fabric.settings import Mode, Settings
+from self_healing_fabric.settings import Limits, Mode, Settings
 from self_healing_fabric.store import statements
 
 FLEET = "*"
@@ -31,13 +31,16 @@ class State:
 
 
 def states(
-    connection: Connection, settings: Settings, targets: Mapping[str, str], now: float
+    connection: Connection,
+    settings: Settings,
+    targets: Mapping[str, str],
+    limits: Mapping[str, Limits],
+    now: float,
 ) -> Iterator[State]:
-    """All of them. `targets` names what is acted on for each service that has something."""
+    """All of them. `targets` names what is acted on for each service that has one, `limits` its bounds."""
     paused = mode.current(connection, settings) is Mode.PAUSED
     yield State(FLEET, "mode", 1, 0 if paused else 1)
     yield from _fleet(connection, settings, now)
-    limits = {service: settings.limits_of(service, "") for service in targets}
     longest = max((max(each.per, each.cooldown, each.heals_within) for each in limits.values()), default=0.0)
     rows = statements.disruptive_actions_since(connection, now - longest)
     running = {row.target for row in rows if row.status in statements.UNFINISHED}

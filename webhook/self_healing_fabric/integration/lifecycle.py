@@ -18,7 +18,7 @@ from self_healing_fabric.orchestration.drift_watch import DriftWatch
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
-from self_healing_fabric.recovery.strategies import strategies
+from self_healing_fabric.recovery.strategies import strategies, usable
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store, statements
@@ -39,14 +39,15 @@ class Fabric:
             timeout=settings.prometheus.timeout,
             bearer_token_file=settings.prometheus.bearer_token_file,
         )
+        known = strategies(settings)
         self.context = Context(
             settings=settings,
             store=self.store,
             prometheus=prometheus,
             verifier=Verifier(prometheus, settings),
-            strategies=strategies(settings),
+            strategies=known,
             channels=channels(),
-            metrics=Metrics(settings.services),
+            metrics=Metrics(settings.services, usable(settings, known)),
             leases=Leases(self.store, self.store.clock),
             graph=ServiceGraph(settings, prometheus),
             calibrator=Calibrator(self.store),

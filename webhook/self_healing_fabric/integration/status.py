@@ -56,6 +56,7 @@ class StateCollector(Collector):
             for name in fabric.settings.services
             if (platform := platform_of(name, fabric.settings)) is not None
         }
+        self._limits = {name: fabric.settings.limits_of(name, "") for name in self._targets}
 
     def describe(self) -> list[Metric]:
         """Nothing: registering must not read the store."""
@@ -138,7 +139,7 @@ class StateCollector(Collector):
         remaining = GaugeMetricFamily("shf_guardrail_remaining", "What is left of it.", labels=names)
         fabric, now = self._fabric, self._fabric.context.clock()
         found = fabric.store.read(
-            lambda connection: list(states(connection, fabric.settings, self._targets, now))
+            lambda connection: list(states(connection, fabric.settings, self._targets, self._limits, now))
         )
         for each in found:
             limits.add_metric([each.service, each.guardrail], each.limit)

@@ -529,12 +529,6 @@ def end_action(connection: Connection, action_id: str, changes: Changes) -> bool
     return connection.execute(_END_ACTION, {"_id": action_id, **changes}).rowcount == 1
 
 
-def disruptive_actions_since(connection: Connection, since: float) -> Sequence[AnyRow]:
-    """The disruptive actions on all targets that count from then on, newest first: see `_COUNTS`."""
-    query = select(actions).where(_COUNTS).order_by(actions.c.intended_at.desc())
-    return connection.execute(query, {"_since": since}).all()
-
-
 _ACTIONS_OF = select(actions).where(actions.c.incident_id == bindparam("_id")).order_by(actions.c.number)
 
 
@@ -556,6 +550,20 @@ _COUNTS = and_(
 _DISRUPTIVE_ON = (
     select(actions).where(actions.c.target == bindparam("_target"), _COUNTS).order_by(actions.c.number.desc())
 )
+
+_COUNTING: Select[Any] = (
+    select(actions.c.target, actions.c.strategy, actions.c.status, actions.c.verdict, actions.c.intended_at)
+    .where(_COUNTS)
+    .order_by(actions.c.intended_at.desc())
+)
+
+
+def disruptive_actions_since(connection: Connection, since: float) -> Sequence[AnyRow]:
+    """The disruptive actions on all targets that count from then on, newest first: see `_COUNTS`.
+
+    Of each only the target, the strategy, the status, the verdict and the time: there may be thousands.
+    """
+    return connection.execute(_COUNTING, {"_since": since}).all()
 
 
 def disruptive_actions_on(connection: Connection, target: str, since: float) -> Sequence[AnyRow]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from self_healing_fabric.recovery.effects import Effect
+from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.strategies.on_platform import OnPlatform
 from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.recovery.strategies.retry import Retry
 from self_healing_fabric.recovery.strategies.sync import Sync
 from self_healing_fabric.settings import Settings
 
-__all__ = ["SCALE", "UNDO", "Strategy", "strategies"]
+__all__ = ["SCALE", "UNDO", "Strategy", "strategies", "usable"]
 
 SCALE = "scale"
 UNDO = "undo"
+UNDOABLE = frozenset({SCALE, "rollback", "repair", "sync"})
 """In a plan: the effect that takes back the incident's newest effect that can be taken back."""
 
 
@@ -27,6 +28,22 @@ class Strategy(Protocol):
 
     def on(self, service: str) -> Effect:
         """The effect that it would have on a configured service; asks nothing yet. Raises NotApplicable."""
+
+
+def usable(settings: Settings, known: Mapping[str, Strategy]) -> Mapping[str, Collection[str]]:
+    """For each service the strategies of its plans that it can have, `undo` where one can be undone."""
+    found = {}
+    for service in settings.services:
+        planned = {name for failure in settings.plans for name in settings.plan_of(service, failure)}
+        names = []
+        for name in sorted(planned):
+            try:
+                known[name].on(service)
+            except (NotApplicable, TargetUnreadable):
+                continue
+            names.append(name)
+        found[service] = [*names, UNDO] if UNDOABLE.intersection(names) else names
+    return found
 
 
 def strategies(settings: Settings) -> Mapping[str, Strategy]:
