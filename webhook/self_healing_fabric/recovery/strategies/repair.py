@@ -44,8 +44,6 @@ from self_healing_fabric.settings import Settings, StateSettings
 if TYPE_CHECKING:
     from self_healing_fabric.recovery.platforms.kubernetes.restore_job import RestoreJobs
 
-SERVER_GRANTS = 60.0  # seconds that an API server grants to a request, unless it was told otherwise
-
 Change = Mapping[
     str, Any
 ]  # of one replica: what it `had` and `gets` (digest, version), and what is kept `aside`
@@ -255,7 +253,7 @@ class JobRepair(StateRepair):
 
     def __init__(self, service: str, settings: StateSettings, target: str, jobs: RestoreJobs) -> None:
         super().__init__(service, settings, target)
-        self.longest_effect = BEGINS_WITHIN + SERVER_GRANTS
+        self.longest_effect = jobs.longest_effect
         self._jobs = jobs
 
     def snapshot(self) -> Mapping[str, Any]:

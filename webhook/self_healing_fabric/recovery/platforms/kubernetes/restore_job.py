@@ -22,6 +22,7 @@ from self_healing_fabric.recovery.platforms.kubernetes.api import (
     Refused,
     Unanswered,
 )
+from self_healing_fabric.recovery.platforms.kubernetes.ordering import KubernetesEffect
 from self_healing_fabric.settings import KubernetesSettings, RestoreJob
 
 LONGEST_NAME = 40  # characters of the CronJob's name in that of the Job, which also names pods
@@ -30,6 +31,8 @@ _VERSIONS = ("v1", "v1beta1")  # of CronJobs; the second up to Kubernetes 1.20
 
 class RestoreJobs:
     """The Jobs of one CronJob."""
+
+    longest_effect = KubernetesEffect.longest_effect
 
     def __init__(self, configured: RestoreJob, settings: KubernetesSettings) -> None:
         self._configured, self._settings = configured, settings
