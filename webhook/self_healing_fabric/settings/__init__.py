@@ -1,0 +1,129 @@
+"""All configuration: one YAML file, any value overridable by environment, secrets in files of their own.
+
+A healer with half a configuration is worse than none, so the whole file is validated before anything starts,
+and every mistake is reported at once with its path: a person who fixes one typo must not be sent round again
+for the next. Keys that nobody knows are errors too, because a misspelt guardrail that is silently ignored is
+a guardrail that is off.
+"""
+
+from __future__ import annotations
+
+from self_healing_fabric.settings.access import AuthSettings, bearer_headers, is_loopback, split_listen
+from self_healing_fabric.settings.configuration import (
+    ConfigMapKey,
+    ConfigurationSettings,
+    DesiredConfiguration,
+    KubernetesObject,
+    LiveConfiguration,
+)
+from self_healing_fabric.settings.escalation import DEFAULT_LEVELS, EscalationSettings, LevelSettings
+from self_healing_fabric.settings.fabric import ENVIRONMENT_PREFIX, Settings
+from self_healing_fabric.settings.guardrails import (
+    FleetSettings,
+    GuardrailSettings,
+    Limits,
+    MaintenanceWindow,
+    ServiceLimits,
+)
+from self_healing_fabric.settings.healing import (
+    CorrelationSettings,
+    DiagnosisSettings,
+    RetrySettings,
+    ServiceGraphSettings,
+    VerificationSettings,
+)
+from self_healing_fabric.settings.recovery import (
+    MAX_EFFECT_TIMEOUT,
+    DockerRecovery,
+    HttpRecovery,
+    KubernetesRecovery,
+    RecoverySettings,
+    RetryCall,
+    ScaleSettings,
+)
+from self_healing_fabric.settings.servers import (
+    AlertmanagerSettings,
+    GrafanaSettings,
+    KubernetesSettings,
+    PrometheusSettings,
+)
+from self_healing_fabric.settings.services import (
+    DEFAULT_PLANS,
+    Plans,
+    ServiceSettings,
+    ServiceThresholds,
+    Thresholds,
+)
+from self_healing_fabric.settings.state import (
+    LEAST_DOMAINS,
+    RestoreJob,
+    StateBackup,
+    StateReplica,
+    StateSettings,
+    VoterName,
+)
+from self_healing_fabric.settings.values import (
+    HttpUrl,
+    Mode,
+    Section,
+    ServiceName,
+    Share,
+    StrategyName,
+    number_of,
+)
+
+__all__ = [
+    "DEFAULT_LEVELS",
+    "DEFAULT_PLANS",
+    "ENVIRONMENT_PREFIX",
+    "LEAST_DOMAINS",
+    "MAX_EFFECT_TIMEOUT",
+    "AlertmanagerSettings",
+    "AuthSettings",
+    "ConfigMapKey",
+    "ConfigurationSettings",
+    "CorrelationSettings",
+    "DesiredConfiguration",
+    "DiagnosisSettings",
+    "DockerRecovery",
+    "EscalationSettings",
+    "FleetSettings",
+    "GrafanaSettings",
+    "GuardrailSettings",
+    "HttpRecovery",
+    "HttpUrl",
+    "KubernetesObject",
+    "KubernetesRecovery",
+    "KubernetesSettings",
+    "LevelSettings",
+    "Limits",
+    "LiveConfiguration",
+    "MaintenanceWindow",
+    "Mode",
+    "Plans",
+    "PrometheusSettings",
+    "RecoverySettings",
+    "RestoreJob",
+    "RetryCall",
+    "RetrySettings",
+    "ScaleSettings",
+    "Section",
+    "ServiceGraphSettings",
+    "ServiceLimits",
+    "ServiceName",
+    "ServiceSettings",
+    "ServiceThresholds",
+    "Settings",
+    "Share",
+    "StateBackup",
+    "StateReplica",
+    "StateSettings",
+    "StrategyName",
+    "Thresholds",
+    "VerificationSettings",
+    "VoterName",
+    "bearer_headers",
+    "is_loopback",
+    "number_of",
+    "split_listen",
+]

@@ -1,0 +1,173 @@
+"""The whole configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from self_healing_fabric.durations import Duration
+from self_healing_fabric.settings.access import AuthSettings, split_listen
+from self_healing_fabric.settings.escalation import EscalationSettings
+from self_healing_fabric.settings.guardrails import GuardrailSettings, Limits
+from self_healing_fabric.settings.healing import (
+    CorrelationSettings,
+    DiagnosisSettings,
+    RetrySettings,
+    VerificationSettings,
+)
+from self_healing_fabric.settings.servers import (
+    AlertmanagerSettings,
+    GrafanaSettings,
+    KubernetesSettings,
+    PrometheusSettings,
+)
+from self_healing_fabric.settings.services import (
+    DEFAULT_PLANS,
+    Plans,
+    ServiceSettings,
+    Thresholds,
+    checked_plans,
+)
+from self_healing_fabric.settings.values import HttpUrl, Mode, ServiceName, StrategyName
+
+ENVIRONMENT_PREFIX = "SHF_"
+
+
+class Settings(BaseSettings):
+    """The whole configuration, validated and immutable."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+    )
+
+    listen: str = Field("127.0.0.1:9931", description="address and port of the webhook, the API and /metrics")
+    external_url: HttpUrl | None = Field(
+        None, description="where people reach the fabric: for links in messages and dashboards"
+    )
+    store: str = Field(
+        "sqlite:///shf.db",
+        description="sqlite:////absolute.db or postgresql+psycopg://user@host/database",
+    )
+    store_password_file: Path | None = Field(None, description="password of the PostgreSQL user")
+    retention: Duration = Field(
+        90 * 86400.0, ge=86400.0, description="closed incidents are kept for so long, and then deleted"
+    )
+    workers: int = Field(16, ge=1, le=64, description="incidents that one replica works on at a time")
+    mode: Mode = Field(Mode.AUTOMATIC, description="until someone sets another; the store keeps that")
+    strategy_modes: Mapping[StrategyName, Mode] = Field(
+        {}, description="at most this much for a strategy, whatever `mode` allows"
+    )
+    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="largest notification")
+    reconcile_interval: Duration = Field(10.0, ge=1, description="between two comparisons with the servers")
+    relapse_window: Duration = Field(300.0, gt=0, description="after resolution, in which an alert re-opens")
+    auth: AuthSettings = Field(AuthSettings(), description="who may call")
+    prometheus: PrometheusSettings = Field(PrometheusSettings(), description="where the evidence comes from")
+    grafana: GrafanaSettings | None = Field(None, description="for links to the dashboards")
+    alertmanager: AlertmanagerSettings | None = Field(None, description="asked for lost notifications")
+    kubernetes: KubernetesSettings = Field(
+        KubernetesSettings(), description="the API server; in the cluster nothing is needed"
+    )
+    diagnosis: DiagnosisSettings = Field(DiagnosisSettings(), description="how the cause is looked for")
+    thresholds: Thresholds = Field(
+        Thresholds(), description="limits of the signals; `shf rules` takes them over"
+    )
+    verification: VerificationSettings = Field(VerificationSettings(), description="how healing is proved")
+    guardrails: GuardrailSettings = Field(GuardrailSettings(), description="bounds for disruptive actions")
+    retry: RetrySettings = Field(RetrySettings(), description="of the strategy `retry`")
+    escalation: EscalationSettings = Field(EscalationSettings(), description="the five levels")
+    plans: Mapping[str, tuple[StrategyName, ...]] = Field(
+        DEFAULT_PLANS, description="strategies by failure class, in order"
+    )
+    correlation: CorrelationSettings = Field(
+        CorrelationSettings(), description="which alerts are one problem"
+    )
+    services: Mapping[ServiceName, ServiceSettings] = Field(
+        {}, description="what is watched and healed, by name"
+    )
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        if value.startswith("postgresql+psycopg://"):
+            if not urlsplit(value).path.strip("/"):
+                raise ValueError("name the database: postgresql+psycopg://user@host:5432/database")
+            return value
+        path = value.removeprefix("sqlite:///")
+        if path in (value, "") or ":memory:" in path or "?" in path:  # SQLite in memory forgets
+            raise ValueError(
+                "give a SQLite file as sqlite:///relative.db or sqlite:////absolute/path.db, "
+                "or a database as postgresql+psycopg://user@host:5432/database"
+            )
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        split_listen(value)
+        return value
+
+    @model_validator(mode="after")
+    def _retention_covers_budgets(self) -> Settings:
+        # The budgets count actions; what was deleted would be forgotten by them.
+        for name, service in ((None, None), *self.services.items()):
+            limits = self.limits_of(name or "", "")
+            for window in ("per", "failures_within", "heals_within"):
+                if self.retention < getattr(limits, window):
+                    where = f"services.{name}.guardrails" if service else "guardrails"
+                    raise ValueError(
+                        f"retention must be at least as long as {where}.{window}, whose actions it keeps"
+                    )
+        return self
+
+    @field_validator("plans")
+    @classmethod
+    def _known_classes(cls, value: Plans) -> Plans:
+        return {**DEFAULT_PLANS, **checked_plans(value)}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, as people expect of a container."""
+        return env_settings, init_settings
+
+    def thresholds_of(self, service: str) -> Thresholds:
+        """The limits that hold for a service: its own where it has some, else everybody's."""
+        own = (
+            self.services[service].thresholds.model_dump(exclude_none=True)
+            if service in self.services
+            else {}
+        )
+        return self.thresholds.model_copy(update=own)
+
+    def plan_of(self, service: str, failure_class: str) -> tuple[StrategyName, ...]:
+        """The strategies for a failure of a configured service: its own where it has some."""
+        return self.services[service].plans.get(failure_class, self.plans[failure_class])
+
+    def limits_of(self, service: str, strategy: str) -> Limits:
+        """The bounds of a strategy on a service: the service's own, else the strategy's, else everybody's."""
+        values = {name: getattr(self.guardrails, name) for name in Limits.model_fields}
+        by_strategy = {str(name): each for name, each in self.guardrails.strategies.items()}.get(strategy)
+        own = self.services[service].guardrails if service in self.services else None
+        for each in (by_strategy, own):
+            if each is not None:
+                values |= each.model_dump(exclude_none=True)
+        return Limits.model_construct(**values)
+
+    def auth_token(self) -> str | None:
+        """Read the bearer token anew (it can be rotated); None when no token is configured."""
+        path = self.auth.token_file
+        return path.read_text(encoding="utf-8").strip() if path else None

@@ -1,0 +1,82 @@
+"""One service that is watched and healed: its limits, its plans, where it can be repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from self_healing_fabric.durations import Duration
+from self_healing_fabric.settings.guardrails import ServiceLimits
+from self_healing_fabric.settings.recovery import RecoverySettings
+from self_healing_fabric.settings.values import HttpUrl, Mode, Section, ServiceName, StrategyName
+
+Plans = Mapping[str, tuple[StrategyName, ...]]
+
+DEFAULT_PLANS: Plans = {
+    "transient": ("retry", "restart"),
+    "degradation": ("scale", "restart"),
+    "service_failure": ("evict", "rollback", "restart"),
+    "data_corruption": ("repair",),
+    "cluster_drift": ("sync",),
+    "critical": (),
+    "unknown": (),
+}
+
+
+def checked_plans(plans: Plans) -> Plans:
+    unknown = sorted(set(plans) - set(DEFAULT_PLANS))
+    if unknown:
+        raise ValueError(f"no such failure class: {', '.join(unknown)} (known: {', '.join(DEFAULT_PLANS)})")
+    return plans
+
+
+class Thresholds(Section):
+    """Limits of the signals; `shf rules` renders the alert rules with the same numbers."""
+
+    heartbeat: Duration = Field(30.0, gt=0, description="silent for longer is a failure")
+    error_ratio: float = Field(0.05, gt=0, lt=1, description="failed share of the requests")
+    latency_factor: float = Field(2.0, gt=1, description="P95 in multiples of its baseline")
+    latency_min_rise: Duration = Field(0.05, ge=0, description="and at least this much above it")
+    cpu: float = Field(0.90, gt=0, lt=1, description="share of the CPU")
+    memory: float = Field(0.95, gt=0, lt=1, description="share of the memory limit")
+
+
+class ServiceThresholds(Section):
+    """Limits of one service where they differ from the others': as `thresholds`."""
+
+    heartbeat: Duration | None = Field(None, gt=0, description="silent for longer is a failure")
+    error_ratio: float | None = Field(None, gt=0, lt=1, description="failed share of the requests")
+    latency_factor: float | None = Field(None, gt=1, description="P95 in multiples of its baseline")
+    cpu: float | None = Field(None, gt=0, lt=1, description="share of the CPU")
+    memory: float | None = Field(None, gt=0, lt=1, description="share of the memory limit")
+
+
+class ServiceSettings(Section):
+    """One service that is watched and healed."""
+
+    kind: Literal["guardian", "guard", "service"] = Field(
+        "service", description="guardians can be called by escalation"
+    )
+    tier: Literal["critical", "standard", "low"] = Field("standard", description="how much depends on it")
+    health: HttpUrl | None = Field(None, description="health endpoint; 2xx is healthy")
+    metrics: HttpUrl | None = Field(None, description="metrics endpoint, for service discovery")
+    pushes_heartbeats: bool = Field(
+        False, description="a job that cannot be scraped calls POST /api/v1/heartbeats/NAME"
+    )
+    thresholds: ServiceThresholds = Field(
+        ServiceThresholds(), description="limits that differ for this service"
+    )
+    depends_on: tuple[ServiceName, ...] = Field((), description="services that it cannot work without")
+    recovery: RecoverySettings = Field(RecoverySettings(), description="where it can be repaired")
+    plans: Mapping[str, tuple[StrategyName, ...]] = Field(
+        {}, description="strategies by failure class where they differ from `plans`"
+    )
+    guardrails: ServiceLimits = Field(ServiceLimits(), description="bounds that differ for this service")
+    mode: Mode | None = Field(None, description="at most this much, whatever `mode` allows")
+
+    @field_validator("plans")
+    @classmethod
+    def _known_classes(cls, value: Plans) -> Plans:
+        return checked_plans(value)

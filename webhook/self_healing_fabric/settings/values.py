@@ -1,0 +1,65 @@
+"""What a value may be: names, URLs, modes and shares, and the base of every section."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")]
+
+
+StrategyName = Literal["retry", "restart", "scale", "evict", "rollback", "repair", "sync"]
+
+
+class Mode(StrEnum):
+    """What the fabric may do: act, ask first, only say what it would do, or nothing at all."""
+
+    AUTOMATIC = "automatic"
+    APPROVAL = "approval"
+    DRY_RUN = "dry_run"
+    PAUSED = "paused"
+
+
+def _http_url(value: str) -> str:
+    """Accept an absolute http(s) URL with a host; anything else could be turned into another kind of call."""
+    parts = urlsplit(value)  # raises ValueError for brackets, `port` for ports that cannot be
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not _is_word(value):
+        raise ValueError("give an absolute URL that starts with http:// or https://")
+    return value.rstrip("/") if parts.path == "/" else value
+
+
+def _is_word(text: str) -> bool:
+    return text.isprintable() and " " not in text
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and refusing keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _share(value: int | str) -> int | str:
+    """A number, or a share of all services as `25%`."""
+    if isinstance(value, int):
+        return value
+    digits = value.removesuffix("%")
+    if not value.endswith("%") or not digits.isascii() or not digits.isdigit() or not 0 <= int(digits) <= 100:
+        raise ValueError("give a number, or a percentage from 0% to 100%")
+    return value
+
+
+Share = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_share)]
+
+
+def number_of(share: int | str, total: int) -> int:
+    """The number that a share of `total` is, rounded down; a share that is not 0 % allows at least one."""
+    if isinstance(share, int):
+        return share
+    percent = int(share.removesuffix("%"))
+    return max(1, total * percent // 100) if percent else 0
