@@ -58,12 +58,13 @@ def fleet_targets(connection: Connection, proposal: Proposal, settings: Settings
         return None
     fleet = settings.guardrails.fleet
     limit = limit_of(fleet.targets, settings)
-    acted_on = statements.targets_acted_on(connection, proposal.now - fleet.within)
-    if proposal.target in acted_on or len(acted_on) < limit:
+    since = proposal.now - fleet.within
+    acted_on, is_one = statements.count_targets_acted_on(connection, since, proposal.target)
+    if is_one or acted_on < limit:
         return None
     return Refusal(
         "fleet_targets",
-        f"{len(acted_on)} targets were acted on in the last {fleet.within:g} s, and at most {limit} may be",
+        f"{acted_on} targets were acted on in the last {fleet.within:g} s, and at most {limit} may be",
     )
 
 

@@ -65,7 +65,7 @@ def _fleet(connection: Connection, settings: Settings, now: float) -> Iterator[S
     running = len(statements.running_actions(connection))
     yield State(FLEET, "fleet_at_once", at_once, max(0, at_once - running))
     most = fleet.limit_of(bounds.targets, settings)
-    used = len(statements.targets_acted_on(connection, now - bounds.within))
+    used, _ = statements.count_targets_acted_on(connection, now - bounds.within)
     yield State(FLEET, "fleet_targets", most, max(0, most - used))
     calm = fleet.limit_of(bounds.storm, settings)
     yield State(FLEET, "storm", calm, max(0, calm - statements.count_failing_services(connection)))

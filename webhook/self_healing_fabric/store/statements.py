@@ -587,16 +587,24 @@ def running_actions(connection: Connection) -> Sequence[AnyRow]:
 
 
 _TARGETS = (
-    select(actions.c.target)
+    select(
+        func.count(actions.c.target.distinct()),
+        func.count().filter(actions.c.target == bindparam("_target")),
+    )
     .where(actions.c.intended_at >= bindparam("_since"), actions.c.disruptive)
     .where(~and_(actions.c.status == "failed", actions.c.started_at.is_(None)))
-    .distinct()
 )
 
 
-def targets_acted_on(connection: Connection, since: float) -> set[str]:
-    """The targets of disruptive actions that were announced since then, but for those that never began."""
-    return set(connection.execute(_TARGETS, {"_since": since}).scalars())
+def count_targets_acted_on(
+    connection: Connection, since: float, target: str | None = None
+) -> tuple[int, bool]:
+    """How many targets had a disruptive action announced since then, and whether `target` is one of them.
+
+    Not counted are actions that never began.
+    """
+    number, of_target = connection.execute(_TARGETS, {"_since": since, "_target": target}).one()
+    return number, bool(of_target)
 
 
 _FAILING = select(func.count(incidents.c.service.distinct())).where(

@@ -75,7 +75,7 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     configured = context.settings.services[service]
     topology = context.graph.topology
     calibration = context.calibrator.calibration(now)
-    dependencies = sorted(topology.direct_dependencies(service))
+    dependencies, dependants = sorted(topology.direct_dependencies(service)), topology.dependants(service)
     with context.metrics.diagnosis_seconds.time():
         sources = sources_of(service, configured, context.settings.kubernetes, dependencies)
         inquiry = Inquiry(sources, at=now, within=context.settings.diagnosis.timeout)
@@ -94,8 +94,8 @@ def diagnosing(incident: Incident, context: Context) -> Step:
             opened_at=incident.opened_at,
             severity=incident.severity,
             tier=configured.tier,
-            dependants=topology.dependants(service),
-            tiers={name: each.tier for name, each in context.settings.services.items()},
+            dependants=dependants,
+            tiers={name: context.settings.services[name].tier for name in dependants},
         )
     suspected = _suspected_dependency(incident, context, diagnosis, facts, seen)
     if suspected is not None:
