@@ -19,6 +19,10 @@ import yaml
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from self_healing_fabric.app import serve
+from self_healing_fabric.errors import UsageError
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.settings import Settings
 from shf_demo.ports import free_ports
 
 pytestmark = pytest.mark.e2e
@@ -169,6 +173,30 @@ def test_sigkill_during_the_effect_repeats_nothing(
     incident = only_incident(url)
     assert "was interrupted" in incident["waiting_for"]
     assert target.restarts == 1
+
+
+def test_headers_that_are_too_large_are_refused(
+    start: Callable[[], tuple[subprocess.Popen[str], str]],
+) -> None:
+    """431 for more than 16 KiB of them, and the next request is answered; half as much passes."""
+    _, url = start()
+    answers = [
+        httpx.get(f"{url}/api/v1/mode", headers={"X-Much": "x" * size}, trust_env=False).status_code
+        for size in (8_000, 20_000, 10)
+    ]
+    assert answers == [200, 431, 200]
+
+
+def test_a_fabric_that_is_embedded_does_not_listen_beyond_loopback_without_credentials(
+    tmp_path: Path,
+) -> None:
+    """Settings that were made without a file are not checked by its reader; serving refuses them."""
+    fabric = Fabric(Settings(listen="0.0.0.0:9", store=f"sqlite:///{tmp_path}/shf.db"))
+    try:
+        with pytest.raises(UsageError, match="reachable from outside"):
+            serve(fabric)
+    finally:
+        fabric.stop()
 
 
 def test_second_process_on_one_store_is_refused(

@@ -67,6 +67,23 @@ def found(settings: Settings, subject: str) -> list[Finding]:
     return [finding for finding in run_checks(settings) if finding.subject.startswith(subject)]
 
 
+def test_who_may_do_what_is_told_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """Each caller with its rights; a shared secret, a missing file, and a right that nobody has."""
+    for name in ("am", "copy"):
+        (tmp_path / name).write_text("one secret")
+    callers = {
+        name: {"rights": ["send"], "token_file": tmp_path / name} for name in ("am", "copy", "missing")
+    }
+    told = [(each.ok, each.message) for each in found(settings(auth={"callers": callers}), "access")]
+    assert told[:2] == [
+        (True, "am may: send"),
+        (False, "copy has the secret of am: give each one of its own"),
+    ]
+    assert told[2][0] is False
+    assert "cannot be read" in told[2][1]
+    assert told[3:] == [(None, "nobody has the right `read`"), (None, "nobody has the right `control`")]
+
+
 def test_a_sound_installation_has_no_failure(httpserver: HTTPServer) -> None:
     """Prometheus with the rules, Alertmanager with the receiver, health and recovery that answer."""
     prometheus(httpserver)

@@ -1,5 +1,6 @@
 """The command: 0 well, 1 failed, 2 wrong usage or configuration, a sentence and never a traceback."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,7 @@ def test_check_ends_with_1_when_a_server_does_not_answer(shf: Shf, tmp_path: Pat
     findings = {finding["subject"]: finding["ok"] for finding in json.loads(result.stdout)}
     assert findings == {
         "rules": True,
+        "access": True,
         "store": True,
         f"prometheus {CLOSED}": False,
         "alertmanager": None,
@@ -341,6 +343,36 @@ def test_the_mode_is_shown_and_set_with_the_token(shf: Shf, tmp_path: Path, http
     ).respond_with_json({"mode": "paused"})
     assert shf("mode").stdout == "automatic\n"
     assert shf("mode", "paused", "--by", "ada").stdout == "paused\n"
+
+
+def test_the_command_line_is_the_caller_that_may_control(
+    shf: Shf, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    """Of the configured callers the one with the right, by its password; another can be named."""
+    for name in ("am", "ops", "eve"):
+        (tmp_path / name).write_text(f"{name}-secret\n")
+    callers = {
+        "am": {"rights": ["send", "read"], "token_file": str(tmp_path / "am")},
+        "ops": {"rights": ["control"], "username": "ops", "password_file": str(tmp_path / "ops")},
+    }
+    host = httpserver.url_for("").removeprefix("http://").rstrip("/").replace("localhost", "127.0.0.1")
+    write(tmp_path / "shf.yaml", {"listen": host, "auth": {"callers": callers}})
+    for pair in ("ops:ops-secret", "eve:eve-secret"):
+        headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+        httpserver.expect_ordered_request("/api/v1/mode", headers=headers).respond_with_json(
+            {"mode": "paused"}
+        )
+    assert shf("mode").stdout == "paused\n"
+    assert shf("mode", "--user", "eve", "--password-file", tmp_path / "eve").stdout == "paused\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--user", "a"), ("--password-file", "f"), ("--user", "a", "--password-file", "f", "--token-file", "f")],
+)
+def test_a_user_without_a_password_is_wrong_usage(shf: Shf, arguments: tuple[str, ...]) -> None:
+    """Half a credential, or two of them, is told before anything is asked."""
+    assert shf("mode", "--url", CLOSED, *arguments).exit_code == 2
 
 
 def test_a_refusal_of_the_fabric_ends_with_1_and_its_reason(shf: Shf, httpserver: HTTPServer) -> None:

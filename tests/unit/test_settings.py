@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from self_healing_fabric.configuration import config_path, load_settings
 from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
-from self_healing_fabric.settings import Mode, Settings, is_loopback, split_listen
+from self_healing_fabric.settings import Mode, Right, Settings, is_loopback, split_listen
 
 Load = Callable[[Any], Settings]
 
@@ -398,22 +398,65 @@ def test_a_variable_for_a_whole_section_that_is_no_json_is_a_problem(
         load("")
 
 
-def test_beyond_loopback_a_token_is_needed(problems: Problems) -> None:
-    """An open webhook that restarts services is refused."""
-    found = problems({"listen": "0.0.0.0:9931"})
-    assert found == {
-        "auth.token_file": "`listen` on 0.0.0.0 is reachable from outside: give a file with a token"
-    }
+@pytest.mark.parametrize("rights", [None, ["read"]])
+def test_beyond_loopback_a_token_is_needed(
+    problems: Problems, tmp_path: Path, rights: list[str] | None
+) -> None:
+    """An open webhook that restarts services is refused, and so is one that nobody can use."""
+    (tmp_path / "token").write_text("s")
+    caller = {"rights": rights, "token_file": str(tmp_path / "token")}
+    found = problems({"listen": "0.0.0.0:9931", "auth": {"callers": {"wall": caller} if rights else {}}})
+    assert set(found) == {"auth.token_file"}
+    assert "`listen` on 0.0.0.0 is reachable from outside" in found["auth.token_file"]
+
+
+def test_with_a_caller_that_may_act_it_may_listen_anywhere(load: Load, tmp_path: Path) -> None:
+    """One caller that may send or control is enough; control implies read."""
+    (tmp_path / "secret").write_text("one\n")
+    for right, known in (("send", {"send"}), ("control", {"control", "read"})):
+        caller = {"rights": [right], "username": "am", "password_file": str(tmp_path / "secret")}
+        settings = load({"listen": "0.0.0.0:9931", "auth": {"callers": {"am": caller}}})
+        (credential,) = settings.auth.credentials()
+        assert (credential.scheme, credential.rights) == ("basic", known)
+        assert credential.secret() == b"am:one"
+
+
+@pytest.mark.parametrize(
+    ("caller", "where"),
+    [
+        ({"rights": ["send"]}, "auth.callers.x"),
+        ({"rights": ["send"], "username": "x"}, "auth.callers.x"),
+        ({"rights": ["send"], "password_file": "SECRET"}, "auth.callers.x"),
+        (
+            {"rights": ["send"], "username": "x", "password_file": "SECRET", "token_file": "SECRET"},
+            "auth.callers.x",
+        ),
+        ({"rights": [], "token_file": "SECRET"}, "auth.callers.x.rights"),
+        ({"rights": ["send", "admin"], "token_file": "SECRET"}, "auth.callers.x.rights.1"),
+        ({"rights": ["send"], "username": "a:b", "password_file": "SECRET"}, "auth.callers.x.username"),
+        ({"rights": ["send"], "token_file": "MISSING"}, "auth.callers.x.token_file"),
+        ({"rights": ["send"], "username": "x", "password_file": "EMPTY"}, "auth.callers.x.password_file"),
+    ],
+)
+def test_a_caller_is_known_in_exactly_one_way(
+    problems: Problems, tmp_path: Path, caller: dict[str, Any], where: str
+) -> None:
+    """By a token, or by a name and a password, in files that hold them."""
+    (tmp_path / "SECRET").write_text("s")
+    (tmp_path / "EMPTY").write_text(" \n")
+    full = {key: str(tmp_path / value) if key.endswith("file") else value for key, value in caller.items()}
+    assert set(problems({"auth": {"callers": {"x": full}}})) == {where}
 
 
 def test_with_a_token_it_may_listen_anywhere_and_the_token_is_read_anew(load: Load, tmp_path: Path) -> None:
-    """The file is read at every call, without its newline."""
+    """The file is read at every call, without its newline; it gives every right."""
     token = tmp_path / "token"
     token.write_text("one\n")
     settings = load({"listen": "0.0.0.0:9931", "auth": {"token_file": str(token)}})
-    assert settings.auth_token() == "one"
+    (credential,) = settings.auth.credentials()
+    assert (credential.rights, credential.secret()) == (set(Right), b"one")
     token.write_text("two\n")
-    assert settings.auth_token() == "two"
+    assert credential.secret() == b"two"
 
 
 def test_a_token_file_must_exist_and_hold_a_token(problems: Problems, tmp_path: Path) -> None:

@@ -31,9 +31,10 @@ from self_healing_fabric.api import (
     strategies,
 )
 from self_healing_fabric.api.problems import problem
+from self_healing_fabric.errors import UsageError
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import StateCollector
-from self_healing_fabric.settings import split_listen
+from self_healing_fabric.settings import is_loopback, split_listen
 
 log = structlog.get_logger()
 
@@ -41,6 +42,7 @@ THREADS = 32  # requests at a time; they mostly wait for the store's commit, whi
 SWITCH_INTERVAL = 0.0005  # seconds; Python's own 5 ms, times the busy workers, is what a request would wait
 CONNECTIONS = 2000  # Alertmanager opens hundreds at once when nothing is grouped
 OWN_FILES = 500  # of the store, of calls to Prometheus and to the targets
+MAX_HEADERS = 16 * 1024  # bytes; Alertmanager sends a few hundred, a browser behind a proxy a few thousand
 
 
 def create_app(fabric: Fabric) -> Flask:
@@ -55,11 +57,13 @@ def create_app(fabric: Fabric) -> Flask:
     fabric.context.metrics.registry.register(StateCollector(fabric))
 
     @app.get("/healthz")
+    @auth.open_to_all
     def healthz() -> Response:
         """Alive: the process answers."""
         return Response("ok\n", mimetype="text/plain")
 
     @app.get("/readyz")
+    @auth.open_to_all
     def readyz() -> Response:
         """Ready: takes notifications and works on them."""
         if fabric.draining:
@@ -70,6 +74,7 @@ def create_app(fabric: Fabric) -> Flask:
         return Response("ready\n", mimetype="text/plain")
 
     @app.get("/metrics")
+    @auth.open_to_all
     def metrics() -> Response:
         """Everything in `telemetry`, and the state of the store."""
         return Response(generate_latest(fabric.context.metrics.registry), content_type=CONTENT_TYPE_LATEST)
@@ -78,8 +83,18 @@ def create_app(fabric: Fabric) -> Flask:
 
 
 def serve(fabric: Fabric) -> None:
-    """Run until SIGTERM or Ctrl-C, then finish what is in hand."""
+    """Run until SIGTERM or Ctrl-C, then finish what is in hand.
+
+    Raises:
+        UsageError: it would listen beyond loopback without credentials.
+    """
     host, port = split_listen(fabric.settings.listen)
+    if (
+        not is_loopback(host) and not fabric.settings.auth.credentials()
+    ):  # settings that no file was checked for
+        raise UsageError(
+            f"`listen` on {host} is reachable from outside: set `auth.token_file` or `auth.callers`"
+        )
     app = create_app(fabric)
 
     def terminate(number: int, _: FrameType | None) -> None:
@@ -97,6 +112,7 @@ def serve(fabric: Fabric) -> None:
         connection_limit=_connection_limit(),
         asyncore_use_poll=True,
         max_request_body_size=2 * fabric.settings.max_body_bytes,  # Flask's limit answers as the API does
+        max_request_header_size=MAX_HEADERS,
         ident=None,
     )
     fabric.start()

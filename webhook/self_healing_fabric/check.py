@@ -24,7 +24,7 @@ from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.rules import check_rules
-from self_healing_fabric.settings import ServiceSettings, Settings, bearer_headers
+from self_healing_fabric.settings import AuthSettings, Right, ServiceSettings, Settings, bearer_headers
 from self_healing_fabric.store import examine
 from shf_queries import PrometheusClient, QueryError, Series, catalogue
 
@@ -44,8 +44,9 @@ class Finding:
 
 
 def run_checks(settings: Settings) -> Iterator[Finding]:
-    """Yield the findings in a fixed order: rules, store, servers, services."""
+    """Yield the findings in a fixed order: rules, access, store, servers, services."""
     yield from _rules()
+    yield from _access(settings.auth)
     yield _asked(
         "store",
         settings.store.partition(":")[0],
@@ -79,6 +80,31 @@ def _rules() -> Iterator[Finding]:
     if not problems:
         by = "promtool" if promtool else "YAML only: promtool is not on PATH"
         yield Finding("rules", True, f"{len(paths)} shipped rule files are valid ({by})")
+
+
+def _access(auth: AuthSettings) -> Iterator[Finding]:
+    """Who may do what, and what nobody may: a fabric that nobody may stop is no safe one."""
+    credentials = auth.credentials()
+    if not credentials:
+        yield Finding("access", True, "this machine only, where everybody may do everything")
+        return
+    callers: dict[bytes, str] = {}
+    for each in credentials:
+        name = each.caller or "auth.token_file"
+        rights = ", ".join(right for right in Right if right in each.rights)
+        try:
+            secret = each.secret()
+        except (OSError, UnicodeError) as error:
+            yield Finding("access", False, f"{name}: {each.file} cannot be read: {error}")
+            continue
+        other = callers.setdefault(secret, name)
+        if other != name:
+            yield Finding("access", False, f"{name} has the secret of {other}: give each one of its own")
+        else:
+            yield Finding("access", True, f"{name} may: {rights}")
+    for right in Right:
+        if not any(right in each.rights for each in credentials):
+            yield Finding("access", None, f"nobody has the right `{right}`")
 
 
 def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Finding]:

@@ -34,6 +34,19 @@ token_option = click.option(
     type=click.Path(path_type=Path),
     help="File with the API token (default: from the configuration).",
 )
+user_option = click.option("--user", help="User name, instead of a token (default: from the configuration).")
+password_option = click.option(
+    "--password-file", type=click.Path(path_type=Path), help="File with the password of --user."
+)
+
+
+def access_options(command: Command) -> Command:
+    """Where the fabric runs and as whom to call it: taken as `**where`, given to `_api`."""
+    for option in (password_option, user_option, token_option, url_option, config_option):
+        command = option(command)
+    return command
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -125,9 +138,7 @@ def demo(keep: bool, shipped_durations: bool, faults: tuple[str, ...]) -> None:
 @click.option("--state", "states", multiple=True, help="Only incidents in this state (may repeat).")
 @click.option("--service", help="Only incidents of this service.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 500))
-@config_option
-@url_option
-@token_option
+@access_options
 @json_option
 @_errors_as_sentences
 def incidents(
@@ -180,9 +191,7 @@ def drift(service: str | None, config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@config_option
-@url_option
-@token_option
+@access_options
 @json_option
 @_errors_as_sentences
 def strategies(as_json: bool, **where: Any) -> None:
@@ -199,9 +208,7 @@ def strategies(as_json: bool, **where: Any) -> None:
 @main.command()
 @click.argument("incident_id", metavar="ID")
 @click.option("--by", default="", help="Who approves (default: the system's user name).")
-@config_option
-@url_option
-@token_option
+@access_options
 @_errors_as_sentences
 def approve(incident_id: str, by: str, **where: Any) -> None:
     """Allow the plan of an incident that awaits approval."""
@@ -215,9 +222,7 @@ def approve(incident_id: str, by: str, **where: Any) -> None:
 @click.argument("service")
 @click.option("--by", default="", help="Who decides (default: the system's user name).")
 @click.option("--reason", help="Why, for the timeline.")
-@config_option
-@url_option
-@token_option
+@access_options
 @_errors_as_sentences
 def split(incident_id: str, service: str, by: str, reason: str | None, **where: Any) -> None:
     """Give SERVICE, wrongly taken for a symptom of incident ID, an incident of its own."""
@@ -233,9 +238,7 @@ def split(incident_id: str, service: str, by: str, reason: str | None, **where: 
 @click.option("--pattern", help="The pattern that it was, for example network_issue.")
 @click.option("--by", default="", help="Who says so (default: the system's user name).")
 @click.option("--reason", help="How you know, for the timeline.")
-@config_option
-@url_option
-@token_option
+@access_options
 @_errors_as_sentences
 def verdict(
     incident_id: str,
@@ -266,9 +269,7 @@ def verdict(
 @click.option("--service", help="Only for this service.")
 @click.option("--strategy", help="Only for this strategy.")
 @click.option("--by", default="", help="Who changes it (default: the system's user name).")
-@config_option
-@url_option
-@token_option
+@access_options
 @_errors_as_sentences
 def mode(new_mode: str | None, service: str | None, strategy: str | None, by: str, **where: Any) -> None:
     """Show the mode, or set it: automatic, approval, dry_run, or paused (the kill switch).
@@ -379,15 +380,37 @@ def init(path: Path) -> None:
     click.echo(f"{path}: written. Edit it, then run `shf check --config {path}`.")
 
 
-def _api(*, config: Path | None, url: str | None, token_file: Path | None) -> Any:
+def _api(
+    *,
+    config: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    user: str | None,
+    password_file: Path | None,
+) -> Any:
     from self_healing_fabric.client import FabricClient
     from self_healing_fabric.configuration import config_path, load_settings
+    from self_healing_fabric.settings import Right
 
+    if (user is None) is not (password_file is None):
+        raise UsageError("--user and --password-file belong together")
+    if user is not None and token_file is not None:
+        raise UsageError("give a token or a user, not both")
     if url is None:
         settings = load_settings(config_path(config))
         url = f"http://{settings.listen}"
-        token_file = token_file or settings.auth.token_file
-    return FabricClient(url, token_file)
+        if token_file is None and user is None:
+            # Whoever can read these files may do what they allow: as the one that may decide, else read.
+            known = max(
+                settings.auth.credentials(),
+                key=lambda each: (Right.CONTROL in each.rights, Right.READ in each.rights),
+                default=None,
+            )
+            if known is not None and known.scheme == "bearer":
+                token_file = known.file
+            elif known is not None:
+                user, password_file = known.username, known.file
+    return FabricClient(url, token_file, username=user, password_file=password_file)
 
 
 def _user() -> str:

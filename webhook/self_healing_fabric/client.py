@@ -19,18 +19,29 @@ class ApiError(ShfError):
 class FabricClient:
     """Calls one running fabric."""
 
-    def __init__(self, url: str, token_file: Path | None = None) -> None:
-        headers = {}
+    def __init__(
+        self,
+        url: str,
+        token_file: Path | None = None,
+        *,
+        username: str | None = None,
+        password_file: Path | None = None,
+    ) -> None:
+        """Call the fabric at `url` with a bearer token, or with a user name and password, or with neither.
+
+        Raises:
+            ApiError: a file cannot be read, or `url` is none.
+        """
+        headers, auth = {}, None
         if token_file is not None:
-            try:
-                headers["Authorization"] = f"Bearer {token_file.read_text(encoding='ascii').strip()}"
-            except OSError as error:
-                raise ApiError(f"{token_file}: cannot be read: {error.strerror}") from error
-            except UnicodeError as error:
-                raise ApiError(f"{token_file}: holds no token: an HTTP header takes ASCII only") from error
+            headers["Authorization"] = f"Bearer {_secret(token_file)}"
+        elif username is not None and password_file is not None:
+            auth = (username, _secret(password_file))
         self._url = url.rstrip("/")
         try:
-            self._http = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT, trust_env=False)
+            self._http = httpx.Client(
+                base_url=self._url, headers=headers, auth=auth, timeout=TIMEOUT, trust_env=False
+            )
         except (httpx.InvalidURL, ValueError) as error:
             raise ApiError(f"{url} is no URL: {error}") from error
 
@@ -53,3 +64,12 @@ class FabricClient:
         if not answer.is_success:
             raise ApiError(f"{body.get('title', answer.status_code)}: {body.get('detail', '')}")
         return body
+
+
+def _secret(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ApiError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeError as error:
+        raise ApiError(f"{path}: holds no token: an HTTP header takes ASCII only") from error

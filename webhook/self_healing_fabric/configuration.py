@@ -23,6 +23,7 @@ from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
 from self_healing_fabric.settings import (
     ENVIRONMENT_PREFIX,
     KubernetesRecovery,
+    Right,
     Settings,
     VerificationSettings,
     is_loopback,
@@ -190,22 +191,35 @@ def _listen_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
     except ValueError:
         return
     auth = raw.get("auth")
-    in_file = auth.get("token_file") if isinstance(auth, Mapping) else None
-    token_file = os.environ.get("SHF_AUTH__TOKEN_FILE") or in_file
+    auth = auth if isinstance(auth, Mapping) else {}
+    token_file = os.environ.get("SHF_AUTH__TOKEN_FILE") or auth.get("token_file")
+    callers = auth.get("callers")
+    callers = callers if isinstance(callers, Mapping) else {}
     if token_file:
-        yield from _token_file_problems(Path(str(token_file)))
-    elif not is_loopback(host):
+        yield from _secret_file_problems("auth.token_file", Path(str(token_file)))
+    elif not is_loopback(host) and not any(map(_may_act, callers.values())):
         yield Problem(
-            "auth.token_file", f"`listen` on {host} is reachable from outside: give a file with a token"
+            "auth.token_file",
+            f"`listen` on {host} is reachable from outside: give a file with a token here, "
+            "or `auth.callers` of which one may send or control",
         )
+    for name, caller in callers.items():
+        for key in ("token_file", "password_file"):
+            if isinstance(caller, Mapping) and caller.get(key):
+                yield from _secret_file_problems(f"auth.callers.{name}.{key}", Path(str(caller[key])))
 
 
-def _token_file_problems(path: Path) -> Iterator[Problem]:
+def _may_act(caller: Any) -> bool:
+    rights = caller.get("rights") if isinstance(caller, Mapping) else None
+    return isinstance(rights, list | tuple) and any(each in (Right.SEND, Right.CONTROL) for each in rights)
+
+
+def _secret_file_problems(where: str, path: Path) -> Iterator[Problem]:
     try:
         if not path.read_text(encoding="utf-8").strip():
-            yield Problem("auth.token_file", f"{path} is empty: write a token into it")
+            yield Problem(where, f"{path} is empty: write the secret into it")
     except (OSError, ValueError) as error:
-        yield Problem("auth.token_file", f"{path} cannot be read: {error}")
+        yield Problem(where, f"{path} cannot be read: {error}")
 
 
 def _verification_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ before anything is done.
 
 STARTER = """\
 # Self-Healing Fabric. All settings: docs/configuration.md. Validate with `shf check`.
-listen: 127.0.0.1:9931           # beyond loopback, auth.token_file is required
+listen: 127.0.0.1:9931           # beyond loopback, `auth` is required
 store: sqlite:///shf.db
 mode: dry_run                    # says what it would do; change to `automatic` when you trust it
 

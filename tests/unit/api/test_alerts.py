@@ -191,7 +191,9 @@ def test_every_answer_is_counted_by_its_code(make_api: Callable[..., Any], tmp_p
     """All seven codes of the contract, wherever in the application they arise."""
     token = tmp_path / "token"
     token.write_text("abc")
-    api = make_api(auth={"token_file": token}, max_body_bytes=4096)
+    (tmp_path / "reader").write_text("reader")
+    callers = {"reader": {"rights": ["read"], "token_file": tmp_path / "reader"}}
+    api = make_api(auth={"token_file": token, "callers": callers}, max_body_bytes=4096)
     codes = ("202", "400", "401", "403", "413", "422", "503")
     assert {code: api.metric("shf_webhook_requests_total", code=code) for code in codes} == dict.fromkeys(
         codes, 0
@@ -200,7 +202,7 @@ def test_every_answer_is_counted_by_its_code(make_api: Callable[..., Any], tmp_p
     api.client.post(PATH, json=FIRING, headers=headers)
     api.client.post(PATH, data=b"x", headers=headers)
     api.client.post(PATH, json=FIRING)
-    api.client.post(PATH, json=FIRING, headers={"Authorization": "Bearer wrong"})
+    api.client.post(PATH, json=FIRING, headers={"Authorization": "Bearer reader"})
     api.client.post(PATH, data=b" " * 5000, headers=headers)
     api.client.post(PATH, json={}, headers=headers)
     full = "CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"

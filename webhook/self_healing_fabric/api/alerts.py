@@ -10,15 +10,18 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import ValidationError
 
+from self_healing_fabric.api.auth import requires
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.incidents.notifications import WebhookMessage
 from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.settings import Right
 from self_healing_fabric.store import statements
 
 blueprint = Blueprint("alerts", __name__)
 
 
 @blueprint.post("/api/v1/alerts")
+@requires(Right.SEND)
 def receive() -> Response:
     """Take a notification in."""
     fabric: Fabric = current_app.extensions["fabric"]

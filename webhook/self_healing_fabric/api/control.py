@@ -12,6 +12,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy import Connection
 
+from self_healing_fabric.api.auth import decided_by, requires
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.diagnosis import Pattern
@@ -20,7 +21,7 @@ from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
-from self_healing_fabric.settings import Mode, StrategyName
+from self_healing_fabric.settings import Mode, Right, StrategyName
 
 blueprint = Blueprint("control", __name__)
 
@@ -31,7 +32,7 @@ class Decision(BaseModel):
     """The body of a decision; may be left out."""
 
     model_config = ConfigDict(extra="forbid")
-    by: Person = "someone over the API"
+    by: Person | None = None
     reason: Annotated[str, Field(max_length=1000)] | None = None
 
 
@@ -56,7 +57,7 @@ class ModeChange(BaseModel):
     mode: Mode | None  # null: as configured
     service: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     strategy: StrategyName | None = None
-    by: Person = "someone over the API"
+    by: Person | None = None
 
     @model_validator(mode="after")
     def _one(self) -> ModeChange:
@@ -66,39 +67,50 @@ class ModeChange(BaseModel):
 
 
 @blueprint.post("/api/v1/incidents/<incident_id>/<any(acknowledge,approve,reject,escalate,close):decision>")
+@requires(Right.CONTROL)
 def decide_on(incident_id: str, decision: str) -> Response:
     """Carry out a person's decision and answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]
     body = Decision.model_validate_json(request.get_data() or b"{}")
-    decide(fabric.context, incident_id, DECISIONS[decision], by=body.by, reason=body.reason)
+    decide(fabric.context, incident_id, DECISIONS[decision], by=decided_by(body.by), reason=body.reason)
     fabric.orchestrator.wake()
     return jsonify(story(fabric, incident_id))
 
 
 @blueprint.post("/api/v1/incidents/<incident_id>/split")
+@requires(Right.CONTROL)
 def split(incident_id: str) -> Response:
     """Give a service that was wrongly taken for a symptom an incident of its own; answer with that."""
     fabric: Fabric = current_app.extensions["fabric"]
     body = Split.model_validate_json(request.get_data() or b"{}")
-    split_id = split_off(fabric.context, incident_id, body.service, by=body.by, reason=body.reason)
+    split_id = split_off(
+        fabric.context, incident_id, body.service, by=decided_by(body.by), reason=body.reason
+    )
     fabric.orchestrator.wake()
     return jsonify(story(fabric, split_id))
 
 
 @blueprint.post("/api/v1/incidents/<incident_id>/verdict")
+@requires(Right.CONTROL)
 def judge(incident_id: str) -> Response:
     """Say whether the diagnosis was right, or what it was; answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]
     body = Verdict.model_validate_json(request.get_data() or b"{}")
     verdict = diagnosis_verdicts.DiagnosisVerdict(body.right, body.service, body.pattern)
     diagnosis_verdicts.give(
-        fabric.store, incident_id, verdict, by=body.by, reason=body.reason, now=fabric.context.clock()
+        fabric.store,
+        incident_id,
+        verdict,
+        by=decided_by(body.by),
+        reason=body.reason,
+        now=fabric.context.clock(),
     )
     fabric.context.calibrator.forget()
     return jsonify(story(fabric, incident_id))
 
 
 @blueprint.get("/api/v1/mode")
+@requires(Right.READ)
 def show_mode() -> Response:
     """The mode in force."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -106,16 +118,17 @@ def show_mode() -> Response:
 
 
 @blueprint.put("/api/v1/mode")
+@requires(Right.CONTROL)
 def set_mode() -> Response:
     """Set the mode of everything, a service or a strategy; `paused` is the kill switch."""
     fabric: Fabric = current_app.extensions["fabric"]
     body = ModeChange.model_validate_json(request.get_data() or b"{}")
     if body.service is not None and body.service not in fabric.settings.services:
         return problem(422, f"service: none is called {body.service}")
-    now = fabric.context.clock()
+    now, by = fabric.context.clock(), decided_by(body.by)
     fabric.store.write(
         lambda connection: mode.change(
-            connection, body.mode, by=body.by, now=now, service=body.service, strategy=body.strategy
+            connection, body.mode, by=by, now=now, service=body.service, strategy=body.strategy
         )
     )
     fabric.orchestrator.wake()
@@ -123,6 +136,7 @@ def set_mode() -> Response:
 
 
 @blueprint.get("/api/v1/status")
+@requires(Right.READ)
 def show_status() -> Response:
     """What the fabric is doing."""
     return jsonify(status(current_app.extensions["fabric"]))

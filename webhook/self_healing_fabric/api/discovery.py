@@ -13,14 +13,16 @@ from urllib.parse import parse_qsl, urlsplit
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
+from self_healing_fabric.api.auth import requires
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.integration.lifecycle import Fabric
-from self_healing_fabric.settings import ServiceSettings
+from self_healing_fabric.settings import Right, ServiceSettings
 
 blueprint = Blueprint("discovery", __name__)
 
 
 @blueprint.get("/api/v1/targets")
+@requires(Right.READ)
 def targets() -> Response:
     """The target groups, one for each service that has the endpoint."""
     fabric: Fabric = current_app.extensions["fabric"]

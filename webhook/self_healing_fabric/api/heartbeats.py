@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app
 
+from self_healing_fabric.api.auth import requires
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.settings import Right
 from self_healing_fabric.store import statements
 
 blueprint = Blueprint("heartbeats", __name__)
 
 
 @blueprint.post("/api/v1/heartbeats/<service>")
+@requires(Right.SEND)
 def beat(service: str) -> Response:
     """Store a heartbeat of the service; the body is ignored."""
     fabric: Fabric = current_app.extensions["fabric"]

@@ -13,10 +13,12 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
+from self_healing_fabric.api.auth import requires
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.errors import UnknownIncident
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.settings import Right
 from self_healing_fabric.store import statements
 from self_healing_fabric.store.statements import AnyRow
 
@@ -27,6 +29,7 @@ DEFAULT_PAGE = 50
 
 
 @blueprint.get("/api/v1/incidents")
+@requires(Right.READ)
 def list_incidents() -> Response:
     """List incidents, newest first; `state` (may repeat), `service`, `since`, `merged`, `limit`, `cursor`."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -56,6 +59,7 @@ def list_incidents() -> Response:
 
 
 @blueprint.get("/api/v1/incidents/<incident_id>")
+@requires(Right.READ)
 def show_incident(incident_id: str) -> Response:
     """One incident with timeline, diagnosis, actions and alerts."""
     fabric: Fabric = current_app.extensions["fabric"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime
 from sqlalchemy import Connection
 
+from self_healing_fabric.incidents.limits import bounded
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.store import statements
 
@@ -31,19 +32,20 @@ Moment = Annotated[AwareDatetime, AfterValidator(_exists_in_utc)]
 
 def store_alerts(connection: Connection, alerts: Iterable[Alert], now: float) -> None:
     """Store the alerts inside the caller's transaction; incidents are opened later, by the orchestrator."""
-    rows = [
-        {
-            "fingerprint": alert.fingerprint,
-            "starts_at": alert.starts_at,
-            "status": alert.status,
-            "labels": dict(alert.labels),
-            "annotations": dict(alert.annotations),
-            "received_at": now,
-            "ended_at": None if alert.firing else now,
-        }
-        for alert in alerts
-    ]
-    statements.upsert_alerts(connection, rows)
+    statements.upsert_alerts(connection, [_row(alert, now) for alert in alerts])
+
+
+def _row(alert: Alert, now: float) -> dict[str, Any]:
+    labels, annotations = bounded(alert.labels, alert.annotations)
+    return {
+        "fingerprint": alert.fingerprint,
+        "starts_at": alert.starts_at,
+        "status": alert.status,
+        "labels": labels,
+        "annotations": annotations,
+        "received_at": now,
+        "ended_at": None if alert.firing else now,
+    }
 
 
 def identity_time(starts_at: datetime) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
 from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
+from self_healing_fabric.incidents.limits import CUT
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, LONGEST_STEP
@@ -214,7 +215,8 @@ def _lookup(listed: Collection[Mapping[str, str]]) -> Callable[[Mapping[str, str
         values_by_names.setdefault(names, set()).add(tuple(labels[name] for name in names))
 
     def is_listed(stored: Mapping[str, str]) -> bool:
-        return any(
+        # What was cut cannot be compared, and nothing ends on a doubt; Alertmanager tells its end.
+        return CUT in stored or any(
             tuple(stored.get(name) for name in names) in values for names, values in values_by_names.items()
         )
 

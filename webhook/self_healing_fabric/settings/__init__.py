@@ -8,7 +8,16 @@ a guardrail that is off.
 
 from __future__ import annotations
 
-from self_healing_fabric.settings.access import AuthSettings, bearer_headers, is_loopback, split_listen
+from self_healing_fabric.settings.access import (
+    ALL_RIGHTS,
+    AuthSettings,
+    CallerSettings,
+    Credential,
+    Right,
+    bearer_headers,
+    is_loopback,
+    split_listen,
+)
 from self_healing_fabric.settings.configuration import (
     ConfigMapKey,
     ConfigurationSettings,
@@ -73,6 +82,7 @@ from self_healing_fabric.settings.values import (
 )
 
 __all__ = [
+    "ALL_RIGHTS",
     "DEFAULT_LEVELS",
     "DEFAULT_PLANS",
     "ENVIRONMENT_PREFIX",
@@ -80,9 +90,11 @@ __all__ = [
     "MAX_EFFECT_TIMEOUT",
     "AlertmanagerSettings",
     "AuthSettings",
+    "CallerSettings",
     "ConfigMapKey",
     "ConfigurationSettings",
     "CorrelationSettings",
+    "Credential",
     "DesiredConfiguration",
     "DiagnosisSettings",
     "DockerRecovery",
@@ -106,6 +118,7 @@ __all__ = [
     "RestoreJob",
     "RetryCall",
     "RetrySettings",
+    "Right",
     "ScaleSettings",
     "Section",
     "ServiceGraphSettings",

@@ -1,19 +1,100 @@
-"""Who may call the fabric, where it listens, and the tokens that it sends."""
+"""Who may call the fabric and for what, where it listens, and the tokens that it sends.
+
+Whoever can send an alert can have a service restarted, and whoever can control can stop the healing. A token
+that does all of that ends up in Alertmanager's configuration, in Prometheus's and in everybody's shell, so
+there are callers of several names with the rights that each of them needs and with secrets of their own.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from self_healing_fabric.settings.values import Section
+from self_healing_fabric.settings.values import Section, ServiceName
+
+
+class Right(StrEnum):
+    """What a caller may do."""
+
+    SEND = "send"  # alerts and heartbeats
+    READ = "read"  # incidents, status, mode, targets
+    CONTROL = "control"  # decisions, mode, verdicts; whoever decides must see on what, so it implies `read`
+
+
+ALL_RIGHTS = frozenset(Right)
+
+# No colon, which ends a username in HTTP basic authentication.
+Username = Annotated[str, Field(pattern=r"^[!-9;-~]{1,100}$")]
+
+
+class CallerSettings(Section):
+    """One caller: its rights, and how it is known."""
+
+    rights: tuple[Right, ...] = Field(
+        min_length=1, description="of `send` (alerts, heartbeats), `read`, `control` (which implies `read`)"
+    )
+    token_file: Path | None = Field(None, description="bearer token, read anew for every call")
+    username: Username | None = Field(None, description="instead of a token: HTTP basic authentication")
+    password_file: Path | None = Field(None, description="of `username`, read anew for every call")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> CallerSettings:
+        if (self.username is None) is not (self.password_file is None):
+            raise ValueError("`username` and `password_file` belong together")
+        if (self.token_file is None) is (self.password_file is None):
+            raise ValueError("give either `token_file`, or `username` and `password_file`")
+        return self
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A way to be known as a caller. `caller` is None for the one token that may do everything."""
+
+    caller: str | None
+    rights: frozenset[Right]
+    scheme: Literal["bearer", "basic"]
+    file: Path
+    username: str | None = None
+
+    def secret(self) -> bytes:
+        """What has to be presented, read anew as it may be rotated; empty, and never valid, as the file is.
+
+        Raises:
+            OSError: the file cannot be read.
+            UnicodeError: it holds no text.
+        """
+        text = self.file.read_text(encoding="utf-8").strip()
+        if not text:
+            return b""
+        return (text if self.username is None else f"{self.username}:{text}").encode()
 
 
 class AuthSettings(Section):
-    """The bearer token that callers must present; needed unless `listen` is a loopback address."""
+    """Who may call; somebody must be named unless `listen` is a loopback address."""
 
-    token_file: Path | None = Field(None, description="needed unless `listen` is a loopback address")
+    token_file: Path | None = Field(
+        None, description="one token for everything; it or `callers` is needed beyond loopback"
+    )
+    callers: Mapping[ServiceName, CallerSettings] = Field({}, description="who may do what, by name")
+
+    def credentials(self) -> tuple[Credential, ...]:
+        """Every way to be let in, in the order of the file; none: everybody on this machine may do all."""
+        found = [] if self.token_file is None else [Credential(None, ALL_RIGHTS, "bearer", self.token_file)]
+        for name, caller in self.callers.items():
+            rights = frozenset(caller.rights)
+            if Right.CONTROL in rights:
+                rights |= {Right.READ}
+            file = caller.token_file or caller.password_file
+            if file is not None:
+                scheme: Literal["bearer", "basic"] = "basic" if caller.username else "bearer"
+                found.append(Credential(name, rights, scheme, file, caller.username))
+        return tuple(found)
 
 
 def bearer_headers(token_file: Path | None) -> dict[str, str]:

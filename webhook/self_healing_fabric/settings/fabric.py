@@ -166,8 +166,3 @@ class Settings(BaseSettings):
             if each is not None:
                 values |= each.model_dump(exclude_none=True)
         return Limits.model_construct(**values)
-
-    def auth_token(self) -> str | None:
-        """Read the bearer token anew (it can be rotated); None when no token is configured."""
-        path = self.auth.token_file
-        return path.read_text(encoding="utf-8").strip() if path else None
