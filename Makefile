@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+comma := ,
 RULES = $(wildcard alert_rules/*.rules.yml)
 RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
 
@@ -50,10 +51,9 @@ lint: setup venv ## check style, types, layers and rules
 	promtool test rules $(RULE_TESTS)
 
 bench: SETUP = test
-bench: setup venv ## measure what the rules cost on a real Prometheus, the store on SQLite and PostgreSQL, and how soon a repair begins; 26 minutes
-	$(VENV)/bin/python bench/rules.py --services 250 --services 1000
-	$(VENV)/bin/python bench/store.py
-	$(VENV)/bin/python bench/recovery.py
+bench: setup venv ## measure everything on real servers and write docs/benchmarks.md: [ONLY=store,soak,...] [QUICK=1]; an hour and a half
+	$(if $(ONLY),,$(VENV)/bin/python bench/rules.py --services 250 --services 1000)
+	$(VENV)/bin/python bench/report.py --out docs $(addprefix --only ,$(subst $(comma), ,$(ONLY))) $(if $(QUICK),--quick)
 
 bench-rca: venv ## judge the diagnosis on labelled cases: DATA=DIR PREDICTIONS=FILE [REPORT=FILE] [PART=first|second|both]
 	@test -n '$(DATA)' -a -n '$(PREDICTIONS)' || { echo 'usage: make bench-rca DATA=DIR PREDICTIONS=FILE' >&2; exit 2; }
