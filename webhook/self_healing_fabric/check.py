@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.errors import ShfError
+from self_healing_fabric.extensions import GROUPS, clashes, installed
 from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.strategies.repair import Repair
@@ -44,8 +45,9 @@ class Finding:
 
 
 def run_checks(settings: Settings) -> Iterator[Finding]:
-    """Yield the findings in a fixed order: rules, access, store, servers, services."""
+    """Yield the findings in a fixed order: rules, plugins, access, store, servers, services."""
     yield from _rules()
+    yield from _plugins(settings)
     yield from _access(settings.auth)
     yield _asked(
         "store",
@@ -69,6 +71,33 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
             yield from findings
     if not settings.services:
         yield Finding("services", False, "none is configured: the fabric would act on nothing. Add them.")
+
+
+def _plugins(settings: Settings) -> Iterator[Finding]:
+    """What is installed, from which package; one that nobody names is not imported."""
+    used = _used_plugins(settings)
+    for group in GROUPS:
+        for name, brought in installed(group).items():
+            for plugin in brought:
+                subject = f"plugin {group}/{name}"
+                if plugin in clashes(group):
+                    told = f"{plugin.distribution} {plugin.version} is never used: {name} is built in"
+                    yield Finding(subject, False, f"{told}. Rename the plugin, or uninstall it.")
+                    continue
+                use = "used" if name in used[group] else "not named in the configuration, so not used"
+                yield Finding(subject, True, f"{plugin.distribution} {plugin.version}, {use}")
+
+
+def _used_plugins(settings: Settings) -> Mapping[str, Collection[str]]:
+    services = settings.services.values()
+    return {
+        "strategies": settings.plugin_strategies(),
+        "platforms": {name for service in services for name in service.recovery.platform},
+        "evidence_sources": {name for service in services for name in service.evidence_sources},
+        "guardrails": settings.plugins.guardrails,
+        "channels": settings.plugins.channels,
+        "event_sinks": settings.plugins.event_sinks,
+    }
 
 
 def _rules() -> Iterator[Finding]:

@@ -23,25 +23,13 @@ from prometheus_client import (
 )
 
 from self_healing_fabric import __version__
+from self_healing_fabric.extensions import BUILT_IN
 
 UNKNOWN_SERVICE = "unknown"
-STRATEGIES = ("retry", "restart", "scale", "evict", "rollback", "repair", "sync", "undo")
+STRATEGIES = BUILT_IN["strategies"]
 ACTION_OUTCOMES = ("succeeded", "failed", "indeterminate")
 RESOLVED_OUTCOMES = ("healed", "recovered", "closed_by_person")
-GUARDRAILS = (
-    "mode",
-    "maintenance",
-    "storm",
-    "one_at_a_time",
-    "fleet_at_once",
-    "max_failures",
-    "max_heals",
-    "max_actions",
-    "cooldown",
-    "fleet_targets",
-    "deploying",
-    "min_healthy",
-)
+GUARDRAILS = BUILT_IN["guardrails"]
 WEBHOOK_CODES = ("202", "400", "401", "403", "413", "422", "503")
 
 _SECONDS_OF_WORK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -55,9 +43,18 @@ class Metrics:
         services: those whose series are there from the start, at 0.
         usable: the strategies that a service can have; all for one that is not named. Thousands of services
             times strategies that none of them has would be most of what Prometheus scrapes.
+        strategies: all that there are.
+        guardrails: those that plugins bring.
     """
 
-    def __init__(self, services: Iterable[str], usable: Mapping[str, Collection[str]] | None = None) -> None:
+    def __init__(
+        self,
+        services: Iterable[str],
+        usable: Mapping[str, Collection[str]] | None = None,
+        *,
+        strategies: Collection[str] = STRATEGIES,
+        guardrails: Collection[str] = (),
+    ) -> None:
         # When each of thousands of series was born interests nobody and is a third of all lines.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 0.26 left its types out
         self.registry = CollectorRegistry()
@@ -131,21 +128,27 @@ class Metrics:
             registry=registry,
         )
         Gauge("shf_build_info", "Always 1.", ["version"], registry=registry).labels(__version__).set(1)
-        self._start_at_zero(services, usable or {})
+        self._start_at_zero(services, usable or {}, strategies, (*GUARDRAILS, *guardrails))
 
-    def _start_at_zero(self, services: Iterable[str], usable: Mapping[str, Collection[str]]) -> None:
+    def _start_at_zero(
+        self,
+        services: Iterable[str],
+        usable: Mapping[str, Collection[str]],
+        strategies: Collection[str],
+        guardrails: Collection[str],
+    ) -> None:
         for service in (*services, UNKNOWN_SERVICE):
             self.opened.labels(service)
             self.merged.labels(service)
             self.recover_seconds.labels(service)
             for outcome in RESOLVED_OUTCOMES:
                 self.resolved.labels(service, outcome)
-            for guardrail in GUARDRAILS:
+            for guardrail in guardrails:
                 self.blocks.labels(service, guardrail)
-            for strategy in usable.get(service, STRATEGIES):
+            for strategy in usable.get(service, strategies):
                 for outcome in ACTION_OUTCOMES:
                     self.actions.labels(service, strategy, outcome)
-        for strategy in STRATEGIES:
+        for strategy in strategies:
             self.action_seconds.labels(strategy)
         for code in WEBHOOK_CODES:
             self.requests.labels(code)

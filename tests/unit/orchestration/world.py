@@ -227,6 +227,7 @@ class World:
             leases=Leases(whole.store, self.clock),
             graph=ServiceGraph(settings, self.prometheus),  # type: ignore[arg-type]
             calibrator=Calibrator(whole.store),
+            outside=whole.outside,
             clock=self.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)

@@ -1,7 +1,8 @@
 """May this action run now, on this target? Named rules, each with its reason, and closed when in doubt.
 
 All guardrails read rows of the store inside the transaction that announces the action, so two workers cannot
-both find the same budget free, and neither a restart nor a crash forgets what was done.
+both find the same budget free, and neither a restart nor a crash forgets what was done. Those that others
+bring are asked before it (`outside`): they may take their time, and a transaction may not.
 """
 
 from __future__ import annotations
@@ -40,4 +41,4 @@ def check(connection: Connection, proposal: Proposal, settings: Settings) -> Ref
         refusal = guardrail(connection, proposal, settings)
         if refusal is not None:
             return refusal
-    return None
+    return proposal.measured.refused

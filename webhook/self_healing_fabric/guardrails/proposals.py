@@ -11,15 +11,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """What Prometheus said right before, where a guardrail needs it; None: no single number came.
+    """What was asked right before the transaction, where a guardrail needs it.
+
+    Of Prometheus, None means: no single number came.
 
     Attributes:
         answering: targets of the service that answer.
         deploying: whether a deployment is under way; 0 for no.
+        refused: what those said that are asked before the transaction, see `guardrails.outside`.
     """
 
     answering: float | None = None
     deploying: float | None = None
+    refused: Refusal | None = None
 
 
 @dataclass(frozen=True)

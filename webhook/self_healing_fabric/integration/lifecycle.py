@@ -12,13 +12,14 @@ import threading
 import structlog
 
 from self_healing_fabric.escalation.channels import channels
+from self_healing_fabric.guardrails import outside
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.drift_watch import DriftWatch
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
-from self_healing_fabric.recovery.strategies import strategies, usable
+from self_healing_fabric.recovery.strategies import UNDO, strategies, usable
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store, statements
@@ -33,13 +34,13 @@ class Fabric:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        known, asked_outside = strategies(settings), outside.plugins(settings)
         self.store = Store(settings.store, settings.store_password_file)
         prometheus = PrometheusClient(
             settings.prometheus.url,
             timeout=settings.prometheus.timeout,
             bearer_token_file=settings.prometheus.bearer_token_file,
         )
-        known = strategies(settings)
         self.context = Context(
             settings=settings,
             store=self.store,
@@ -47,10 +48,16 @@ class Fabric:
             verifier=Verifier(prometheus, settings),
             strategies=known,
             channels=channels(),
-            metrics=Metrics(settings.services, usable(settings, known)),
+            metrics=Metrics(
+                settings.services,
+                usable(settings, known),
+                strategies=(*known, UNDO),
+                guardrails=settings.plugins.guardrails,
+            ),
             leases=Leases(self.store, self.store.clock),
             graph=ServiceGraph(settings, prometheus),
             calibrator=Calibrator(self.store),
+            outside=asked_outside,
             clock=self.store.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,10 +19,13 @@ from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.integration.guardrail_state import states
 from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.recovery.effects import TargetUnreadable
 from self_healing_fabric.recovery.platforms import platform_of
-from self_healing_fabric.settings import Mode
+from self_healing_fabric.settings import Mode, Settings
 from self_healing_fabric.store import statements
 from self_healing_fabric.telemetry import UNKNOWN_SERVICE
+
+log = structlog.get_logger()
 
 SERVICE_STATES = {"healthy": 0, "healing": 1, "escalated": 2}
 
@@ -51,11 +55,7 @@ class StateCollector(Collector):
 
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric
-        self._targets = {
-            name: platform.target
-            for name in fabric.settings.services
-            if (platform := platform_of(name, fabric.settings)) is not None
-        }
+        self._targets = dict(_targets(fabric.settings))
         self._limits = {name: fabric.settings.limits_of(name, "") for name in self._targets}
 
     def describe(self) -> list[Metric]:
@@ -200,6 +200,19 @@ class StateCollector(Collector):
         family.add_metric(["waiting"], waiting)
         family.add_metric(["failed"], failed)
         yield family
+
+
+def _targets(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name, service in settings.services.items():
+        try:
+            platform = platform_of(name, settings)
+        except TargetUnreadable as error:
+            if not service.recovery.platform:
+                raise
+            log.warning("platform_not_made", service=name, error=str(error))  # harms this service only
+            continue
+        if platform is not None:
+            yield name, platform.target
 
 
 MAX_INCIDENT_SERIES = 100  # open incidents with series of their own; a storm must not flood Prometheus

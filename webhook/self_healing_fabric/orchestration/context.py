@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from self_healing_fabric.escalation.channels import Channel
+from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
@@ -32,4 +33,5 @@ class Context:
     leases: Leases
     graph: ServiceGraph
     calibrator: Calibrator
+    outside: tuple[Outside, ...] = ()  # guardrails that others bring
     clock: Callable[[], float] = time.time

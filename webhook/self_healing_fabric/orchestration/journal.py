@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from self_healing_fabric import guardrails
 from self_healing_fabric.guardrails import Measured, Proposal, Refusal, mode
+from self_healing_fabric.guardrails.outside import first_refusal
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import Transition, check_transition
 from self_healing_fabric.incidents.models import Incident
@@ -140,6 +141,14 @@ def ask_guardrails(
     now = context.clock()
     proposal = _proposal(context, incident, action, strategy, disruptive, measured, now)
     return context.store.read(lambda connection: guardrails.check(connection, proposal, context.settings))
+
+
+def ask_outside(
+    context: Context, incident: Incident, action: Mapping[str, Any], strategy: str, disruptive: bool
+) -> Refusal | None:
+    """What those guardrails say that others bring: asked before the transaction, for they may hang."""
+    proposal = _proposal(context, incident, action, strategy, disruptive, NOTHING_MEASURED, context.clock())
+    return first_refusal(context.outside, proposal)
 
 
 def told_of(action: Mapping[str, Any], strategy: str) -> dict[str, Any]:

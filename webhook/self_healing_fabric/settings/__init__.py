@@ -41,6 +41,7 @@ from self_healing_fabric.settings.healing import (
     ServiceGraphSettings,
     VerificationSettings,
 )
+from self_healing_fabric.settings.plugins import PluginSettings
 from self_healing_fabric.settings.recovery import (
     MAX_EFFECT_TIMEOUT,
     DockerRecovery,
@@ -113,6 +114,7 @@ __all__ = [
     "MaintenanceWindow",
     "Mode",
     "Plans",
+    "PluginSettings",
     "PrometheusSettings",
     "RecoverySettings",
     "RestoreJob",

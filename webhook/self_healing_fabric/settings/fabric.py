@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from self_healing_fabric.durations import Duration
+from self_healing_fabric.extensions import BUILT_IN, options_of
 from self_healing_fabric.settings.access import AuthSettings, split_listen
 from self_healing_fabric.settings.escalation import EscalationSettings
 from self_healing_fabric.settings.guardrails import GuardrailSettings, Limits
@@ -19,6 +20,7 @@ from self_healing_fabric.settings.healing import (
     RetrySettings,
     VerificationSettings,
 )
+from self_healing_fabric.settings.plugins import PluginSettings
 from self_healing_fabric.settings.servers import (
     AlertmanagerSettings,
     GrafanaSettings,
@@ -89,6 +91,7 @@ class Settings(BaseSettings):
     correlation: CorrelationSettings = Field(
         CorrelationSettings(), description="which alerts are one problem"
     )
+    plugins: PluginSettings = Field(PluginSettings(), description="what others add, and its options")
     services: Mapping[ServiceName, ServiceSettings] = Field(
         {}, description="what is watched and healed, by name"
     )
@@ -127,6 +130,13 @@ class Settings(BaseSettings):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _plugins_can_be_used(self) -> Settings:
+        # Those that have a section were validated there; a plan may name one without.
+        unnamed = [name for name in self.plugin_strategies() if name not in self.plugins.strategies]
+        options_of("strategies", dict.fromkeys(unnamed), under=("plugins", "strategies"))
+        return self
+
     @field_validator("plans")
     @classmethod
     def _known_classes(cls, value: Plans) -> Plans:
@@ -156,6 +166,14 @@ class Settings(BaseSettings):
     def plan_of(self, service: str, failure_class: str) -> tuple[StrategyName, ...]:
         """The strategies for a failure of a configured service: its own where it has some."""
         return self.services[service].plans.get(failure_class, self.plans[failure_class])
+
+    def plugin_strategies(self) -> tuple[str, ...]:
+        """The strategies that are not built in and that the configuration names, in a plan or elsewhere."""
+        planned = [*self.plans.values()]
+        planned += [plan for service in self.services.values() for plan in service.plans.values()]
+        named = {name for plan in planned for name in plan}
+        named |= {*self.strategy_modes, *self.guardrails.strategies, *self.plugins.strategies}
+        return tuple(sorted(named.difference(BUILT_IN["strategies"])))
 
     def limits_of(self, service: str, strategy: str) -> Limits:
         """The bounds of a strategy on a service: the service's own, else the strategy's, else everybody's."""

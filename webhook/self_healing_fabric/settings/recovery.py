@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from self_healing_fabric.durations import Duration
 from self_healing_fabric.settings.configuration import ConfigurationSettings
+from self_healing_fabric.settings.plugins import PlatformOptions
 from self_healing_fabric.settings.state import StateSettings
 from self_healing_fabric.settings.values import HttpUrl, Section
 
@@ -100,6 +101,9 @@ class RecoverySettings(Section):
     kubernetes: KubernetesRecovery | None = Field(
         None, description="a workload: evidence; and repair, unless `http` or `docker` is given"
     )
+    platform: PlatformOptions = Field(
+        {}, description="repair by a [plugin](plugins.md), and its options: `{NAME: {...}}`"
+    )
     scale: ScaleSettings | None = Field(None, description="how far `scale` may go; without it: not at all")
     state: StateSettings | None = Field(
         None, description="replicas whose state is [repaired by majority](state-repair.md)"
@@ -110,7 +114,12 @@ class RecoverySettings(Section):
 
     @model_validator(mode="after")
     def _can_be_restarted(self) -> RecoverySettings:
-        restarts = (self.http is not None and self.http.restart is not None) or self.docker or self.kubernetes
+        if len(self.platform) > 1:
+            raise ValueError(f"`platform` takes one plugin, not {len(self.platform)}")
+        if self.platform and (self.http or self.docker):
+            raise ValueError("give one platform: `http`, `docker` or the plugin in `platform`")
+        over_http = self.http is not None and self.http.restart is not None
+        restarts = over_http or self.docker or self.kubernetes or self.platform
         if self.configuration is not None and self.configuration.restart and not restarts:
             raise ValueError("`configuration.restart` needs a platform that can restart the service")
         return self

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from self_healing_fabric.durations import Duration
 from self_healing_fabric.settings.guardrails import ServiceLimits
+from self_healing_fabric.settings.plugins import EvidenceOptions
 from self_healing_fabric.settings.recovery import RecoverySettings
 from self_healing_fabric.settings.values import HttpUrl, Mode, Section, ServiceName, StrategyName
 
@@ -70,6 +71,9 @@ class ServiceSettings(Section):
     )
     depends_on: tuple[ServiceName, ...] = Field((), description="services that it cannot work without")
     recovery: RecoverySettings = Field(RecoverySettings(), description="where it can be repaired")
+    evidence_sources: EvidenceOptions = Field(
+        {}, description="[plugins](plugins.md) that are asked about it too: options by name"
+    )
     plans: Mapping[str, tuple[StrategyName, ...]] = Field(
         {}, description="strategies by failure class where they differ from `plans`"
     )

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from self_healing_fabric.extensions import names
+
 ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")]
 
 
-StrategyName = Literal["retry", "restart", "scale", "evict", "rollback", "repair", "sync"]
+def _strategy(name: str) -> str:
+    """One that is built in or installed; `undo` is none that a plan could name."""
+    known = [each for each in names("strategies") if each != "undo"]
+    if name not in known:
+        raise ValueError(f"no strategy is called so; built in or installed: {', '.join(known)}")
+    return name
+
+
+StrategyName = Annotated[str, AfterValidator(_strategy)]
 
 
 class Mode(StrEnum):

@@ -5,7 +5,8 @@ image of the rollout four minutes ago does not exist. Each source looks at one c
 facts with the command that shows them, so a person can look for themselves. A source never acts and never
 raises beyond `SourceUnusable`: what could not be seen is said, because silence must not read like health.
 
-To add a source, add a module with a class that has the protocol's methods, and name it in `sources_of`.
+To add a source, add a module with a class that has the protocol's methods, and name it in `sources_of`; other
+packages add theirs by an entry point (`extensions`).
 Everything that a target answers is a stranger's text: it is shown, shortened, and never followed.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from self_healing_fabric.diagnosis.patterns import Change, Pattern
 from self_healing_fabric.errors import ShfError
@@ -129,4 +130,15 @@ def sources_of(
             return HealthSource(name, url, depends_on)
 
         makers["health"] = of_health
+    for plugin, options in service.evidence_sources.items():
+        makers[plugin] = _of_plugin(plugin, name, options)
     return makers
+
+
+def _of_plugin(plugin: str, service: str, options: Any) -> SourceMaker:
+    def of_plugin() -> Source:
+        from self_healing_fabric.diagnosis.sources.plugin import SourceOfPlugin
+
+        return SourceOfPlugin(plugin, service, options)
+
+    return of_plugin

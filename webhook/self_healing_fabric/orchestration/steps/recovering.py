@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row
@@ -65,6 +66,9 @@ def recovering(incident: Incident, context: Context) -> Step:
     if not incident.plan:
         return to_people(incident, context, "everything that may be tried has been tried")
     strategy = incident.plan[0]
+    if strategy != UNDO and strategy not in context.strategies:
+        gone = f"{strategy} is not installed any more"
+        return _next(incident, context, gone, Entry(Kind.PLAN, f"{gone}."))
     unasked = strategy == UNDO or _completes(strategy, facts.actions)
     if unasked or not context.strategies[strategy].disruptive:
         return _act(incident, context, strategy, facts, ())
@@ -97,6 +101,8 @@ def _act(
     if facts.mode is Mode.APPROVAL and disruptive and not incident.approved_by:
         return _ask_for_approval(incident, context, strategy, action, entries)
     measured = _measured(context, service, strategy) if disruptive else Measured()
+    refused = journal.ask_outside(context, incident, action, strategy, disruptive)
+    measured = replace(measured, refused=refused)
     if facts.mode is Mode.DRY_RUN:
         refusal = journal.ask_guardrails(context, incident, action, strategy, disruptive, measured)
         would = f"would {strategy} {effect.target}"

@@ -1,6 +1,7 @@
 """Where a service runs and can be repaired. To add a platform, add a module with the protocol's methods.
 
-A platform offers effects by the name of their strategy. It never decides whether they may happen.
+A platform offers effects by the name of their strategy. It never decides whether they may happen. Other
+packages add theirs by an entry point (`extensions`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ def platform_of(service: str, settings: Settings) -> Platform | None:
     """The platform on which a configured service can be repaired, or None when it names none."""
     recovery = settings.services[service].recovery
     # Imported only when needed: a fabric that heals over HTTP must not need the Docker SDK.
+    for name, options in recovery.platform.items():
+        from self_healing_fabric.recovery.platforms.plugin import platform_of_plugin
+
+        return platform_of_plugin(name, service, options)
     if recovery.http is not None:
         from self_healing_fabric.recovery.platforms.http import HttpPlatform
 

@@ -1,4 +1,7 @@
-"""The strategies, by name. To add one, add a module with the protocol's method and a line below."""
+"""The strategies, by name. To add one, add a module with the protocol's method and a line below.
+
+Other packages add theirs by an entry point (`extensions`); `of_plugin` holds those to the protocol.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.strategies.of_plugin import of_plugin
 from self_healing_fabric.recovery.strategies.on_platform import OnPlatform
 from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.recovery.strategies.retry import Retry
@@ -42,7 +46,8 @@ def usable(settings: Settings, known: Mapping[str, Strategy]) -> Mapping[str, Co
             except (NotApplicable, TargetUnreadable):
                 continue
             names.append(name)
-        found[service] = [*names, UNDO] if UNDOABLE.intersection(names) else names
+        undoable = UNDOABLE.union(settings.plugin_strategies()).intersection(names)
+        found[service] = [*names, UNDO] if undoable else names
     return found
 
 
@@ -57,4 +62,6 @@ def strategies(settings: Settings) -> Mapping[str, Strategy]:
         Repair(settings),
         Sync(settings),
     )
-    return {strategy.name: strategy for strategy in known}
+    options = settings.plugins.strategies
+    added = (of_plugin(name, settings, options.get(name)) for name in settings.plugin_strategies())
+    return {strategy.name: strategy for strategy in (*known, *added)}

@@ -1,0 +1,5 @@
+"""An example plugin: a strategy that empties a cache, a guardrail, and an evidence source.
+
+The cache answers `GET URL` with `{"generation": N, "fill": 0.97}` and `POST URL/flush` by emptying itself,
+after which its generation is another one.
+"""

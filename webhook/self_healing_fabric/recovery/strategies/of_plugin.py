@@ -1,0 +1,41 @@
+"""A strategy that another package adds, held to the protocol: its name, its time, its errors.
+
+The entry point names a factory, called once with the settings and the validated options of its section
+`plugins.strategies.NAME`; what it returns has `disruptive` and `on(service)`, as the built-in ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from self_healing_fabric.errors import ConfigurationError, Problem
+from self_healing_fabric.extensions import Misbehaved, PluginUnusable, call, load
+from self_healing_fabric.recovery.effects import Effect
+from self_healing_fabric.recovery.effects_of_plugins import READ_WITHIN, EffectOfPlugin, looked
+from self_healing_fabric.settings import Settings
+
+
+class OfPlugin:
+    """The strategy of a plugin. What does not say that it disturbs nothing is taken to be disruptive."""
+
+    def __init__(self, name: str, strategy: Any) -> None:
+        self.name = name
+        self._who = f"plugin {name}"
+        self._strategy = strategy
+        self.disruptive = getattr(strategy, "disruptive", True) is not False
+
+    def on(self, service: str) -> Effect:
+        """Its effect on a service. Raises NotApplicable, TargetUnreadable."""
+        return EffectOfPlugin(self._who, looked(self._who, lambda: self._strategy.on(service)))
+
+
+def of_plugin(name: str, settings: Settings, options: Any) -> OfPlugin:
+    """Make the strategy. Raises ConfigurationError when the plugin cannot make it."""
+    try:
+        factory = load("strategies", name)
+        if options is None and getattr(factory, "Options", None) is not None:
+            options = factory.Options()
+        return OfPlugin(name, call(f"plugin {name}", lambda: factory(settings, options), within=READ_WITHIN))
+    except (PluginUnusable, Misbehaved) as error:
+        problem = Problem(f"plugins.strategies.{name}", str(error))
+        raise ConfigurationError("the configuration", [problem]) from error
