@@ -76,7 +76,7 @@ def test_readme_service_is_valid(tmp_path: Path) -> None:
     """The README's `services` make a valid configuration."""
     path = tmp_path / "shf.yaml"
     path.write_text(yaml.safe_dump(snippet("services")))
-    assert load_settings(path).services["cart"].recovery.docker is not None
+    assert load_settings(path).services["cart"].recovery.http is not None
 
 
 def test_commands_of_the_readme_exist() -> None:
