@@ -29,6 +29,7 @@ from shf_demo.trials import FAULT_KINDS, Trial, all_trials, run_trial
 __all__ = ["FAULT_KINDS", "run"]
 
 _USAGE = 2
+_LAST_WRITES = 5.0  # seconds
 _INTERRUPTED = 130  # the shell's 128 + SIGINT
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -61,8 +62,17 @@ def run(keep: bool = False, shipped_durations: bool = False, faults: Sequence[st
         console.print(f"The logs are in {workdir}")
         _blame_a_busy_machine(console)
     else:
-        shutil.rmtree(workdir, ignore_errors=True)
+        _remove(workdir)
     return status
+
+
+def _remove(folder: Path) -> None:
+    """A server that was being started when a signal came may write a moment longer: then once more."""
+    end = time.monotonic() + _LAST_WRITES
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _blame_a_busy_machine(console: Console) -> None:
