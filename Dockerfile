@@ -1,35 +1,41 @@
-# The fabric as a container: no compiler, no root, no writes outside /data.
+# The fabric as a container: no compiler, no pip, no root, no writes outside /data.
 #
 #   docker build -t self-healing-fabric .
-#   docker run --read-only -v ./shf.yaml:/etc/shf/shf.yaml:ro -v shf-data:/data -p 9931:9931 self-healing-fabric
+#   docker run --read-only -v ./shf.yaml:/etc/shf/shf.yaml:ro -v shf-data:/data -p 127.0.0.1:9931:9931 self-healing-fabric
 #
-# shf.yaml has to say `listen: 0.0.0.0:9931` then, with `auth.token_file`: the fabric's default is the container's own
-# loopback, which only --network=host makes reachable. A store without a path (the default) lies in /data.
-# To heal containers, mount the engine's socket as well and give its group with --group-add.
-ARG PYTHON=python:3.11-slim
+# How to configure it, what is pinned and what is the same in two builds: docs/deployment.md.
+ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
 # Only for networks with a package index of their own: --build-arg PIP_INDEX_URL=...
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
+# Only wheels, and only those whose hashes are in the lock: nothing is compiled and nothing is a surprise.
+COPY locks locks
+RUN python -m venv --without-pip /opt/shf \
+    && python -m pip --python /opt/shf/bin/python install --no-compile --require-hashes --only-binary :all: -r locks/image.txt \
+    && python -m pip install --require-hashes --only-binary :all: -r locks/build.txt
 COPY . .
-RUN python -m pip wheel --no-deps --wheel-dir /dist . \
-    && python -m venv --without-pip /opt/shf \
-    && wheel=$(ls /dist/*.whl) \
-    && python -m pip --python /opt/shf/bin/python install "$wheel[docker,kubernetes,postgresql,state]"
+RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+    && python -m pip --python /opt/shf/bin/python install --no-compile --no-deps --no-index /dist/*.whl \
+    && rm /opt/shf/lib/python3*/site-packages/self_healing_fabric-*.dist-info/direct_url.json
 
-FROM ${PYTHON}
+FROM ${PYTHON} AS root
+ARG SOURCE_DATE_EPOCH=1580601600
+WORKDIR /src
+COPY deploy/image/prepare_root.py .
+COPY --from=build /opt/shf /opt/shf
+RUN SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1 python prepare_root.py /image
+
+FROM scratch
 LABEL org.opencontainers.image.title="Self-Healing Fabric" \
       org.opencontainers.image.description="Heals what Prometheus alerts on, within guardrails, and proves it" \
       org.opencontainers.image.licenses="Apache-2.0"
-# A name for the user, since `shf mode` and `shf approve` note who it was. Without useradd: not every base has it.
-RUN echo 'shf:x:10001:10001:Self-Healing Fabric:/data:/usr/sbin/nologin' >> /etc/passwd \
-    && echo 'shf:x:10001:' >> /etc/group \
-    && install -d -o 10001 -g 10001 -m 0750 /data
-COPY --from=build /opt/shf /opt/shf
-ENV PATH=/opt/shf/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SHF_CONFIG=/etc/shf/shf.yaml
+COPY --from=root /image/ /
+ENV PATH=/opt/shf/bin:/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    SHF_CONFIG=/etc/shf/shf.yaml
 USER 10001:10001
 # Also where temporary files go when the root file system is read-only and /tmp is no tmpfs: large notifications.
 WORKDIR /data

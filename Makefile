@@ -5,10 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 comma := ,
+# Python from 3.11 on and every platform; hashes, and no address of an index.
+LOCK = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 RULES = $(wildcard alert_rules/*.rules.yml)
 RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
 
-.PHONY: help setup venv demo test crash lint bench bench-rca scenarios clean
+.PHONY: help setup venv demo test crash lint lock dist bench bench-rca scenarios clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,6 +51,10 @@ lint: setup venv ## check style, types, layers and rules
 	$(VENV)/bin/lint-imports
 	promtool check rules $(RULES)
 	promtool test rules $(RULE_TESTS)
+
+lock: venv ## write locks/ anew from pyproject.toml; UPGRADE=1 takes the newest versions
+	$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras pyproject.toml --output-file locks/image.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group build --output-file locks/build.txt
 
 bench: SETUP = test
 bench: setup venv ## measure everything on real servers and write docs/benchmarks.md: [ONLY=store,soak,...] [QUICK=1]; an hour and a half

@@ -136,8 +136,10 @@ class DockerEngine:
 
     client: docker.DockerClient
 
-    def __init__(self) -> None:
+    def __init__(self, storage_driver: str = "vfs") -> None:
+        """`vfs` is slow and large, but it works on every file system."""
         self.directory = Path(tempfile.mkdtemp(prefix="shf-docker-"))
+        self._storage_driver = storage_driver
         self._socket = self.directory / "docker.sock"
         self.host = f"unix://{self._socket}"
         self._namespace = (
@@ -175,7 +177,7 @@ class DockerEngine:
             f"--containerd-plugins-namespace={namespace}-plugins",
             "--iptables=false",
             "--bridge=none",
-            "--storage-driver=vfs",  # slow and large, but it works on every file system
+            f"--storage-driver={self._storage_driver}",
         ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
