@@ -27,9 +27,11 @@ from self_healing_fabric.api import (
     discovery,
     heartbeats,
     incidents,
+    openapi,
     problems,
     strategies,
 )
+from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.errors import UsageError
 from self_healing_fabric.integration.lifecycle import Fabric
@@ -52,18 +54,20 @@ def create_app(fabric: Fabric) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = fabric.settings.max_body_bytes
     app.before_request(lambda: auth.check(fabric.settings))
     problems.register(app)
-    for part in (alerts, incidents, control, heartbeats, discovery, strategies):
+    for part in (alerts, incidents, control, heartbeats, discovery, strategies, openapi):
         app.register_blueprint(part.blueprint)
     fabric.context.metrics.registry.register(StateCollector(fabric))
 
     @app.get("/healthz")
     @auth.open_to_all
+    @contract(Contract(media_type="text/plain"))
     def healthz() -> Response:
         """Alive: the process answers."""
         return Response("ok\n", mimetype="text/plain")
 
     @app.get("/readyz")
     @auth.open_to_all
+    @contract(Contract(media_type="text/plain", problems=(503,)))
     def readyz() -> Response:
         """Ready: takes notifications and works on them."""
         if fabric.draining:
@@ -75,6 +79,7 @@ def create_app(fabric: Fabric) -> Flask:
 
     @app.get("/metrics")
     @auth.open_to_all
+    @contract(Contract(media_type="text/plain"))
     def metrics() -> Response:
         """Everything in `telemetry`, and the state of the store."""
         return Response(generate_latest(fabric.context.metrics.registry), content_type=CONTENT_TYPE_LATEST)

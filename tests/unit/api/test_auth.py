@@ -158,6 +158,7 @@ RIGHTS = {
     ("GET", "/api/v1/strategies"): Right.READ,
     ("GET", "/api/v1/mode"): Right.READ,
     ("GET", "/api/v1/status"): Right.READ,
+    ("GET", "/api/v1/openapi.json"): Right.READ,
     ("PUT", "/api/v1/mode"): Right.CONTROL,
     ("POST", "/api/v1/incidents/<incident_id>/split"): Right.CONTROL,
     ("POST", "/api/v1/incidents/<incident_id>/verdict"): Right.CONTROL,

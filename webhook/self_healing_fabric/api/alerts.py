@@ -10,7 +10,9 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import ValidationError
 
+from self_healing_fabric.api.answers import ShapeProblem, Stored
 from self_healing_fabric.api.auth import requires
+from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.incidents.notifications import WebhookMessage
 from self_healing_fabric.integration.lifecycle import Fabric
@@ -22,6 +24,15 @@ blueprint = Blueprint("alerts", __name__)
 
 @blueprint.post("/api/v1/alerts")
 @requires(Right.SEND)
+@contract(
+    Contract(
+        answer=Stored,
+        status=202,
+        body=WebhookMessage,
+        body_required=True,
+        problem_types={422: ShapeProblem},
+    )
+)
 def receive() -> Response:
     """Take a notification in."""
     fabric: Fabric = current_app.extensions["fabric"]

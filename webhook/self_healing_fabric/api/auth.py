@@ -63,6 +63,12 @@ def open_to_all(view: View) -> View:
     return view
 
 
+def right_of(view: Callable[..., Response]) -> Right | None:
+    """The right that a route has declared; None: it is open, or declares nothing and is refused to all."""
+    found: Right | None = getattr(view, _RIGHT, None)
+    return found
+
+
 def check(settings: Settings) -> Response | None:
     """Let the request pass, with `flask.g.caller` set, or answer 401, 403 or 503."""
     right = None

@@ -6,13 +6,15 @@ Each is written into the timeline with who decided.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 from sqlalchemy import Connection
 
+from self_healing_fabric.api.answers import ModeInForce, Status, Story
 from self_healing_fabric.api.auth import decided_by, requires
+from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.diagnosis import Pattern
@@ -45,7 +47,7 @@ class Split(Decision):
 class Verdict(Decision):
     """The body of a verdict on the diagnosis."""
 
-    right: bool
+    right: StrictBool
     service: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     pattern: Pattern | None = None
 
@@ -68,6 +70,7 @@ class ModeChange(BaseModel):
 
 @blueprint.post("/api/v1/incidents/<incident_id>/<any(acknowledge,approve,reject,escalate,close):decision>")
 @requires(Right.CONTROL)
+@contract(Contract(answer=Story, body=Decision, problems=(404, 409)))
 def decide_on(incident_id: str, decision: str) -> Response:
     """Carry out a person's decision and answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -79,6 +82,7 @@ def decide_on(incident_id: str, decision: str) -> Response:
 
 @blueprint.post("/api/v1/incidents/<incident_id>/split")
 @requires(Right.CONTROL)
+@contract(Contract(answer=Story, body=Split, body_required=True, problems=(404, 409)))
 def split(incident_id: str) -> Response:
     """Give a service that was wrongly taken for a symptom an incident of its own; answer with that."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -92,6 +96,7 @@ def split(incident_id: str) -> Response:
 
 @blueprint.post("/api/v1/incidents/<incident_id>/verdict")
 @requires(Right.CONTROL)
+@contract(Contract(answer=Story, body=Verdict, body_required=True, problems=(404, 409)))
 def judge(incident_id: str) -> Response:
     """Say whether the diagnosis was right, or what it was; answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -111,6 +116,7 @@ def judge(incident_id: str) -> Response:
 
 @blueprint.get("/api/v1/mode")
 @requires(Right.READ)
+@contract(Contract(answer=ModeInForce))
 def show_mode() -> Response:
     """The mode in force."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -119,6 +125,7 @@ def show_mode() -> Response:
 
 @blueprint.put("/api/v1/mode")
 @requires(Right.CONTROL)
+@contract(Contract(answer=ModeInForce, body=ModeChange, body_required=True))
 def set_mode() -> Response:
     """Set the mode of everything, a service or a strategy; `paused` is the kill switch."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -137,17 +144,22 @@ def set_mode() -> Response:
 
 @blueprint.get("/api/v1/status")
 @requires(Right.READ)
+@contract(Contract(answer=Status))
 def show_status() -> Response:
     """What the fabric is doing."""
     return jsonify(status(current_app.extensions["fabric"]))
 
 
-def _mode(fabric: Fabric) -> dict[str, Any]:
-    def read(connection: Connection) -> dict[str, Any]:
+def _mode(fabric: Fabric) -> ModeInForce:
+    def read(connection: Connection) -> ModeInForce:
         services, strategies = mode.stricter(connection, fabric.settings)
         overall = mode.current(connection, fabric.settings)
-        more = {"services": dict(services), "strategies": dict(strategies)}
-        return {"mode": overall} | {kind: found for kind, found in more.items() if found}
+        answer: ModeInForce = {"mode": overall}
+        if services:
+            answer["services"] = dict(services)
+        if strategies:
+            answer["strategies"] = dict(strategies)
+        return answer
 
     return fabric.store.read(read)
 

@@ -8,12 +8,15 @@ Format: https://prometheus.io/docs/prometheus/latest/http_sd/
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from flask import Blueprint, Response, current_app, jsonify, request
+from pydantic import BaseModel, Field, ValidationError
 
+from self_healing_fabric.api.answers import TargetGroup
 from self_healing_fabric.api.auth import requires
+from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Right, ServiceSettings
@@ -21,15 +24,23 @@ from self_healing_fabric.settings import Right, ServiceSettings
 blueprint = Blueprint("discovery", __name__)
 
 
+class TargetQuery(BaseModel):
+    """The query of GET /api/v1/targets."""
+
+    check: Literal["scrape", "probe"] = Field("scrape", description="which endpoints of the services")
+
+
 @blueprint.get("/api/v1/targets")
 @requires(Right.READ)
+@contract(Contract(answer=list[TargetGroup], query=TargetQuery, problems=(400,)))
 def targets() -> Response:
     """The target groups, one for each service that has the endpoint."""
     fabric: Fabric = current_app.extensions["fabric"]
-    check = request.args.get("check", "scrape")
-    if check not in ("scrape", "probe"):
+    try:
+        query = TargetQuery.model_validate(request.args.to_dict())
+    except ValidationError:
         return problem(400, "check must be scrape or probe")
-    group = _scrape if check == "scrape" else _probe
+    group = _scrape if query.check == "scrape" else _probe
     groups = (group(name, service) for name, service in fabric.settings.services.items())
     return jsonify([each for each in groups if each is not None])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app
 
 from self_healing_fabric.api.auth import requires
+from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Right
@@ -20,6 +21,7 @@ blueprint = Blueprint("heartbeats", __name__)
 
 @blueprint.post("/api/v1/heartbeats/<service>")
 @requires(Right.SEND)
+@contract(Contract(status=204, problems=(404,)))
 def beat(service: str) -> Response:
     """Store a heartbeat of the service; the body is ignored."""
     fabric: Fabric = current_app.extensions["fabric"]

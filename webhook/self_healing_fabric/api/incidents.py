@@ -9,11 +9,22 @@ import base64
 import binascii
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, overload
 
 from flask import Blueprint, Response, current_app, jsonify, request
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 
+from self_healing_fabric.api.answers import (
+    Action,
+    DiagnosisVerdict,
+    IncidentPage,
+    IncidentSummary,
+    StoredAlert,
+    Story,
+    TimelineEntry,
+)
 from self_healing_fabric.api.auth import requires
+from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.errors import UnknownIncident
 from self_healing_fabric.incidents.lifecycle import State
@@ -28,48 +39,80 @@ MAX_PAGE = 500
 DEFAULT_PAGE = 50
 
 
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError("give a time as 2026-01-31T12:00:00Z") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _place(cursor: str) -> tuple[float, str]:
+    try:
+        opened_at, incident_id = json.loads(base64.urlsafe_b64decode(cursor))
+        return float(opened_at), str(incident_id)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise ValueError("is not one that this API gave") from error
+
+
+class IncidentQuery(BaseModel):
+    """The query of GET /api/v1/incidents."""
+
+    state: list[State] = Field([], description="only in this state; may repeat")
+    service: str | None = Field(None, description="only of this service")
+    since: Annotated[
+        float | None,
+        BeforeValidator(_moment),
+        WithJsonSchema({"type": "string", "format": "date-time"}),
+    ] = Field(None, description="only opened at this time or later")
+    merged: bool = Field(False, description="also those that turned out to be a symptom of another one")
+    limit: int = Field(DEFAULT_PAGE, ge=1, le=MAX_PAGE, description="at most so many")
+    cursor: Annotated[
+        tuple[float, str] | None, BeforeValidator(_place), WithJsonSchema({"type": "string"})
+    ] = Field(None, description="`next_cursor` of the part before")
+
+
 @blueprint.get("/api/v1/incidents")
 @requires(Right.READ)
+@contract(Contract(answer=IncidentPage, query=IncidentQuery, problems=(400,)))
 def list_incidents() -> Response:
-    """List incidents, newest first; `state` (may repeat), `service`, `since`, `merged`, `limit`, `cursor`."""
+    """List incidents, newest first."""
     fabric: Fabric = current_app.extensions["fabric"]
+    arguments: dict[str, Any] = {**request.args.to_dict(), "state": request.args.getlist("state")}
     try:
-        states = [State(value).value for value in request.args.getlist("state")]
-        since = _time_argument("since")
-        limit = int(request.args.get("limit", DEFAULT_PAGE))
-        before = _decode_cursor(request.args.get("cursor"))
-        if not 1 <= limit <= MAX_PAGE:
-            raise ValueError(f"limit must be between 1 and {MAX_PAGE}")
-    except ValueError as error:
-        return problem(400, str(error))
+        query = IncidentQuery.model_validate(arguments)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        return problem(400, f"{detail['loc'][0]}: {detail['msg'].removeprefix('Value error, ')}")
     rows = fabric.store.read(
         lambda connection: statements.list_incidents(
             connection,
-            states=states,
-            service=request.args.get("service"),
-            since=since,
-            before=before,
-            merged=request.args.get("merged") == "true",
-            limit=limit + 1,
+            states=[state.value for state in query.state],
+            service=query.service,
+            since=query.since,
+            before=query.cursor,
+            merged=query.merged,
+            limit=query.limit + 1,
         )
     )
-    page, more = rows[:limit], len(rows) > limit
+    page, more = rows[: query.limit], len(rows) > query.limit
     cursor = _encode_cursor(page[-1]) if more else None
     return jsonify({"incidents": [summary(row) for row in page], "next_cursor": cursor})
 
 
 @blueprint.get("/api/v1/incidents/<incident_id>")
 @requires(Right.READ)
+@contract(Contract(answer=Story, problems=(404,)))
 def show_incident(incident_id: str) -> Response:
     """One incident with timeline, diagnosis, actions and alerts."""
     fabric: Fabric = current_app.extensions["fabric"]
     return jsonify(story(fabric, incident_id))
 
 
-def story(fabric: Fabric, incident_id: str) -> dict[str, Any]:
+def story(fabric: Fabric, incident_id: str) -> Story:
     """The whole story of an incident, from one snapshot of the store. Raises UnknownIncident."""
 
-    def read(connection: Any) -> dict[str, Any]:
+    def read(connection: Any) -> Story:
         row = statements.incident(connection, incident_id)
         if row is None:
             raise UnknownIncident(f"no incident has the id {incident_id!r}")
@@ -86,7 +129,7 @@ def story(fabric: Fabric, incident_id: str) -> dict[str, Any]:
     return fabric.store.read(read)
 
 
-def summary(row: AnyRow) -> dict[str, Any]:
+def summary(row: AnyRow) -> IncidentSummary:
     """What a list shows of an incident."""
     return {
         "id": row.id,
@@ -113,10 +156,10 @@ def summary(row: AnyRow) -> dict[str, Any]:
     }
 
 
-def _verdict(row: AnyRow | None) -> dict[str, Any] | None:
+def _verdict(row: AnyRow | None) -> DiagnosisVerdict | None:
     if row is None:
         return None
-    return {
+    found: DiagnosisVerdict = {
         "source": row.source,
         "by": row.given_by,
         "at": rfc3339(row.given_at),
@@ -125,13 +168,14 @@ def _verdict(row: AnyRow | None) -> dict[str, Any] | None:
         "service": row.service,
         "pattern": row.pattern,
     }
+    return found
 
 
-def _timeline_entry(row: AnyRow) -> dict[str, Any]:
+def _timeline_entry(row: AnyRow) -> TimelineEntry:
     return {"id": row.id, "at": rfc3339(row.at), "kind": row.kind, "message": row.message, "data": row.data}
 
 
-def _action(row: AnyRow) -> dict[str, Any]:
+def _action(row: AnyRow) -> Action:
     return {
         "id": row.id,
         "strategy": row.strategy,
@@ -147,7 +191,7 @@ def _action(row: AnyRow) -> dict[str, Any]:
     }
 
 
-def _alert(row: AnyRow) -> dict[str, Any]:
+def _alert(row: AnyRow) -> StoredAlert:
     return {
         "fingerprint": row.fingerprint,
         "starts_at": row.starts_at,
@@ -160,6 +204,10 @@ def _alert(row: AnyRow) -> dict[str, Any]:
     }
 
 
+@overload
+def rfc3339(seconds: float) -> str: ...
+@overload
+def rfc3339(seconds: None) -> None: ...
 def rfc3339(seconds: float | None) -> str | None:
     """Seconds since 1970 as RFC 3339 in UTC."""
     if seconds is None:
@@ -167,26 +215,5 @@ def rfc3339(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _time_argument(name: str) -> float | None:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a time as 2026-01-31T12:00:00Z") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
 def _encode_cursor(row: AnyRow) -> str:
     return base64.urlsafe_b64encode(json.dumps([row.opened_at, row.id]).encode()).decode()
-
-
-def _decode_cursor(text: str | None) -> tuple[float, str] | None:
-    if text is None:
-        return None
-    try:
-        opened_at, incident_id = json.loads(base64.urlsafe_b64decode(text))
-        return float(opened_at), str(incident_id)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise ValueError("cursor is not one that this API gave") from error

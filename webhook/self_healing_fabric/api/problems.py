@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 import structlog
 from flask import Flask, Response, jsonify
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, UnknownIncident
 
@@ -53,7 +53,10 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        return problem(error.code or 500, error.description or "")
+        response = problem(error.code or 500, error.description or "")
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))  # RFC 9110, section 15.5.6
+        return response
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:

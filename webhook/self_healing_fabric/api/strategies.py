@@ -6,7 +6,9 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify
 
+from self_healing_fabric.api.answers import StrategyRecords
 from self_healing_fabric.api.auth import requires
+from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.recovery.effectiveness import Attempt, records_of
 from self_healing_fabric.settings import Right
@@ -19,6 +21,7 @@ MOST_ATTEMPTS = 5000  # the newest of all targets
 
 @blueprint.get("/api/v1/strategies")
 @requires(Right.READ)
+@contract(Contract(answer=StrategyRecords))
 def list_strategies() -> Response:
     """The record of each strategy by target, failure class and pattern, from its newest verified attempts."""
     fabric: Fabric = current_app.extensions["fabric"]

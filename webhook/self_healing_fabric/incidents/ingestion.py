@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 from sqlalchemy import Connection
 
 from self_healing_fabric.incidents.limits import bounded
@@ -27,7 +27,14 @@ def _exists_in_utc(moment: datetime) -> datetime:
         raise ValueError("the time does not exist in UTC") from error
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_exists_in_utc)]
+def _is_text(value: object) -> object:
+    """Refuse numbers, also as text: they would pass as seconds since 1970. Alertmanager sends RFC 3339."""
+    if not isinstance(value, str) or "T" not in value.upper():
+        raise ValueError("give a time as 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_exists_in_utc), BeforeValidator(_is_text)]
 
 
 def store_alerts(connection: Connection, alerts: Iterable[Alert], now: float) -> None:

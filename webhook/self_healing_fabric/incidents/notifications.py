@@ -50,7 +50,7 @@ class WebhookMessage(BaseModel):
 
     version: Literal["4"]
     alerts: tuple[WebhookAlert, ...]
-    truncatedAlerts: int = Field(0, ge=0)  # noqa: N815 - Alertmanager's name
+    truncatedAlerts: int = Field(0, ge=0, strict=True)  # noqa: N815 - Alertmanager's name
 
 
 def work_in(connection: Connection) -> None:
