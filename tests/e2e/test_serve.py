@@ -214,5 +214,5 @@ def test_second_process_on_one_store_is_refused(
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert result.returncode == 1
-    assert "another process uses this store" in result.stderr
+    assert "another fabric uses this store" in result.stderr
     assert "Traceback" not in result.stderr

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import resource
 import signal
+import socket
 import sys
+import threading
 from types import FrameType
+from typing import Any
 
 import structlog
 import waitress
 from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from waitress import wasyncore
 
 from self_healing_fabric.api import (
     alerts,
@@ -33,7 +37,7 @@ from self_healing_fabric.api import (
 )
 from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.problems import problem
-from self_healing_fabric.errors import UsageError
+from self_healing_fabric.errors import ShfError, UsageError
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import StateCollector
 from self_healing_fabric.settings import is_loopback, split_listen
@@ -43,6 +47,8 @@ log = structlog.get_logger()
 THREADS = 32  # requests at a time; they mostly wait for the store's commit, which is one for all that wait
 SWITCH_INTERVAL = 0.0005  # seconds; Python's own 5 ms, times the busy workers, is what a request would wait
 CONNECTIONS = 2000  # Alertmanager opens hundreds at once when nothing is grouped
+STOP_POLL = 0.2  # seconds between two looks at whether a server in the background is to stop
+FLUSHES = 10  # turns of its loop in which the last answers leave
 OWN_FILES = 500  # of the store, of calls to Prometheus and to the targets
 MAX_HEADERS = 16 * 1024  # bytes; Alertmanager sends a few hundred, a browser behind a proxy a few thousand
 
@@ -93,13 +99,6 @@ def serve(fabric: Fabric) -> None:
     Raises:
         UsageError: it would listen beyond loopback without credentials.
     """
-    host, port = split_listen(fabric.settings.listen)
-    if (
-        not is_loopback(host) and not fabric.settings.auth.credentials()
-    ):  # settings that no file was checked for
-        raise UsageError(
-            f"`listen` on {host} is reachable from outside: set `auth.token_file` or `auth.callers`"
-        )
     app = create_app(fabric)
 
     def terminate(number: int, _: FrameType | None) -> None:
@@ -109,10 +108,69 @@ def serve(fabric: Fabric) -> None:
 
     signal.signal(signal.SIGTERM, terminate)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    server = waitress.create_server(
+    server = _create_server(app, fabric, {})
+    fabric.start()
+    try:
+        server.run()
+    finally:
+        server.close()
+        fabric.stop()
+
+
+class BackgroundServer:
+    """Serves a fabric from a thread, for a program that has a main thread and signals of its own.
+
+    Raises:
+        ShfError: it cannot listen where the configuration says.
+        UsageError: it would listen beyond loopback without credentials.
+    """
+
+    def __init__(self, app: Flask, fabric: Fabric) -> None:
+        self._sockets: dict[int, Any] = {}
+        try:
+            self._server = _create_server(app, fabric, self._sockets)
+        except OSError as error:
+            raise ShfError(f"cannot listen on {fabric.settings.listen}: {error.strerror or error}") from error
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the requests in hand finish, then close everything."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        else:
+            self._close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            wasyncore.loop(timeout=STOP_POLL, use_poll=True, map=self._sockets, count=1)
+        self._close()
+
+    def _close(self) -> None:
+        self._server.task_dispatcher.shutdown()
+        for _ in range(FLUSHES):  # what the last requests answered
+            wasyncore.loop(timeout=0, use_poll=True, map=self._sockets, count=1)
+        wasyncore.close_all(self._sockets)
+
+
+def _create_server(app: Flask, fabric: Fabric, sockets: dict[int, Any]) -> Any:
+    host, port = split_listen(fabric.settings.listen)
+    if (
+        not is_loopback(host) and not fabric.settings.auth.credentials()
+    ):  # settings that no file was checked for
+        raise UsageError(
+            f"`listen` on {host} is reachable from outside: set `auth.token_file` or `auth.callers`"
+        )
+    return waitress.create_server(
         app,
-        host=host,
-        port=port,
+        map=sockets,
+        # Ours, and before its threads are started: where it cannot bind, waitress leaves both behind.
+        sockets=_listening(host, port),
         threads=THREADS,
         connection_limit=_connection_limit(),
         asyncore_use_poll=True,
@@ -120,12 +178,20 @@ def serve(fabric: Fabric) -> None:
         max_request_header_size=MAX_HEADERS,
         ident=None,
     )
-    fabric.start()
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of the host; all or none. Raises OSError."""
+    found: list[socket.socket] = []
     try:
-        server.run()
-    finally:
-        server.close()
-        fabric.stop()
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family in dict.fromkeys(info[0] for info in infos):
+            found += [socket.create_server((host, port), family=family)]
+    except OSError:
+        for each in found:
+            each.close()
+        raise
+    return found
 
 
 def _connection_limit() -> int:

@@ -48,7 +48,15 @@ def load_settings(path: Path) -> Settings:
     Raises:
         ConfigurationError: with every problem found, each under its path.
     """
-    raw = _read_yaml(path)
+    return validated(read_yaml(path), str(path))
+
+
+def validated(raw: Mapping[str, Any], source: str) -> Settings:
+    """Validate what a file holds, or a program says; `source` names it to people.
+
+    Raises:
+        ConfigurationError: with every problem found, each under its path.
+    """
     # pydantic-settings takes such names as its own options, `_env_file` for example.
     problems = [Problem(key, "unknown setting") for key in raw if key.startswith("_")]
     problems += _unknown_variables()
@@ -61,7 +69,7 @@ def load_settings(path: Path) -> Settings:
         problems += [_problem(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors()]
     problems += _cross_references(settings.model_dump() if settings else raw)
     if settings is None or problems:
-        raise ConfigurationError(str(path), sorted(set(problems), key=lambda problem: problem.path))
+        raise ConfigurationError(source, sorted(set(problems), key=lambda problem: problem.path))
     return settings
 
 
@@ -79,7 +87,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What the file holds, not yet validated. Raises ConfigurationError, UsageError."""
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist

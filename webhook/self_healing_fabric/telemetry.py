@@ -122,6 +122,12 @@ class Metrics:
             ["service"],
             registry=registry,
         )
+        self.events = Counter(
+            "shf_events_total",
+            "Events of incidents, by receiver.",
+            ["receiver", "outcome"],
+            registry=registry,
+        )
         self.last_reconcile = Gauge(
             "shf_last_reconcile_timestamp_seconds",
             "When the servers were last compared with.",

@@ -15,6 +15,7 @@ import numpy as np
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.incidents.ingestion import store_alerts
 from self_healing_fabric.incidents.models import Alert, incident_of
 from self_healing_fabric.integration.lifecycle import Fabric
@@ -23,6 +24,7 @@ from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
+from self_healing_fabric.orchestration.validation import Gate
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
@@ -179,6 +181,9 @@ class World:
     `depends_on` names the services, each with its dependencies; without it there is only `cart`.
     """
 
+    bounds: Sequence[Outside] = ()  # guardrails of a program that embeds the fabric, from the next `open` on
+    gate: Gate | None = None  # likewise
+
     def __init__(
         self,
         directory: Path,
@@ -214,7 +219,7 @@ class World:
     def open(self) -> None:
         """Start the fabric on its store, as a new process would."""
         settings = Settings(**self.values)
-        self.fabric = Fabric(settings)
+        self.fabric = Fabric(settings, bounds=self.bounds, gate=self.gate)
         whole = self.fabric.context
         self.context = Context(
             settings=settings,
@@ -228,6 +233,7 @@ class World:
             graph=ServiceGraph(settings, self.prometheus),  # type: ignore[arg-type]
             calibrator=Calibrator(whole.store),
             outside=whole.outside,
+            gate=whole.gate,
             clock=self.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)

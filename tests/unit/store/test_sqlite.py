@@ -43,7 +43,7 @@ def holder(url: str) -> Iterator["subprocess.Popen[str]"]:
 
 def test_a_second_process_is_kept_out(holder: "subprocess.Popen[str]", url: str) -> None:
     """Two orchestrators on one file would both heal."""
-    with pytest.raises(StoreInUse, match=r"shf\.db\.lock: another process uses this store"):
+    with pytest.raises(StoreInUse, match=r"shf\.db\.lock: another fabric uses this store"):
         Store(url)
     assert holder.poll() is None
 

@@ -8,17 +8,21 @@ before it began.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import structlog
 
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.guardrails import outside
+from self_healing_fabric.guardrails.outside import Outside
+from self_healing_fabric.integration.events import EventSink, Telling, tellings
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.drift_watch import DriftWatch
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
+from self_healing_fabric.orchestration.validation import Gate
 from self_healing_fabric.recovery.strategies import UNDO, strategies, usable
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
@@ -30,11 +34,23 @@ log = structlog.get_logger()
 
 
 class Fabric:
-    """One running fabric. Raises StoreInUse or StoreUnavailable when its store cannot be opened."""
+    """One running fabric.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: the configuration.
+        bounds: guardrails of the program that embeds it, asked before those of plugins.
+        gate: asked before an incident may be called healed.
+
+    Raises:
+        ConfigurationError: a plugin cannot be used.
+        StoreInUse, StoreUnavailable: its store cannot be opened.
+    """
+
+    def __init__(
+        self, settings: Settings, *, bounds: Sequence[Outside] = (), gate: Gate | None = None
+    ) -> None:
         self.settings = settings
-        known, asked_outside = strategies(settings), outside.plugins(settings)
+        known, asked_outside = strategies(settings), (*bounds, *outside.plugins(settings))
         self.store = Store(settings.store, settings.store_password_file)
         prometheus = PrometheusClient(
             settings.prometheus.url,
@@ -58,10 +74,12 @@ class Fabric:
             graph=ServiceGraph(settings, prometheus),
             calibrator=Calibrator(self.store),
             outside=asked_outside,
+            gate=gate,
             clock=self.store.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)
         self.drift = DriftWatch(settings, lambda: self.context.leases.leader)
+        self._tellings = tellings(self.context)
         self._draining = threading.Event()
 
     @property
@@ -69,11 +87,17 @@ class Fabric:
         """Whether the fabric takes nothing new any more."""
         return self._draining.is_set()
 
+    def tell(self, name: str, sink: EventSink, *, durable: bool = True) -> None:
+        """Send events there too; see `events.Telling`. To be called before `start`."""
+        self._tellings.append(Telling(self.context, name, sink, durable=durable))
+
     def start(self) -> None:
         """Begin to work."""
         pushing = [name for name, service in self.settings.services.items() if service.pushes_heartbeats]
         now = self.context.clock()
         self.store.write(lambda connection: statements.register_heartbeats(connection, pushing, now))
+        for telling in self._tellings:
+            telling.start()
         self.orchestrator.start()
         self.drift.start()
         log.info("started", services=len(self.settings.services), prometheus=self.settings.prometheus.url)
@@ -87,6 +111,8 @@ class Fabric:
         self.drain()
         self.drift.stop()
         self.orchestrator.stop()
+        for telling in self._tellings:
+            telling.stop()
         self.context.prometheus.close()
         self.store.close()
         log.info("stopped")

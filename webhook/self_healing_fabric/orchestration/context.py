@@ -11,6 +11,7 @@ from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
+from self_healing_fabric.orchestration.validation import Gate
 from self_healing_fabric.recovery.strategies import Strategy
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
@@ -34,4 +35,5 @@ class Context:
     graph: ServiceGraph
     calibrator: Calibrator
     outside: tuple[Outside, ...] = ()  # guardrails that others bring
+    gate: Gate | None = None  # asked before an incident may be called healed
     clock: Callable[[], float] = time.time

@@ -26,6 +26,7 @@ from self_healing_fabric.settings.configuration import (
     LiveConfiguration,
 )
 from self_healing_fabric.settings.escalation import DEFAULT_LEVELS, EscalationSettings, LevelSettings
+from self_healing_fabric.settings.events import EventSettings
 from self_healing_fabric.settings.fabric import ENVIRONMENT_PREFIX, Settings
 from self_healing_fabric.settings.guardrails import (
     FleetSettings,
@@ -100,6 +101,7 @@ __all__ = [
     "DiagnosisSettings",
     "DockerRecovery",
     "EscalationSettings",
+    "EventSettings",
     "FleetSettings",
     "GrafanaSettings",
     "GuardrailSettings",

@@ -13,6 +13,7 @@ from self_healing_fabric.durations import Duration
 from self_healing_fabric.extensions import BUILT_IN, options_of
 from self_healing_fabric.settings.access import AuthSettings, split_listen
 from self_healing_fabric.settings.escalation import EscalationSettings
+from self_healing_fabric.settings.events import EventSettings
 from self_healing_fabric.settings.guardrails import GuardrailSettings, Limits
 from self_healing_fabric.settings.healing import (
     CorrelationSettings,
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     correlation: CorrelationSettings = Field(
         CorrelationSettings(), description="which alerts are one problem"
     )
+    events: EventSettings | None = Field(None, description="tells others what happens to incidents")
     plugins: PluginSettings = Field(PluginSettings(), description="what others add, and its options")
     services: Mapping[ServiceName, ServiceSettings] = Field(
         {}, description="what is watched and healed, by name"
@@ -166,6 +168,11 @@ class Settings(BaseSettings):
     def plan_of(self, service: str, failure_class: str) -> tuple[StrategyName, ...]:
         """The strategies for a failure of a configured service: its own where it has some."""
         return self.services[service].plans.get(failure_class, self.plans[failure_class])
+
+    @property
+    def events_source(self) -> str:
+        """What events name as their source: where people reach the fabric, or its kind."""
+        return self.external_url or "urn:self-healing-fabric"
 
     def plugin_strategies(self) -> tuple[str, ...]:
         """The strategies that are not built in and that the configuration names, in a plan or elsewhere."""

@@ -151,7 +151,9 @@ class ProcessLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise StoreInUse(f"{self._path}: another process uses this store") from error
+            raise StoreInUse(
+                f"{self._path}: another fabric uses this store, in this process or another one"
+            ) from error
         self._file = descriptor
 
     def release(self) -> None:

@@ -56,8 +56,14 @@ Key = TypeVar("Key", str, int)
 UNFINISHED = ("intended", "started")
 MAX_INBOX_FAULTS = 3  # unexpected errors after which a notification waits for people
 
-_LOCKS = {"correlation": 0x5348_4601, "announcement": 0x5348_4602, "control": 0x5348_4603}  # any of ours
+_LOCKS = {
+    "correlation": 0x5348_4601,
+    "announcement": 0x5348_4602,
+    "control": 0x5348_4603,
+    "timeline": 0x5348_4604,
+}  # any of ours
 _LOCK = select(func.pg_advisory_xact_lock(bindparam("_key")))
+_LOCK_IF_FREE = select(func.pg_try_advisory_xact_lock(bindparam("_key")))
 _LOCK_SHARED = select(func.pg_advisory_xact_lock_shared(bindparam("_key")))
 
 
@@ -68,6 +74,16 @@ def serialize(connection: Connection, what: str, *, shared: bool = False) -> Non
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_LOCK_SHARED if shared else _LOCK, {"_key": _LOCKS[what]})
+
+
+def serialize_if_free(connection: Connection, what: str, *, wait: bool = False) -> bool:
+    """As `serialize`, but False instead of waiting for others, unless `wait`."""
+    if connection.dialect.name != "postgresql":
+        return True
+    if wait:
+        serialize(connection, what)
+        return True
+    return bool(connection.execute(_LOCK_IF_FREE, {"_key": _LOCKS[what]}).scalar())
 
 
 def _upsert(connection: Connection, table: Table) -> Any:
@@ -659,6 +675,7 @@ _APPEND = insert(timeline)
 def append_timeline(connection: Connection, rows: Sequence[Changes]) -> None:
     """Append to the timeline: the only thing that can be done to it."""
     if rows:
+        serialize(connection, "timeline", shared=True)  # who tells it waits for us: see event_statements
         connection.execute(_APPEND, [dict(row) for row in rows])
 
 

@@ -31,6 +31,7 @@ from self_healing_fabric.orchestration.steps.common import (
     to_people,
     until_silence_ends,
 )
+from self_healing_fabric.orchestration.validation import ClaimedHealing, doubt_of
 from self_healing_fabric.recovery.effects import (
     FOLLOWED_BY,
     NotApplicable,
@@ -92,6 +93,12 @@ def verifying(incident: Incident, context: Context) -> Step:
         look = Look(Verdict.NO_EVIDENCE, f"No evidence until the deadline: {error}", ())
     if look.verdict is not None:
         look = _as_the_target_says(look, incident, context, facts)
+    doubt = doubted(look, incident, context)
+    if doubt is not None and context.clock() < pending["deadline"]:
+        return Step(Transition(State.VERIFYING, look_interval(context), waiting_for=f"validation: {doubt}"))
+    if doubt is not None:
+        statement = f"Inside all limits, but it may not be called healed: {doubt}."
+        look = Look(Verdict.NO_EVIDENCE, statement, look.evidence)
     if look.verdict is None:
         return Step(Transition(State.VERIFYING, look_interval(context)))
     entry = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
@@ -117,6 +124,16 @@ def verifying(incident: Incident, context: Context) -> Step:
     if look.verdict is Verdict.NOT_HEALED:
         step = replace(step, learned=_learned(incident, context, facts, healed=False))
     return step
+
+
+def doubted(look: Look, incident: Incident, context: Context) -> str | None:
+    """Why the validation gate does not let the incident be called healed; None when it does, or need not."""
+    if look.verdict is not Verdict.HEALED:
+        return None
+    evidence = [each.as_dict() for each in look.evidence]
+    return doubt_of(
+        context.gate, ClaimedHealing(incident.id, str(incident.service), look.statement, evidence)
+    )
 
 
 def _as_the_target_says(look: Look, incident: Incident, context: Context, facts: Facts) -> Look:

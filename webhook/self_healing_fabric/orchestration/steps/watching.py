@@ -22,6 +22,7 @@ from self_healing_fabric.orchestration.steps.common import (
     look_interval,
 )
 from self_healing_fabric.orchestration.steps.verifying import (
+    doubted,
     look_at,
     resolve,
     split_off,
@@ -47,7 +48,10 @@ def escalated(incident: Incident, context: Context) -> Step:
         # The levels' deadlines run on: nobody may wait for a Prometheus that is away.
         unseen = f"{EVIDENCE}: {error}"
     else:
-        if look.verdict is Verdict.HEALED:
+        doubt = doubted(look, incident, context)
+        if doubt is not None:
+            unseen = f"validation: {doubt}"
+        elif look.verdict is Verdict.HEALED:
             told = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
             resolved_now = resolve(context, Outcome.RECOVERED, told)
             return Step(resolved_now, also=split_unhealed(incident, context, facts))
