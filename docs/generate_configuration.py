@@ -73,7 +73,7 @@ def _default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
     if parse_duration in [getattr(item, "func", None) for item in field.metadata]:
         return f"`{format_duration(value)}`"
     if isinstance(value, tuple):
-        return ", ".join(f"`{item.name}`" for item in value)
+        return ", ".join(f"`{getattr(item, 'name', item)}`" for item in value)
     if isinstance(value, dict):
         return "; ".join(f"{key}: {', '.join(names) or 'none'}" for key, names in value.items())
     return f"`{value}`"

@@ -73,6 +73,7 @@ class _Tables:
         self.alerts = list(connection.execute(text("SELECT * FROM alerts")))
         self.actions = list(connection.execute(text("SELECT * FROM actions ORDER BY number")))
         self.timeline = list(connection.execute(text("SELECT * FROM timeline ORDER BY id")))
+        self.calls = list(connection.execute(text("SELECT * FROM calls")))
         self.inbox = list(connection.execute(text("SELECT id, error FROM inbox")))
 
     def service_of(self, action: Row[Any]) -> str:
@@ -171,6 +172,12 @@ def _journal_is_whole(verdict: Verdict, rows: _Tables, folder: Path) -> None:
             told[data["action"], "status" in data] += 1
     for row in rows.actions:
         verdict.demand(told[row.id, False] == 1, f"{row.id} was announced {told[row.id, False]} times")
-    calls = Counter((folder / "calls").read_text().splitlines()) if (folder / "calls").exists() else {}
-    for call, number in calls.items():
-        verdict.demand(number == 1, f"people were called {number} times: {call}")
+    keys: dict[str, set[str]] = {}
+    for line in (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else ():
+        call, _, key = line.rpartition(" ")
+        keys.setdefault(call, set()).add(key)
+    for call, several in keys.items():
+        verdict.demand(len(several) == 1, f"people were called under {len(several)} keys: {call}")
+    for row in rows.calls:
+        call = f"{row.kind} {row.incident_id} {row.level}"
+        verdict.demand(call in keys or row.status == "withdrawn", f"nobody was told: {call}")

@@ -23,19 +23,22 @@ from board import START, Board
 from flask.testing import FlaskClient
 from outside import Outside, Prometheus, glance
 from points import Death, Kill, install
-from stories import EFFECT_TIMEOUT, Story
+from sqlalchemy import Connection
+from stories import EFFECT_TIMEOUT, NEVER, Story
 
 from self_healing_fabric.app import create_app
-from self_healing_fabric.escalation.calls import Call
+from self_healing_fabric.escalation.channels import Receipt
+from self_healing_fabric.escalation.messages import Message
 from self_healing_fabric.integration.lifecycle import Fabric
-from self_healing_fabric.orchestration import healing_orchestrator, journal, leases
+from self_healing_fabric.orchestration import caller, healing_orchestrator, journal, leases
+from self_healing_fabric.orchestration.caller import Caller
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
-from self_healing_fabric.store import statements
+from self_healing_fabric.store import Store, call_statements, statements
 from self_healing_fabric.telemetry import configure_logging
 from shf_demo.tether import die_with
 
@@ -49,16 +52,22 @@ SLOW_CONNECTIONS = 0.3  # share of the effects
 class _Phone:
     """The channel of escalation: notes every call as it arrives."""
 
-    name = "phone"
+    gathers, alive_for = False, None
 
     def __init__(self, death: Death, folder: Path) -> None:
         self._death, self._path = death, folder / "calls"
 
-    def send(self, call: Call) -> None:
+    def send(self, message: Message, _: object) -> Receipt:
         self._death.pass_by("people called: before")
         with self._path.open("a") as file:
-            file.write(f"{call.incident_id} {call.level}\n")
+            for call in message.calls:
+                file.write(f"{call.kind} {call.incident_id} {call.level} {message.key}\n")
         self._death.pass_by("people called")
+        return Receipt()
+
+    def check(self) -> str:
+        """Nothing can be wrong with a file."""
+        return ""
 
 
 class Life:
@@ -119,12 +128,13 @@ class Life:
             fabric.context,
             prometheus=prometheus,
             verifier=Verifier(prometheus, settings),
-            channels=(_Phone(death, self._folder),),
+            channels={"log": _Phone(death, self._folder)},
             leases=Leases(fabric.store, self._board.now),
             graph=ServiceGraph(settings, prometheus),
             clock=self._board.now,
         )
         fabric.orchestrator = HealingOrchestrator(fabric.context)
+        fabric.caller = Caller(fabric.context)
         return fabric
 
     def _hold(self, url: str, seconds: float) -> None:
@@ -171,15 +181,18 @@ class Life:
             dice.shuffle(claimed)
             for incident in claimed:
                 orchestrator.work(incident)
+            called = fabric.caller.look(8)
+            for batch in called:
+                fabric.caller.send(batch)
             if now >= reconcile_at:
                 reconciliation.run()
                 reconcile_at = now + 5.0
-            elif not claimed and not seen.waiting:
+            elif not claimed and not called and not seen.waiting:
                 if outside.over(now, seen):
                     return OVER
                 if now - START > LONGEST:
                     raise TimeoutError(f"the story is not over after {LONGEST:g} virtual seconds")
-                self._advance(min(seen.due_at(), reconcile_at, outside.next_at(now)))
+                self._advance(min(seen.due_at(), reconcile_at, outside.next_at(now), _next_call(store, now)))
 
     def _advance(self, moment: float) -> None:
         """Move the clock, but not past an effect that the target has in hand."""
@@ -212,6 +225,16 @@ class Life:
             time.sleep(0.02)
 
 
+def _next_call(store: Store, now: float) -> float:
+    """When the caller has something to do."""
+
+    def read(connection: Connection) -> float:
+        due = call_statements.next_level_due(connection, now), call_statements.next_due_call(connection, now)
+        return min((each for each in due if each is not None), default=NEVER)
+
+    return store.read(read)
+
+
 def _wait(condition: Callable[[], bool]) -> None:
     while not condition():  # the life's own deadline ends it
         time.sleep(0.0005)
@@ -232,3 +255,4 @@ def _quicken(board: Board) -> None:
     healing_orchestrator.time = SimpleNamespace(monotonic=board.now)  # type: ignore[assignment]
     leases.RENEWAL = RENEW_EVERY / board.speed
     healing_orchestrator.LONGEST_SLEEP = 0.5 / board.speed
+    caller.POLL = 0.5 / board.speed

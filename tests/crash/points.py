@@ -32,7 +32,7 @@ from self_healing_fabric.store.schema import incidents
 UNREACHED: Mapping[str, str] = {
     "diagnosing->awaiting_approval": "no step goes it: approval is asked for right before the effect",
     "diagnosing->verifying": "no step goes it: recovering asks the samples again and goes on from there",
-    "escalated->recovering": "no step goes it: after people were called only a relapse begins anew",
+    "escalated->recovering": "a guardian's proposal; told in unit tests with a guardian of their own",
     "resolved->recovering": "what is scaled back after a calm; told in unit tests with a clock of their own",
     "verifying->diagnosing": "scaled back too early; told in unit tests with a clock of their own",
     "resolved->escalated": "no step goes it: a decision to escalate is refused; nothing else calls people",
@@ -247,7 +247,7 @@ _NOTED: Mapping[str, Callable[..., str | None]] = {
     "update_action": lambda _, __, changes: "action begun" if "started_at" in changes else None,
     "end_action": lambda ended, *_: "action ended" if ended else None,
     "move_alerts": lambda _, **moved: "split" if moved.get("service") else "merge",
-    "annotate": lambda _, __, changes: "person's decision noted" if "acknowledged_by" in changes else None,
+    "annotate": lambda _, __, changes: "person's decision noted" if changes.get("acknowledged_by") else None,
     "end_alert": lambda *_: "alert ended",
     "release_leases": lambda *_: "leases given back",
 }

@@ -22,13 +22,14 @@ import structlog
 from pydantic import BaseModel
 
 from self_healing_fabric import __version__
-from self_healing_fabric.api.incidents import story, summary
+from self_healing_fabric.api.incidents import story
 from self_healing_fabric.app import BackgroundServer, create_app
 from self_healing_fabric.configuration import read_yaml, validated
 from self_healing_fabric.errors import ConfigurationError, Problem
 from self_healing_fabric.extensions import Misbehaved, call
 from self_healing_fabric.guardrails.outside import boundary
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.story import summary
 from self_healing_fabric.integration.collaborators import (
     BoundaryEnforcer,
     Event,

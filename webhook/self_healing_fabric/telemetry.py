@@ -30,6 +30,8 @@ STRATEGIES = BUILT_IN["strategies"]
 ACTION_OUTCOMES = ("succeeded", "failed", "indeterminate")
 RESOLVED_OUTCOMES = ("healed", "recovered", "closed_by_person")
 GUARDRAILS = BUILT_IN["guardrails"]
+LEVELS_THAT_CALL = ("1", "2", "3", "4")
+CALL_OUTCOMES = ("sent", "failed")
 WEBHOOK_CODES = ("202", "400", "401", "403", "413", "422", "503")
 
 _SECONDS_OF_WORK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -45,6 +47,7 @@ class Metrics:
             times strategies that none of them has would be most of what Prometheus scrapes.
         strategies: all that there are.
         guardrails: those that plugins bring.
+        channels: the names of the channels of escalation.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Metrics:
         *,
         strategies: Collection[str] = STRATEGIES,
         guardrails: Collection[str] = (),
+        channels: Iterable[str] = (),
     ) -> None:
         # When each of thousands of series was born interests nobody and is a third of all lines.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 0.26 left its types out
@@ -135,6 +139,23 @@ class Metrics:
         )
         Gauge("shf_build_info", "Always 1.", ["version"], registry=registry).labels(__version__).set(1)
         self._start_at_zero(services, usable or {}, strategies, (*GUARDRAILS, *guardrails))
+        self.calls = Counter(
+            "shf_escalation_calls_total",
+            "Tries to call somebody, by level, channel and outcome.",
+            ["level", "channel", "outcome"],
+            registry=registry,
+        )
+        self.unreached = Counter(
+            "shf_escalation_unreached_total",
+            "Levels of which nobody could be reached.",
+            ["level"],
+            registry=registry,
+        )
+        for level in LEVELS_THAT_CALL:
+            self.unreached.labels(level)
+            for channel in channels:
+                for outcome in CALL_OUTCOMES:
+                    self.calls.labels(level, channel, outcome)
 
     def _start_at_zero(
         self,

@@ -89,6 +89,7 @@ def test_person_can_escalate(world: Any) -> None:
     world.receive(world.alert())
     world.run()
     decision(world, "escalate")
+    world.run()
     assert (world.incident().state, world.incident().level) == (State.ESCALATED, 1)
     assert [call.reason for call in world.calls] == ["ada asked for it"]
 

@@ -172,7 +172,7 @@ class Process:
             prometheus=world.prometheus,  # type: ignore[arg-type]
             verifier=Verifier(world.prometheus, SETTINGS),  # type: ignore[arg-type]
             strategies={"restart": world.target, "retry": world.target},
-            channels=(),
+            channels={},
             metrics=METRICS,
             leases=Leases(world.store, world.clock),  # type: ignore[arg-type]
             graph=ServiceGraph(SETTINGS, world.prometheus),  # type: ignore[arg-type]

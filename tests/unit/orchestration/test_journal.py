@@ -48,7 +48,7 @@ class Replica:
             prometheus=None,  # type: ignore[arg-type]
             verifier=None,  # type: ignore[arg-type]
             strategies={},
-            channels=(),
+            channels={},
             metrics=Metrics(settings.services),
             leases=Leases(self.store, self.clock),
             graph=ServiceGraph(settings, None),  # type: ignore[arg-type]

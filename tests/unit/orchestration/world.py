@@ -15,10 +15,13 @@ import numpy as np
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from self_healing_fabric.escalation.calls import Kind as CallKind
+from self_healing_fabric.escalation.channels import Receipt
 from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.incidents.ingestion import store_alerts
 from self_healing_fabric.incidents.models import Alert, incident_of
 from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.orchestration.caller import Caller
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
@@ -193,6 +196,7 @@ class World:
     ) -> None:
         self.directory = directory
         self.calls: list[Any] = []  # of escalation, to people
+        self.ends: list[Any] = []  # of what they were called for
         self.clock = Clock()
         self.prometheus = FakePrometheus(self.clock)
         edges = {"cart": ()} if depends_on is None else depends_on
@@ -227,7 +231,7 @@ class World:
             prometheus=self.prometheus,  # type: ignore[arg-type]
             verifier=Verifier(self.prometheus, settings),  # type: ignore[arg-type]
             strategies=whole.strategies,
-            channels=(self,),
+            channels={**whole.channels, "log": self},
             metrics=whole.metrics,
             leases=Leases(whole.store, self.clock),
             graph=ServiceGraph(settings, self.prometheus),  # type: ignore[arg-type]
@@ -237,13 +241,19 @@ class World:
             clock=self.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)
+        self.caller = Caller(self.context)
         self.context.store.write(statements.release_all_leases)
 
-    # As a channel of escalation.
-    name = "test"
+    # As the channel of escalation that hears everything.
+    gathers, alive_for = False, None
 
-    def send(self, call: Any) -> None:
-        self.calls.append(call)
+    def send(self, message: Any, _: Any) -> Receipt:
+        (call,) = message.calls
+        (self.calls if call.kind is CallKind.ESCALATION else self.ends).append(call)
+        return Receipt()
+
+    def check(self) -> str:
+        return ""
 
     def crash(self) -> None:
         """End the process and start a new one: only the store survives."""
@@ -300,6 +310,13 @@ class World:
 
     def _run_due(self) -> None:
         self.orchestrator.take_in()
+        self._work()
+        while batches := self.caller.look(8):
+            for batch in batches:
+                self.caller.send(batch)
+        self._work()
+
+    def _work(self) -> None:
         while claimed := self.orchestrator.claim(8):
             for incident in claimed:
                 self.orchestrator.work(incident)

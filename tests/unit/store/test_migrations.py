@@ -192,7 +192,7 @@ def test_a_store_of_the_first_release_keeps_every_row(first_release: Path) -> No
         kept = [{name: row[name] for name in old[0]} for row in after[table]]
         assert kept == old, table
     new = set(after) - set(before) - {"alembic_version"}
-    assert new == {"inbox", "leases", "retired", "diagnosis_verdicts"}
+    assert new == {"inbox", "leases", "retired", "diagnosis_verdicts", "calls"}
     assert all(after[table] == [] for table in new)
     assert {row["merged_into"] or row["split_from"] for row in after["incidents"]} == {None}
     assert {row["suppressed"] for row in after["alerts"]} == {0}

@@ -6,18 +6,16 @@ used twice: mypy holds what builds the answers to them, and the OpenAPI document
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from self_healing_fabric.diagnosis import Pattern
-from self_healing_fabric.incidents.lifecycle import Outcome, State
+from self_healing_fabric.incidents.story import IncidentSummary, Number
 from self_healing_fabric.settings import Mode
 
-Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
 Share = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[int, Field(ge=0)]
 
 
 class Problem(TypedDict):
@@ -49,104 +47,11 @@ class Stored(TypedDict):
     truncated: Annotated[int, Field(ge=0, description="alerts that Alertmanager left out of it")]
 
 
-class IncidentSummary(TypedDict):
-    """An incident as a list shows it."""
-
-    id: str
-    title: str
-    service: Annotated[str | None, Field(description="the suspected cause; null: the alert names no service")]
-    known_service: Annotated[bool, Field(description="whether the configuration names the service")]
-    state: State
-    outcome: Annotated[Outcome | None, Field(description="how it was resolved")]
-    severity: str
-    signal: str | None
-    failure_class: str | None
-    pattern: Annotated[str | None, Field(description="of the root cause")]
-    confidence: Annotated[float | None, Field(ge=0, le=1, description="in the root cause")]
-    level: Annotated[int, Field(ge=0, le=4, description="of escalation; 0: self-healing")]
-    acknowledged_by: str | None
-    waiting_for: Annotated[str | None, Field(description="what it waits for, in words")]
-    relapses: Number
-    merged_into: Annotated[str | None, Field(description="the incident of its cause")]
-    split_from: Annotated[str | None, Field(description="the incident of which it was wrongly a symptom")]
-    opened_at: Time
-    updated_at: Time
-    resolved_at: Time | None
-    closed_at: Time | None
-
-
 class IncidentPage(TypedDict):
     """A part of the list of incidents, newest first."""
 
     incidents: list[IncidentSummary]
     next_cursor: Annotated[str | None, Field(description="gives the next part; null: this is the last one")]
-
-
-class DiagnosisVerdict(TypedDict):
-    """The newest verdict on the diagnosis, of a person or of a verified repair."""
-
-    source: str
-    by: str | None
-    at: Time
-    service_right: bool | None
-    pattern_right: bool | None
-    service: str | None
-    pattern: str | None
-
-
-class TimelineEntry(TypedDict):
-    """One thing that happened."""
-
-    id: int
-    at: Time
-    kind: str
-    message: str
-    data: Annotated[Any, Field(description="what belongs to it, by kind")]
-
-
-class Action(TypedDict):
-    """One attempt of one strategy on one target."""
-
-    id: str
-    strategy: str
-    platform: str
-    target: str
-    attempt: Annotated[int, Field(ge=1)]
-    status: Annotated[str, Field(description="intended, started, succeeded, failed or indeterminate")]
-    verdict: Annotated[
-        str | None, Field(description="of its verification: healed, not_healed, relapsed, no_evidence")
-    ]
-    detail: str | None
-    intended_at: Time
-    started_at: Time | None
-    finished_at: Time | None
-
-
-class StoredAlert(TypedDict):
-    """An alert of an incident."""
-
-    fingerprint: str
-    starts_at: str
-    service: str | None
-    status: Literal["firing", "resolved"]
-    suppressed: Annotated[bool, Field(description="silenced or inhibited in Alertmanager")]
-    labels: dict[str, str]
-    annotations: dict[str, str]
-    ended_at: Time | None
-
-
-class Story(IncidentSummary):
-    """An incident with everything that is known of it."""
-
-    diagnosis: Annotated[
-        dict[str, Any] | None,
-        Field(description="failure class, cause, alternatives, impact and evidence, each with its query"),
-    ]
-    verdict: DiagnosisVerdict | None
-    plan: Annotated[list[str], Field(description="strategies that are still to be tried, in order")]
-    timeline: list[TimelineEntry]
-    actions: list[Action]
-    alerts: list[StoredAlert]
 
 
 class ModeInForce(TypedDict, total=False):

@@ -12,13 +12,14 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 from sqlalchemy import Connection
 
-from self_healing_fabric.api.answers import ModeInForce, Status, Story
+from self_healing_fabric.api.answers import ModeInForce, Status
 from self_healing_fabric.api.auth import decided_by, requires
 from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.diagnosis import Pattern
 from self_healing_fabric.guardrails import mode
+from self_healing_fabric.incidents.story import Story
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import status
 from self_healing_fabric.orchestration import diagnosis_verdicts

@@ -9,25 +9,17 @@ import base64
 import binascii
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any, overload
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 
-from self_healing_fabric.api.answers import (
-    Action,
-    DiagnosisVerdict,
-    IncidentPage,
-    IncidentSummary,
-    StoredAlert,
-    Story,
-    TimelineEntry,
-)
+from self_healing_fabric.api.answers import IncidentPage
 from self_healing_fabric.api.auth import requires
 from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.problems import problem
-from self_healing_fabric.errors import UnknownIncident
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.story import Story, story_of, summary
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Right
 from self_healing_fabric.store import statements
@@ -111,108 +103,7 @@ def show_incident(incident_id: str) -> Response:
 
 def story(fabric: Fabric, incident_id: str) -> Story:
     """The whole story of an incident, from one snapshot of the store. Raises UnknownIncident."""
-
-    def read(connection: Any) -> Story:
-        row = statements.incident(connection, incident_id)
-        if row is None:
-            raise UnknownIncident(f"no incident has the id {incident_id!r}")
-        return {
-            **summary(row),
-            "diagnosis": row.diagnosis,
-            "verdict": _verdict(statements.diagnosis_verdict(connection, incident_id)),
-            "plan": row.plan,
-            "timeline": [_timeline_entry(entry) for entry in statements.timeline_of(connection, incident_id)],
-            "actions": [_action(action) for action in statements.actions_of(connection, incident_id)],
-            "alerts": [_alert(alert) for alert in statements.alerts_of(connection, incident_id)],
-        }
-
-    return fabric.store.read(read)
-
-
-def summary(row: AnyRow) -> IncidentSummary:
-    """What a list shows of an incident."""
-    return {
-        "id": row.id,
-        "title": row.title,
-        "service": row.service,
-        "known_service": row.known_service,
-        "state": row.state,
-        "outcome": row.outcome,
-        "severity": row.severity,
-        "signal": row.signal,
-        "failure_class": row.failure_class,
-        "pattern": row.pattern,
-        "confidence": row.confidence,
-        "level": row.level,
-        "acknowledged_by": row.acknowledged_by,
-        "waiting_for": row.waiting_for,
-        "relapses": row.relapses,
-        "merged_into": row.merged_into,
-        "split_from": row.split_from,
-        "opened_at": rfc3339(row.opened_at),
-        "updated_at": rfc3339(row.updated_at),
-        "resolved_at": rfc3339(row.resolved_at),
-        "closed_at": rfc3339(row.closed_at),
-    }
-
-
-def _verdict(row: AnyRow | None) -> DiagnosisVerdict | None:
-    if row is None:
-        return None
-    found: DiagnosisVerdict = {
-        "source": row.source,
-        "by": row.given_by,
-        "at": rfc3339(row.given_at),
-        "service_right": row.service_right,
-        "pattern_right": row.pattern_right,
-        "service": row.service,
-        "pattern": row.pattern,
-    }
-    return found
-
-
-def _timeline_entry(row: AnyRow) -> TimelineEntry:
-    return {"id": row.id, "at": rfc3339(row.at), "kind": row.kind, "message": row.message, "data": row.data}
-
-
-def _action(row: AnyRow) -> Action:
-    return {
-        "id": row.id,
-        "strategy": row.strategy,
-        "platform": row.platform,
-        "target": row.target,
-        "attempt": row.attempt,
-        "status": row.status,
-        "verdict": row.verdict,
-        "detail": row.detail,
-        "intended_at": rfc3339(row.intended_at),
-        "started_at": rfc3339(row.started_at),
-        "finished_at": rfc3339(row.finished_at),
-    }
-
-
-def _alert(row: AnyRow) -> StoredAlert:
-    return {
-        "fingerprint": row.fingerprint,
-        "starts_at": row.starts_at,
-        "service": row.service,
-        "status": row.status,
-        "suppressed": row.suppressed,
-        "labels": row.labels,
-        "annotations": row.annotations,
-        "ended_at": rfc3339(row.ended_at),
-    }
-
-
-@overload
-def rfc3339(seconds: float) -> str: ...
-@overload
-def rfc3339(seconds: None) -> None: ...
-def rfc3339(seconds: float | None) -> str | None:
-    """Seconds since 1970 as RFC 3339 in UTC."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return fabric.store.read(lambda connection: story_of(connection, incident_id))
 
 
 def _encode_cursor(row: AnyRow) -> str:

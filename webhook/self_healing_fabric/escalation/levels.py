@@ -1,33 +1,69 @@
-"""The five levels: what rising by one means. Level 0 is silent; level 4 calls everyone and is the last.
+"""The five levels: what rising means. Level 0 is silent; level 4 calls everyone and is the last.
 
-A deadline is a column of the incident (`level_due_at`), so that a restart in the middle of the wait loses
-nothing.
+Steps, deadlines and people raise levels, at the same time and on several replicas. So which level comes next
+is read from the locked row in the transaction that raises it, never from what a step believed: each level is
+called once. A deadline is a column of the incident (`level_due_at`), so a restart in the middle of the wait
+loses nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from self_healing_fabric.escalation.calls import Call
-from self_healing_fabric.incidents.models import Incident
-from self_healing_fabric.settings import EscalationSettings
+from sqlalchemy import Connection
+
+from self_healing_fabric.escalation.calls import rows_of_level
+from self_healing_fabric.incidents.lifecycle import Rise
+from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.settings import Settings
+from self_healing_fabric.store import call_statements, statements
+from self_healing_fabric.store.statements import AnyRow
 
 LAST_LEVEL = 4
 
 
 @dataclass(frozen=True)
-class Rise:
-    """The step to the next level: whom it calls, and when the one after is due (None at the last)."""
+class Risen:
+    """What a rise changed: the columns, which are written, and the entries, which the caller writes."""
 
-    call: Call
-    due_at: float | None
+    changes: dict[str, Any]
+    entries: tuple[Entry, ...]
 
 
-def rise(incident: Incident, settings: EscalationSettings, *, reason: str, now: float) -> Rise | None:
-    """One level up from where the incident is; None when it is at the last one already."""
-    if incident.level >= LAST_LEVEL:
-        return None
-    level = incident.level + 1
-    configured = settings.levels[level]
-    call = Call(incident.id, incident.service, level, configured.name, configured.call, reason)
-    return Rise(call, None if level == LAST_LEVEL else now + configured.deadline)
+def rise(connection: Connection, incident_id: str, wanted: Rise, settings: Settings, now: float) -> Risen:
+    """Call the level above the one that the incident has now; at the last one only the reason is noted.
+
+    The incident's columns and the calls are written; the caller writes the entries into the timeline.
+    """
+    row = statements.incident(connection, incident_id, lock=True)
+    if row is None or (wanted.first and row.level > 0):
+        return Risen({}, ())
+    if row.level >= LAST_LEVEL:
+        return Risen({}, (Entry(Kind.ESCALATION, f"Stays at the last level: {wanted.reason}"),))
+    level = next_level(row, settings)
+    configured = settings.escalation.levels[level]
+    due_at = now + configured.deadline if wanted.climbs and level < LAST_LEVEL else None
+    changes = {"level": level, "level_due_at": due_at, "acknowledged_by": None}
+    statements.annotate(connection, incident_id, changes)
+    calls = list(rows_of_level(row, level, settings.escalation, reason=wanted.reason, now=now))
+    call_statements.insert_calls(connection, calls)
+    called = list(settings.escalation.contacts_of(level))
+    whom = ", ".join(called) or "nobody"
+    message = f"Level {level} ({configured.name}), calling {whom}: {wanted.reason}"
+    data = {"level": level, "level_name": configured.name, "called": called, "reason": wanted.reason}
+    return Risen(changes, (Entry(Kind.ESCALATION, message, data),))
+
+
+def next_level(incident: AnyRow, settings: Settings) -> int:
+    """One up; the first call may start higher for what much depends on."""
+    if incident.level > 0:
+        return int(incident.level) + 1
+    return settings.escalation_policy(incident.service, tiers_of(incident, settings)).start_level
+
+
+def tiers_of(incident: AnyRow, settings: Settings) -> set[str]:
+    """The tier of the service, and the highest of all that depend on it once that is diagnosed."""
+    own = settings.services[incident.service].tier if incident.service in settings.services else None
+    impact = (incident.diagnosis or {}).get("impact", {})
+    return {str(tier) for tier in (own, impact.get("business_tier")) if tier is not None}

@@ -39,7 +39,7 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
         "min_healthy",
         "boundary",
     ),
-    "channels": ("log", "guardians", "apprise", "alertmanager"),
+    "channels": ("log", "guardian", "apprise", "alertmanager"),
     "event_sinks": ("http",),
 }
 GROUPS = tuple(BUILT_IN)

@@ -83,6 +83,21 @@ def check_transition(old: State, new: State) -> None:
 
 
 @dataclass(frozen=True)
+class Rise:
+    """The next level is called. Which one that is, is read when it is written: time raises levels too.
+
+    Attributes:
+        reason: why, for those who are called.
+        climbs: whether the level after it follows by its deadline.
+        first: only when nobody has been called yet.
+    """
+
+    reason: str
+    climbs: bool = True
+    first: bool = False
+
+
+@dataclass(frozen=True)
 class Transition:
     """What one step decided, to be committed at once.
 
@@ -93,6 +108,7 @@ class Transition:
         changes: other columns of the incident.
         waiting_for: what the incident waits for, in words, or None. Up to the first colon they name the kind
             of the wait; `waiting_since` goes on from one commit to the next while that stays the same.
+        rise: the call to the next level, or None.
     """
 
     state: State
@@ -100,3 +116,4 @@ class Transition:
     entries: tuple[Entry, ...] = ()
     changes: Mapping[str, Any] = field(default_factory=dict)
     waiting_for: str | None = None
+    rise: Rise | None = None

@@ -16,6 +16,7 @@ from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.guardrails import outside
 from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.integration.events import EventSink, Telling, tellings
+from self_healing_fabric.orchestration.caller import Caller
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.drift_watch import DriftWatch
@@ -51,6 +52,7 @@ class Fabric:
     ) -> None:
         self.settings = settings
         known, asked_outside = strategies(settings), (*bounds, *outside.plugins(settings))
+        called = channels(settings)
         self.store = Store(settings.store, settings.store_password_file)
         prometheus = PrometheusClient(
             settings.prometheus.url,
@@ -63,12 +65,13 @@ class Fabric:
             prometheus=prometheus,
             verifier=Verifier(prometheus, settings),
             strategies=known,
-            channels=channels(),
+            channels=called,
             metrics=Metrics(
                 settings.services,
                 usable(settings, known),
                 strategies=(*known, UNDO),
                 guardrails=settings.plugins.guardrails,
+                channels=called,
             ),
             leases=Leases(self.store, self.store.clock),
             graph=ServiceGraph(settings, prometheus),
@@ -78,6 +81,7 @@ class Fabric:
             clock=self.store.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)
+        self.caller = Caller(self.context)
         self.drift = DriftWatch(settings, lambda: self.context.leases.leader)
         self._tellings = tellings(self.context)
         self._draining = threading.Event()
@@ -99,6 +103,7 @@ class Fabric:
         for telling in self._tellings:
             telling.start()
         self.orchestrator.start()
+        self.caller.start()
         self.drift.start()
         log.info("started", services=len(self.settings.services), prometheus=self.settings.prometheus.url)
 
@@ -110,6 +115,7 @@ class Fabric:
         """Finish the steps in hand and close everything."""
         self.drain()
         self.drift.stop()
+        self.caller.stop()
         self.orchestrator.stop()
         for telling in self._tellings:
             telling.stop()

@@ -29,7 +29,7 @@ class Context:
     prometheus: PrometheusClient
     verifier: Verifier
     strategies: Mapping[str, Strategy]
-    channels: tuple[Channel, ...]
+    channels: Mapping[str, Channel]
     metrics: Metrics
     leases: Leases
     graph: ServiceGraph

@@ -12,12 +12,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from self_healing_fabric.errors import DecisionRefused, UnknownIncident
+from self_healing_fabric.escalation import levels
 from self_healing_fabric.incidents import correlation, timeline
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition, check_transition
 from self_healing_fabric.incidents.models import Incident, incident_of
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.escalation_manager import hand_to_people, send_calls
+from self_healing_fabric.orchestration.escalation_manager import hand_to_people
+from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.store import statements
 from self_healing_fabric.telemetry import UNKNOWN_SERVICE
 
@@ -33,29 +35,45 @@ def decide(
         UnknownIncident: there is no such incident.
         DecisionRefused: the decision does not fit its state.
     """
+    incident, transition = context.store.write(
+        lambda connection: decide_within(connection, context, incident_id, decision, by=by, reason=reason)
+    )
+    count(context, incident, transition)
+
+
+def decide_within(
+    connection: Connection,
+    context: Context,
+    incident_id: str,
+    decision: Decide,
+    *,
+    by: str,
+    reason: str | None = None,
+) -> tuple[Incident, Transition | None]:
+    """Carry out a decision inside the caller's transaction; tell `count` what it was after the commit.
+
+    Raises as `decide`.
+    """
     now = context.clock()
+    row = statements.incident(connection, incident_id, lock=True)
+    if row is None:
+        raise UnknownIncident(f"no incident has the id {incident_id!r}")
+    incident = incident_of(row)
+    transition = decision(incident, context, by)
+    if transition is not None and transition.state is incident.state and "plan" not in transition.changes:
+        # Only a note on the incident: the step in hand goes on undisturbed.
+        statements.annotate(connection, incident.id, transition.changes)
+        timeline.append(connection, incident.id, [*transition.entries, *_reason(by, reason)], now)
+    elif transition is not None:
+        _refuse_during_action(connection, incident)
+        _write(connection, context, incident, transition, by=by, reason=reason, now=now)
+    return incident, transition
 
-    def write(connection: Connection) -> tuple[Incident, Transition | None]:
-        row = statements.incident(connection, incident_id, lock=True)
-        if row is None:
-            raise UnknownIncident(f"no incident has the id {incident_id!r}")
-        incident = incident_of(row)
-        transition = decision(incident, context, by)
-        if transition is not None and transition.state is incident.state and "plan" not in transition.changes:
-            # Only a note on the incident: the step in hand goes on undisturbed.
-            statements.annotate(connection, incident.id, transition.changes)
-            timeline.append(connection, incident.id, [*transition.entries, *_reason(by, reason)], now)
-        elif transition is not None:
-            _refuse_during_action(connection, incident)
-            _write(connection, incident, transition, by=by, reason=reason, now=now)
-        return incident, transition
 
-    incident, transition = context.store.write(write)
-    if transition is None:
-        return
-    if transition.changes.get("outcome") == Outcome.CLOSED_BY_PERSON.value:
+def count(context: Context, incident: Incident, transition: Transition | None) -> None:
+    """Tell the metrics of a decision that was committed."""
+    if transition is not None and transition.changes.get("outcome") == Outcome.CLOSED_BY_PERSON.value:
         context.metrics.resolved.labels(_label(incident), Outcome.CLOSED_BY_PERSON.value).inc()
-    send_calls(incident, context, transition)
 
 
 def split_off(context: Context, incident_id: str, service: str, *, by: str, reason: str | None = None) -> str:
@@ -98,6 +116,7 @@ def _refuse_during_action(connection: Connection, incident: Incident) -> None:
 
 def _write(
     connection: Connection,
+    context: Context,
     incident: Incident,
     transition: Transition,
     *,
@@ -110,6 +129,8 @@ def _write(
     changes = {"state": transition.state.value, "updated_at": now, "due_at": due_at, "waiting_for": None}
     statements.overtake(connection, incident.id, {**changes, **transition.changes})
     entries = list(transition.entries)
+    if transition.rise is not None:
+        entries += levels.rise(connection, incident.id, transition.rise, context.settings, now).entries
     if transition.state is not incident.state:
         data = {"from": incident.state.value, "to": transition.state.value, "by": by}
         entries.append(Entry(Kind.STATE, f"{incident.state} -> {transition.state}", data))
@@ -126,7 +147,7 @@ def _acknowledge(incident: Incident, _: Context, by: str) -> Transition | None:
     if incident.state in (State.RESOLVED, State.CLOSED):
         raise DecisionRefused(f"the incident is {incident.state} already")
     told = Entry(Kind.NOTE, f"{by} acknowledged: no further level is called.")
-    return Transition(incident.state, None, (told,), {"acknowledged_by": by})
+    return Transition(incident.state, None, (told,), {"acknowledged_by": by, "level_due_at": None})
 
 
 def _approve(incident: Incident, _: Context, by: str) -> Transition | None:
@@ -144,7 +165,7 @@ def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
         return None
     if incident.state is not State.AWAITING_APPROVAL:
         raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
-    return hand_to_people(incident, context, f"{by} rejected the plan")
+    return hand_to_people(context, f"{by} rejected the plan")
 
 
 def _escalate(incident: Incident, context: Context, by: str) -> Transition | None:
@@ -152,7 +173,7 @@ def _escalate(incident: Incident, context: Context, by: str) -> Transition | Non
         raise DecisionRefused(f"the incident is {incident.state} already")
     if incident.state is State.ESCALATED and not incident.plan and not incident.acknowledged_by:
         return None  # people are called already; whoever took it may hand it on to the next level
-    return hand_to_people(incident, context, f"{by} asked for it")
+    return hand_to_people(context, f"{by} asked for it")
 
 
 def _close(incident: Incident, context: Context, by: str) -> Transition | None:
@@ -163,6 +184,35 @@ def _close(incident: Incident, context: Context, by: str) -> Transition | None:
     if incident.state is not State.RESOLVED:
         changes |= {"outcome": Outcome.CLOSED_BY_PERSON.value, "resolved_at": now}
     return Transition(State.CLOSED, None, (Entry(Kind.NOTE, f"{by} closed the incident."),), changes)
+
+
+def proposal(strategy: str) -> Decide:
+    """A guardian's proposal: a plan of one strategy, for an incident for which the fabric does nothing more.
+
+    It may only be one that the service's plans name for some failure, and that can be used on its target. The
+    guardrails and the mode judge it when it is about to begin, as any plan.
+    """
+
+    def propose(incident: Incident, context: Context, by: str) -> Transition | None:
+        if incident.state not in (State.ESCALATED, State.AWAITING_APPROVAL):
+            raise DecisionRefused(f"the incident is {incident.state}: the fabric has a plan of its own")
+        if not incident.known_service:
+            raise DecisionRefused("nothing is done about a service that is not configured")
+        service, settings = str(incident.service), context.settings
+        allowed = {name for failure in settings.plans for name in settings.plan_of(service, failure)}
+        if strategy not in allowed:
+            raise DecisionRefused(f"no plan of {service} allows {strategy}")
+        try:
+            context.strategies[strategy].on(service)
+        except (NotApplicable, TargetUnreadable) as error:
+            raise DecisionRefused(f"{strategy} is not possible: {error}") from error
+        told = Entry(
+            Kind.PLAN, f"{by} proposed to {strategy} {service}.", {"strategies": [strategy], "by": by}
+        )
+        changes = {"plan": [strategy], "verification": None, "approved_by": None}
+        return Transition(State.RECOVERING, 0.0, (told,), changes)
+
+    return propose
 
 
 def _label(incident: Incident) -> str:

@@ -23,7 +23,7 @@ from self_healing_fabric.incidents.notifications import work_in
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.escalation_manager import hand_to_people, send_calls
+from self_healing_fabric.orchestration.escalation_manager import hand_to_people
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.orchestration.steps import Step, advance
 from self_healing_fabric.recovery.outcomes import Outcome, Status
@@ -250,7 +250,7 @@ class HealingOrchestrator:
         )
         transition = Transition(incident.state, FAULT_PAUSE * faults, (note,))
         if faults >= MAX_FAULTS and incident.state not in (State.RESOLVED, State.ESCALATED):
-            moved = hand_to_people(incident, context, f"the fabric itself failed: {error}", note)
+            moved = hand_to_people(context, f"the fabric itself failed: {error}", note)
             transition = replace(moved, due_in=FAULT_PAUSE * faults)
         changed = {**transition.changes, "faults": 0 if transition.state is State.ESCALATED else faults}
         try:
@@ -258,8 +258,6 @@ class HealingOrchestrator:
             journal.commit(context, incident, replace(transition, changes=changed), finished=finished)
         except (LeaseLost, StoreUnavailable) as failure:
             log.error("fault_not_noted", error=str(failure))
-            return
-        send_calls(incident, context, transition)
 
     def _given_up(self, incident: Incident) -> journal.Finished | None:
         """An action that nobody will follow up any more must not block its target for ever."""
@@ -273,7 +271,7 @@ class HealingOrchestrator:
         )
 
     def _announce(self, incident: Incident, step: Step) -> None:
-        """Tell the log, the metrics and the channels what was committed."""
+        """Tell the log and the metrics what was committed."""
         metrics, transition = self._context.metrics, step.transition
         service = str(incident.service) if incident.known_service else UNKNOWN_SERVICE
         if step.finished is not None and step.strategy is not None:
@@ -288,4 +286,3 @@ class HealingOrchestrator:
                 log.info(entry.kind.value, message=entry.message)
         if transition.state is not incident.state:
             log.info("state", old=incident.state.value, new=transition.state.value)
-        send_calls(incident, self._context, transition)

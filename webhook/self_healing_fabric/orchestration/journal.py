@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy import Connection
 
 from self_healing_fabric import guardrails
+from self_healing_fabric.escalation import levels
 from self_healing_fabric.guardrails import Measured, Proposal, Refusal, mode
 from self_healing_fabric.guardrails.outside import first_refusal
 from self_healing_fabric.incidents import timeline
@@ -71,11 +72,10 @@ def commit(
     """
     check_transition(incident.state, transition.state)
     now = context.clock()
-    entries = (*transition.entries, *_state_entries(incident, transition))
     lease = {} if hold else {"lease_owner": None, "lease_until": None}
     changes = {**_columns(incident, transition, now), **lease, **transition.changes}
 
-    def write(connection: Connection) -> None:
+    def write(connection: Connection) -> dict[str, Any]:
         if also:
             statements.serialize(connection, "correlation")
         statements.update_claimed(connection, incident.id, incident.epoch, changes)
@@ -88,15 +88,22 @@ def commit(
             statements.update_action(connection, verdict[0], {"verdict": verdict[1]})
         if learned is not None:
             statements.put_diagnosis_verdict(connection, learned)
-        timeline.append(connection, incident.id, entries, now)
+        entries, risen = list(transition.entries), {}
+        if transition.rise is not None:
+            rise = levels.rise(connection, incident.id, transition.rise, context.settings, now)
+            entries += rise.entries
+            risen = rise.changes
+        timeline.append(connection, incident.id, [*entries, *_state_entries(incident, transition)], now)
         for each in also:
             each(connection)
+        return risen
 
+    risen: dict[str, Any] = {}
     try:
-        context.store.write(write)
+        risen = context.store.write(write)
     except _StoredBefore:
         log.info("step_was_stored", incident=incident.id)
-    return incident.after(changes)
+    return incident.after({**changes, **risen})
 
 
 def _columns(incident: Incident, transition: Transition, now: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, LONGEST_STEP
 from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
-from self_healing_fabric.store import statements
+from self_healing_fabric.store import call_statements, statements
 from shf_queries import QueryError
 
 log = structlog.get_logger()
@@ -90,6 +90,7 @@ class Reconciliation:
             stuck = statements.revive_stuck(connection, now)
             # The clock was set back: without this, work waits for the old time.
             stuck += statements.pull_in(connection, timers_to=furthest, leases_to=now + 2 * LEASE)
+            call_statements.pull_in_calls(connection, timers_to=furthest, leases_to=now + 2 * LEASE)
             statements.forget_ended_alerts(connection, now - retention)
             return stuck, statements.retire_incidents(
                 connection, closed_before=now - retention, now=now, limit=RETIRED_AT_ONCE

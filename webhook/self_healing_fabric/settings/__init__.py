@@ -25,7 +25,21 @@ from self_healing_fabric.settings.configuration import (
     KubernetesObject,
     LiveConfiguration,
 )
-from self_healing_fabric.settings.escalation import DEFAULT_LEVELS, EscalationSettings, LevelSettings
+from self_healing_fabric.settings.escalation import (
+    ALL_GUARDIANS,
+    DEFAULT_LEVELS,
+    LOG,
+    AlertmanagerChannel,
+    AppriseChannel,
+    BoundsSettings,
+    ChannelSettings,
+    EscalationSettings,
+    GuardianChannel,
+    LevelSettings,
+    PageHoldSettings,
+    ServicePolicy,
+    TierPolicy,
+)
 from self_healing_fabric.settings.events import EventSettings
 from self_healing_fabric.settings.fabric import ENVIRONMENT_PREFIX, Settings
 from self_healing_fabric.settings.guardrails import (
@@ -84,15 +98,21 @@ from self_healing_fabric.settings.values import (
 )
 
 __all__ = [
+    "ALL_GUARDIANS",
     "ALL_RIGHTS",
     "DEFAULT_LEVELS",
     "DEFAULT_PLANS",
     "ENVIRONMENT_PREFIX",
     "LEAST_DOMAINS",
+    "LOG",
     "MAX_EFFECT_TIMEOUT",
+    "AlertmanagerChannel",
     "AlertmanagerSettings",
+    "AppriseChannel",
     "AuthSettings",
+    "BoundsSettings",
     "CallerSettings",
+    "ChannelSettings",
     "ConfigMapKey",
     "ConfigurationSettings",
     "CorrelationSettings",
@@ -104,6 +124,7 @@ __all__ = [
     "EventSettings",
     "FleetSettings",
     "GrafanaSettings",
+    "GuardianChannel",
     "GuardrailSettings",
     "HttpRecovery",
     "HttpUrl",
@@ -115,6 +136,7 @@ __all__ = [
     "LiveConfiguration",
     "MaintenanceWindow",
     "Mode",
+    "PageHoldSettings",
     "Plans",
     "PluginSettings",
     "PrometheusSettings",
@@ -128,6 +150,7 @@ __all__ = [
     "ServiceGraphSettings",
     "ServiceLimits",
     "ServiceName",
+    "ServicePolicy",
     "ServiceSettings",
     "ServiceThresholds",
     "Settings",
@@ -137,6 +160,7 @@ __all__ = [
     "StateSettings",
     "StrategyName",
     "Thresholds",
+    "TierPolicy",
     "VerificationSettings",
     "VoterName",
     "bearer_headers",

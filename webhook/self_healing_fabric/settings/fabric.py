@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from self_healing_fabric.durations import Duration
 from self_healing_fabric.extensions import BUILT_IN, options_of
 from self_healing_fabric.settings.access import AuthSettings, split_listen
-from self_healing_fabric.settings.escalation import EscalationSettings
+from self_healing_fabric.settings.escalation import EscalationSettings, ServicePolicy, TierPolicy
 from self_healing_fabric.settings.events import EventSettings
 from self_healing_fabric.settings.guardrails import GuardrailSettings, Limits
 from self_healing_fabric.settings.healing import (
@@ -139,6 +139,18 @@ class Settings(BaseSettings):
         options_of("strategies", dict.fromkeys(unnamed), under=("plugins", "strategies"))
         return self
 
+    @model_validator(mode="after")
+    def _an_alertmanager_to_tell(self) -> Settings:
+        """Where an alert is to be posted must be known somewhere."""
+        escalation = self.escalation
+        telling = {
+            f"channels.{name}.alertmanager": each.alertmanager for name, each in escalation.channels.items()
+        }
+        for where, each in (*telling.items(), ("hold_page", escalation.hold_page)):
+            if each is not None and not each.urls and self.alertmanager is None:
+                raise ValueError(f"escalation.{where}.urls: give them here, or `alertmanager.url`")
+        return self
+
     @field_validator("plans")
     @classmethod
     def _known_classes(cls, value: Plans) -> Plans:
@@ -181,6 +193,18 @@ class Settings(BaseSettings):
         named = {name for plan in planned for name in plan}
         named |= {*self.strategy_modes, *self.guardrails.strategies, *self.plugins.strategies}
         return tuple(sorted(named.difference(BUILT_IN["strategies"])))
+
+    def escalation_policy(self, service: str | None, tiers: Collection[str]) -> TierPolicy:
+        """How high the first call goes, and how soon: as for the strictest tier, or as the service says."""
+        policies = [policy for tier, policy in self.escalation.tiers.items() if tier in tiers]
+        known = self.services.get(service) if service is not None else None
+        own = known.escalation if known is not None else ServicePolicy()
+        start = max((policy.start_level for policy in policies), default=1)
+        at_once = any(policy.call_at_once for policy in policies)
+        return TierPolicy(
+            start_level=start if own.start_level is None else own.start_level,
+            call_at_once=at_once if own.call_at_once is None else own.call_at_once,
+        )
 
     def limits_of(self, service: str, strategy: str) -> Limits:
         """The bounds of a strategy on a service: the service's own, else the strategy's, else everybody's."""

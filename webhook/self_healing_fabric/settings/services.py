@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from self_healing_fabric.durations import Duration
+from self_healing_fabric.settings.escalation import ServicePolicy
 from self_healing_fabric.settings.guardrails import ServiceLimits
 from self_healing_fabric.settings.plugins import EvidenceOptions
 from self_healing_fabric.settings.recovery import RecoverySettings
@@ -78,6 +79,7 @@ class ServiceSettings(Section):
         {}, description="strategies by failure class where they differ from `plans`"
     )
     guardrails: ServiceLimits = Field(ServiceLimits(), description="bounds that differ for this service")
+    escalation: ServicePolicy = Field(ServicePolicy(), description="how high and how soon people are called")
     mode: Mode | None = Field(None, description="at most this much, whatever `mode` allows")
 
     @field_validator("plans")

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import Text as SqlText
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0004"  # the newest migration
+VERSION = "0005"  # the newest migration
 
 
 class Text(TypeDecorator[str]):
@@ -52,6 +52,13 @@ metadata = MetaData()
 
 # Work in hand; the other open incidents are only watched.
 IN_HEALING = text("state NOT IN ('escalated', 'resolved', 'closed')")
+
+# Whose next level is due at a time that nobody has set yet.
+WITHOUT_LEVEL_TIMER = text(
+    "level_due_at IS NULL AND closed_at IS NULL AND known_service AND acknowledged_by IS NULL"
+    " AND level < 4 AND state <> 'resolved'"
+)
+_WITH_LEVEL_TIMER = text("level_due_at IS NOT NULL AND closed_at IS NULL")
 
 incidents = Table(
     "incidents",
@@ -93,6 +100,18 @@ incidents = Table(
     Index("incidents_due", "due_at"),
     Index("incidents_due_in_healing", "due_at", sqlite_where=IN_HEALING, postgresql_where=IN_HEALING),
     Index("incidents_by_time", "opened_at", "id"),
+    Index(
+        "incidents_level_due",
+        "level_due_at",
+        sqlite_where=_WITH_LEVEL_TIMER,
+        postgresql_where=_WITH_LEVEL_TIMER,
+    ),
+    Index(
+        "incidents_without_level_timer",
+        "id",
+        sqlite_where=WITHOUT_LEVEL_TIMER,
+        postgresql_where=WITHOUT_LEVEL_TIMER,
+    ),
     Index("incidents_by_end", "closed_at"),
     Index(
         "one_open_incident_a_subject",
@@ -207,6 +226,43 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("owner", Text, nullable=False),
     Column("until", Double, nullable=False),
+)
+
+_DUE_CALLS = text("due_at IS NOT NULL")
+_OPEN_CALLS = text("ended_at IS NULL")
+
+calls = Table(
+    "calls",
+    metadata,
+    # Who has to be told what: written with the transition that calls, sent by any replica, until it arrived.
+    Column("id", Text, primary_key=True),
+    Column("incident_id", Text, nullable=False),
+    Column("service", Text),
+    Column("kind", Text, nullable=False),  # escalation, or ended: those who were called hear how it ended
+    Column("level", Integer, nullable=False),
+    Column("level_name", Text, nullable=False),
+    Column("contact", Text, nullable=False),
+    Column("called", JSON, nullable=False),  # everybody whom the level calls
+    Column("channel", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("status", Text, nullable=False),  # waiting, sent, failed, withdrawn
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double),  # of the next try, or of the next sign of life; None: nothing is left to do
+    Column("deadline_at", Double),  # of the tries
+    Column("sent_at", Double),
+    Column("ended_at", Double),  # since when nobody needs to hear how the incident ended
+    Column("message", Text),  # the message that carries it: the idempotency key; several may share one
+    Column("progress", JSON, nullable=False),  # what a channel keeps between its tries
+    Column("answer", JSON),
+    Column("error", Text),
+    Column("lease_owner", Text),
+    Column("lease_until", Double),
+    Column("epoch", Integer, nullable=False, server_default="0"),
+    Index("calls_due", "due_at", sqlite_where=_DUE_CALLS, postgresql_where=_DUE_CALLS),
+    Index("calls_by_incident", "incident_id"),
+    Index("calls_open", "incident_id", "kind", sqlite_where=_OPEN_CALLS, postgresql_where=_OPEN_CALLS),
+    Index("calls_to_contact", "channel", "contact", "sent_at"),
 )
 
 diagnosis_verdicts = Table(

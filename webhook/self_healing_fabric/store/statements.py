@@ -39,6 +39,7 @@ from self_healing_fabric.store.schema import (
     IN_HEALING,
     actions,
     alerts,
+    calls,
     controls,
     diagnosis_verdicts,
     heartbeats,
@@ -61,6 +62,7 @@ _LOCKS = {
     "announcement": 0x5348_4602,
     "control": 0x5348_4603,
     "timeline": 0x5348_4604,
+    "calls": 0x5348_4605,
 }  # any of ours
 _LOCK = select(func.pg_advisory_xact_lock(bindparam("_key")))
 _LOCK_IF_FREE = select(func.pg_try_advisory_xact_lock(bindparam("_key")))
@@ -292,6 +294,8 @@ def release_all_leases(connection: Connection) -> None:
     """At start on SQLite: the process that held these leases is dead, for it no longer holds the lock."""
     held = update(incidents).where(incidents.c.lease_owner.is_not(None))
     connection.execute(held.values(lease_owner=None, lease_until=None))
+    sending = update(calls).where(calls.c.lease_owner.is_not(None))
+    connection.execute(sending.values(lease_owner=None, lease_until=None))
     connection.execute(delete(leases))
 
 
@@ -768,7 +772,7 @@ def retire_incidents(connection: Connection, *, closed_before: float, now: float
             ["incident_id", *kept, "retired_at"], lines.where(incidents.c.id.in_(ids))
         )
     )
-    for table in (timeline, actions, alerts):
+    for table in (timeline, actions, alerts, calls):
         connection.execute(delete(table).where(table.c.incident_id.in_(ids)))
     connection.execute(delete(incidents).where(incidents.c.id.in_(ids)))
     return len(ids)

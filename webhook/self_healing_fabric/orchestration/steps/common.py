@@ -7,7 +7,7 @@ incident must not be forgotten in a corner.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -122,7 +122,7 @@ def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_P
     if seconds < context.settings.escalation.max_wait or incident.state in (State.ESCALATED, State.RESOLVED):
         return Step(stay)
     moved = Transition(State.ESCALATED, poll, changes=watch_from(context.clock()))
-    return Step(escalate(incident, context, moved, f"has waited {seconds:.0f} s: {reason}"))
+    return Step(escalate(moved, f"has waited {seconds:.0f} s: {reason}"))
 
 
 def until_silence_ends(incident: Incident, poll: float = SILENCE_POLL) -> Step:
@@ -131,9 +131,9 @@ def until_silence_ends(incident: Incident, poll: float = SILENCE_POLL) -> Step:
     return Step(Transition(incident.state, poll, waiting_for=silenced))
 
 
-def to_people(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
+def to_people(context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
     """Give up acting, call the next level, and only watch from now on."""
-    return Step(hand_to_people(incident, context, reason, *entries), **finished)
+    return Step(hand_to_people(context, reason, *entries), **finished)
 
 
 def look_interval(context: Context) -> float:
@@ -143,8 +143,7 @@ def look_interval(context: Context) -> float:
 
 def with_changes(transition: Transition, **changes: Any) -> Transition:
     """The transition with more changed columns."""
-    merged = {**transition.changes, **changes}
-    return Transition(transition.state, transition.due_in, transition.entries, merged, transition.waiting_for)
+    return replace(transition, changes={**transition.changes, **changes})
 
 
 def evidence_entry(fact: Evidence) -> Entry:

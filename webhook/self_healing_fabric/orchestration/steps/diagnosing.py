@@ -7,6 +7,7 @@ label.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -22,7 +23,7 @@ from self_healing_fabric.diagnosis.scoring import Symptom
 from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.incidents import correlation
-from self_healing_fabric.incidents.lifecycle import State, Transition
+from self_healing_fabric.incidents.lifecycle import Rise, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.incidents.topology import Topology
@@ -58,9 +59,9 @@ def detected(incident: Incident, context: Context) -> Step:
         return Step(Transition(State.DIAGNOSING, 0.0))
     name = repr(incident.service) if incident.service else "no service"
     reason = f"the alert names {name}, which the configuration does not: nothing will be done about it"
-    step = to_people(incident, context, reason)
+    step = to_people(context, reason)
     # People are told once; an alert that is not ours to heal must not climb to level 4.
-    return Step(with_changes(step.transition, level_due_at=None))
+    return Step(replace(step.transition, rise=Rise(reason, climbs=False)))
 
 
 def diagnosing(incident: Incident, context: Context) -> Step:
@@ -190,7 +191,7 @@ def _suspected_dependency(
         if not waited_enough:
             return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=f"{CAUSE}: {reason}"))
         # No alert names a signal by which its health could be told, before an action or after it.
-        step = to_people(incident, context, f"waited in vain for {reason}", *_diagnosis_entries(diagnosis))
+        step = to_people(context, f"waited in vain for {reason}", *_diagnosis_entries(diagnosis))
         return Step(with_changes(step.transition, **_diagnosis_columns(diagnosis)))
     if waited_enough:
         return None
@@ -224,9 +225,21 @@ def _diagnosed(incident: Incident, context: Context, diagnosis: Diagnosis, plan:
     )
     changes = {**_diagnosis_columns(diagnosis), "plan": list(plan.strategies)}
     if plan.strategies:
-        return Step(Transition(State.RECOVERING, 0.0, entries, changes))
-    step = to_people(incident, context, f"nothing may be tried for {diagnosis.failure_class.value}", *entries)
+        return Step(
+            Transition(
+                State.RECOVERING, 0.0, entries, changes, rise=_call_at_once(incident, context, diagnosis)
+            )
+        )
+    step = to_people(context, f"nothing may be tried for {diagnosis.failure_class.value}", *entries)
     return Step(with_changes(step.transition, **changes))
+
+
+def _call_at_once(incident: Incident, context: Context, diagnosis: Diagnosis) -> Rise | None:
+    """What much depends on is told to people beside the healing."""
+    tiers = {diagnosis.impact.tier, diagnosis.impact.business_tier}
+    if not context.settings.escalation_policy(incident.service, tiers).call_at_once:
+        return None
+    return Rise(f"{diagnosis.impact.business_tier} services depend on it: it is told at once", first=True)
 
 
 def _diagnosis_columns(diagnosis: Diagnosis) -> dict[str, Any]:

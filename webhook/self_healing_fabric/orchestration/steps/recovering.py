@@ -16,7 +16,7 @@ from sqlalchemy import Row
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.guardrails import Measured, Refusal, mode
-from self_healing_fabric.incidents.lifecycle import State, Transition
+from self_healing_fabric.incidents.lifecycle import Rise, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
@@ -47,10 +47,11 @@ PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
 
 
 def awaiting_approval(incident: Incident, context: Context) -> Step:
-    """The deadline for a person's answer has passed."""
+    """The deadline for a person's answer has passed. Who was called meanwhile is not called over again."""
     if facts_of(incident, context).silenced:
         return until_silence_ends(incident)
-    return to_people(incident, context, "nobody approved the plan in time")
+    step = to_people(context, reason := "nobody approved the plan in time")
+    return Step(replace(step.transition, rise=Rise(reason, first=True)))
 
 
 def recovering(incident: Incident, context: Context) -> Step:
@@ -64,7 +65,7 @@ def recovering(incident: Incident, context: Context) -> Step:
     if merged is not None:
         return merged
     if not incident.plan:
-        return to_people(incident, context, "everything that may be tried has been tried")
+        return to_people(context, "everything that may be tried has been tried")
     strategy = incident.plan[0]
     if strategy != UNDO and strategy not in context.strategies:
         gone = f"{strategy} is not installed any more"
@@ -109,7 +110,7 @@ def _act(
         if refusal is not None:
             would = f"{refusal.guardrail} would refuse to {strategy} {effect.target}: {refusal.reason}"
         told = Entry(Kind.NOTE, f"Dry run: {would}.", journal.told_of(action, strategy))
-        return to_people(incident, context, "dry run: a person must do it", *entries, told)
+        return to_people(context, "dry run: a person must do it", *entries, told)
     refusal = journal.announce(
         context,
         incident,
@@ -145,7 +146,9 @@ def _ask_for_approval(
     incident: Incident, context: Context, strategy: str, action: dict[str, Any], entries: tuple[Entry, ...]
 ) -> Step:
     """What is asked for is possible now, and people see what it would change."""
-    deadline = context.settings.escalation.levels[incident.level].deadline
+    levels = context.settings.escalation.levels
+    # Whoever is called when the first of them is over still has time to allow it.
+    deadline = sum(each.deadline for each in levels[incident.level : incident.level + 2])
     told = journal.told_of(action, strategy)
     asks = Entry(Kind.PLAN, f"Asks for approval to {strategy} {incident.service}: {action['target']}.", told)
     return Step(
@@ -164,11 +167,11 @@ def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tu
     if refusal.next:
         return _next(incident, context, reason, *entries, blocked)
     if refusal.retry_at is None:
-        return to_people(incident, context, reason, *entries, blocked)
+        return to_people(context, reason, *entries, blocked)
     poll = max(PAUSE_POLL, refusal.retry_at - context.clock())
     told = (*entries, blocked) if first else ()
     waiting = Transition(State.RECOVERING, poll, told, waiting_for=reason)
-    return Step(escalate(incident, context, waiting, reason) if refusal.calls else waiting)
+    return Step(escalate(waiting, reason) if refusal.calls else waiting)
 
 
 def _new_action(
@@ -286,7 +289,7 @@ def _after_action(
         return Step(transition, finished=finished, strategy=strategy)
     if outcome.status is Status.INDETERMINATE:
         reason = f"whether {strategy} happened cannot be learnt: {outcome.detail}"
-        return to_people(incident, context, reason, told, finished=finished, strategy=strategy)
+        return to_people(context, reason, told, finished=finished, strategy=strategy)
     if outcome.retry_in is not None:
         transition = Transition(State.RECOVERING, outcome.retry_in, (told,))
         return Step(transition, finished=finished, strategy=strategy)
@@ -297,7 +300,7 @@ def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **
     """Go on to the next strategy of the plan, or to people when there is none."""
     rest = list(incident.plan[1:])
     if not rest:
-        return to_people(incident, context, reason, *entries, **finished)
+        return to_people(context, reason, *entries, **finished)
     return Step(Transition(State.RECOVERING, 0.0, entries, {"plan": rest}), **finished)
 
 

@@ -237,13 +237,11 @@ def _not_healed(
         # Whoever is called hears what became of that too.
         back = {"plan": [UNDO, *rest], "verification": None}
         undoing = Transition(State.RECOVERING, 0.0, (entry,), back)
-        return Step(
-            escalate(incident, context, undoing, look.statement) if rest else undoing, verdict=verdict
-        )
+        return Step(escalate(undoing, look.statement) if rest else undoing, verdict=verdict)
     if not rest:
-        return to_people(incident, context, look.statement, entry, verdict=verdict)
+        return to_people(context, look.statement, entry, verdict=verdict)
     onward = Transition(State.RECOVERING, 0.0, (entry,), {"plan": rest, "verification": None})
-    return Step(escalate(incident, context, onward, look.statement), verdict=verdict)
+    return Step(escalate(onward, look.statement), verdict=verdict)
 
 
 def _to_be_undone(incident: Incident, context: Context, facts: Facts, look: Look) -> bool:

@@ -12,7 +12,6 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import effect_of, in_force
-from self_healing_fabric.orchestration.escalation_manager import escalate
 from self_healing_fabric.orchestration.steps.common import (
     EVIDENCE,
     Facts,
@@ -38,14 +37,13 @@ LONGEST_PATIENCE = 60.0  # seconds between two looks
 
 
 def escalated(incident: Incident, context: Context) -> Step:
-    """Watch whether it heals, and call the next level when its time has come."""
+    """Watch whether it heals. The next level is called in its time: see `level_timers`."""
     if not incident.known_service:
         return _close_when_alerts_ended(incident, context)
-    now, facts, unseen = context.clock(), facts_of(incident, context), None
+    facts, unseen = facts_of(incident, context), None
     try:
         look = look_at(incident, context, facts)
     except QueryError as error:
-        # The levels' deadlines run on: nobody may wait for a Prometheus that is away.
         unseen = f"{EVIDENCE}: {error}"
     else:
         doubt = doubted(look, incident, context)
@@ -56,18 +54,13 @@ def escalated(incident: Incident, context: Context) -> Step:
             resolved_now = resolve(context, Outcome.RECOVERED, told)
             return Step(resolved_now, also=split_unhealed(incident, context, facts))
     stay = Transition(State.ESCALATED, _patience(incident, context), waiting_for=unseen)
-    not_yet = incident.level_due_at is None or now < incident.level_due_at
-    if not_yet or incident.acknowledged_by or facts.silenced:
-        return Step(stay)
-    return Step(
-        escalate(incident, context, stay, "not healed and not acknowledged within the level's deadline")
-    )
+    return Step(stay)
 
 
 def _patience(incident: Incident, context: Context) -> float:
     """Seconds until the next look: longer the longer it has lasted, for thousands may be watched at once.
 
-    The next level is still called in time.
+    There is one right before the next level: nobody is called for what has healed.
     """
     now, interval = context.clock(), look_interval(context)
     since = float((incident.verification or {}).get("since", now))

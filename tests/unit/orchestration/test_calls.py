@@ -1,0 +1,536 @@
+"""Calls: each level once and in time whatever is restarted, no more messages than a person can read.
+
+The receivers are real HTTP servers that count what arrives; only time is held by the test.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from self_healing_fabric.guardrails import mode
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.settings import Mode
+from self_healing_fabric.store import call_statements, statements
+
+SECRET = "a-secret-of-tests-long-enough"
+DEADLINE = 100.0  # seconds of every level
+IN_TIME = 5.0  # seconds
+
+
+@dataclass
+class Guardian:
+    """A guardian's endpoint: keeps what it heard and when, and answers as told."""
+
+    name: str
+    url: str
+    clock: Callable[[], float]
+    answers: list[tuple[int, Any]] = field(default_factory=list)  # of the next calls; then 204
+    heard: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)  # at, key, document
+
+    def handle(self, request: Request) -> Response:
+        """Note the call, then answer."""
+        self.heard.append((self.clock(), request.headers["Idempotency-Key"], request.get_json()))
+        status, said = self.answers.pop(0) if self.answers else (204, None)
+        if said is None:
+            return Response(status=status)
+        return Response(json.dumps(said), status=status, mimetype="application/json")
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each call was about."""
+        return [document["kind"] for _, _, document in self.heard]
+
+
+Guarded = Callable[..., tuple[Any, list[Guardian]]]
+
+
+@pytest.fixture
+def guarded(make_world: Callable[..., Any], httpserver: HTTPServer, tmp_path: Path) -> Guarded:
+    """A world in which level N calls guardian N over HTTP; `settings` are further ones of escalation."""
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+
+    def make(depends_on: Any = None, levels: Any = None, changes: Any = None, **settings: Any) -> Any:
+        names = [f"guardian-{number}" for number in range(1, 5)]
+        channels = {
+            name: {"guardian": {"url": httpserver.url_for(f"/{name}"), "secret_file": str(secret)}}
+            for name in names
+        }
+        each = [
+            {"name": f"level {n}", "call": names[n - 1 : n] if n else [], "deadline": DEADLINE}
+            for n in range(5)
+        ]
+        escalation = {"channels": channels, "levels": levels or each, **settings}
+        world = make_world(depends_on, escalation=escalation, **(changes or {}))
+        guardians = [Guardian(name, f"/{name}", world.clock) for name in names]
+        for guardian in guardians:
+            httpserver.expect_request(guardian.url, method="POST").respond_with_handler(guardian.handle)
+        return world, guardians
+
+    return make
+
+
+def failing(world: Any) -> None:
+    """The service is down and a restart is refused: people are called at once."""
+    world.silent()
+    world.target.answer = 403
+    world.receive(world.alert())
+    world.run()
+
+
+def calls_of(world: Any) -> dict[str, str]:
+    """What became of the calls of the only incident, by contact and kind."""
+    incident_id = world.incident().id
+    rows = world.context.store.read(lambda connection: call_statements.calls_of(connection, incident_id))
+    return {f"{row.contact} {row.kind}": row.status for row in rows if row.channel != "log"}
+
+
+def waiting_for_prometheus(world: Any) -> None:
+    """Diagnosing waits."""
+    world.prometheus.away = "connection refused"
+    world.receive(world.alert())
+
+
+def waiting_for_a_person(world: Any) -> None:
+    """A plan awaits approval."""
+    world.context.store.write(
+        lambda connection: mode.change(connection, Mode.APPROVAL, by="ada", now=world.clock.now)
+    )
+    world.silent()
+    world.receive(world.alert())
+
+
+def paused(world: Any) -> None:
+    """Recovering waits for the end of a pause."""
+    world.silent()
+    world.receive(world.alert())
+    world.context.store.write(
+        lambda connection: mode.change(connection, Mode.PAUSED, by="ada", now=world.clock.now)
+    )
+
+
+def verifying(world: Any) -> None:
+    """The restart has happened and nothing is proved yet."""
+    world.silent()
+    world.receive(world.alert())
+
+
+WAITS = {
+    State.DIAGNOSING: waiting_for_prometheus,
+    State.AWAITING_APPROVAL: waiting_for_a_person,
+    State.RECOVERING: paused,
+    State.VERIFYING: verifying,
+}
+
+
+@pytest.mark.parametrize("state", WAITS)
+def test_a_restart_in_any_wait_of_level_0_calls_level_1_once_and_in_time(
+    guarded: Guarded, state: State
+) -> None:
+    """Whatever the incident waits for: not healed in level 0's deadline, level 1 hears of it once."""
+    world, (first, second, *_) = guarded(
+        changes={"verification": {"stability": 5, "deadline": 500, "interval": 1}}
+    )
+    began = world.clock.now
+    WAITS[state](world)
+    world.run(seconds=60, tick=2)
+    assert (world.incident().state, world.incident().level) == (state, 0)
+    world.crash()
+    world.clock.now = began + DEADLINE - 1  # the process was away nearly until then
+    world.run()
+    assert first.heard == []
+    world.crash()
+    world.run(seconds=10)
+    assert first.kinds == ["escalation"]
+    (at, _, document) = first.heard[0]
+    assert 0 <= at - (began + DEADLINE) <= IN_TIME
+    assert (document["level"], document["incident"]["state"]) == (1, state.value)
+    assert second.heard == []
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_restart_in_the_wait_of_a_level_calls_the_next_once_and_in_time(
+    guarded: Guarded, level: int
+) -> None:
+    """Levels rise at their deadlines, each exactly once, however often the process starts anew."""
+    world, guardians = guarded()
+    failing(world)
+    world.run(seconds=(level - 1) * DEADLINE + 10, tick=5)
+    due = world.incident().level_due_at
+    world.crash()
+    world.run(seconds=due - world.clock.now - 0.5, tick=30)
+    world.crash()
+    world.run(seconds=10, tick=1)
+    assert [len(guardian.heard) for guardian in guardians] == [1] * (level + 1) + [0] * (3 - level)
+    at, _, document = guardians[level].heard[0]
+    assert 0 <= at - due <= IN_TIME
+    assert document["level"] == level + 1
+
+
+def test_a_process_that_was_away_for_all_levels_calls_one_after_the_other(guarded: Guarded) -> None:
+    """Down for an hour: the next level hears of it at once, those after it in their turn."""
+    world, guardians = guarded()
+    failing(world)
+    world.run(seconds=5)
+    world.crash()
+    world.clock.now += 3600
+    world.run(seconds=5)
+    assert [len(guardian.heard) for guardian in guardians] == [1, 1, 0, 0]
+
+
+def test_acknowledgement_stops_the_clock_and_withdraws_what_was_not_sent(guarded: Guarded) -> None:
+    """Who was not reached yet needs not be: somebody has it."""
+    world, (first, second, *_) = guarded()
+    first.answers += [(503, None)] * 2
+    failing(world)
+    world.run(seconds=1.5)
+    assert len(first.heard) == 1
+    decide(world.context, world.incident().id, DECISIONS["acknowledge"], by="ada")
+    world.run(seconds=4 * DEADLINE, tick=5)
+    assert (len(first.heard), second.heard) == (1, [])
+    assert calls_of(world) == {"guardian-1 escalation": "withdrawn"}
+
+
+def test_healing_announces_itself_once_to_everyone_who_was_called(guarded: Guarded) -> None:
+    """Both levels that were called hear how it ended, and nobody else; also when the process dies there."""
+    world, guardians = guarded()
+    failing(world)
+    world.run(seconds=DEADLINE + 10, tick=2)
+    world.healthy()
+    world.run(seconds=8)
+    world.crash()
+    world.run(seconds=8)
+    assert world.incident().state is State.RESOLVED
+    assert [guardian.kinds for guardian in guardians] == [["escalation", "ended"]] * 2 + [[], []]
+    assert guardians[0].heard[1][2]["reason"] == "Recovered, and proved"
+    assert [call.level for call in world.ends] == [2]
+    world.run(seconds=700, tick=20)
+    assert [len(guardian.heard) for guardian in guardians] == [2, 2, 0, 0]
+
+
+def test_what_healed_before_it_was_told_is_not_told(guarded: Guarded) -> None:
+    """Healed while the call was still being gathered: nobody is disturbed, not even by the end."""
+    world, (first, *_) = guarded(bounds={"gather": 4})
+    failing(world)
+    incident_id = world.incident().id
+    decide(world.context, incident_id, DECISIONS["close"], by="ada")
+    world.run(seconds=20)
+    assert first.heard == []
+    assert calls_of(world) == {"guardian-1 escalation": "withdrawn"}
+
+
+def test_a_call_is_tried_again_under_the_same_key(guarded: Guarded) -> None:
+    """A guardian that is away for a moment hears of it when it is back, and can tell that it is one call."""
+    world, (first, second, *_) = guarded()
+    first.answers += [(503, None), (500, None), (429, None)]
+    failing(world)
+    world.run(seconds=50)
+    assert len(first.heard) == 4
+    assert len({key for _, key, _ in first.heard}) == 1
+    assert second.heard == []
+    assert any("guardian-1 was called over guardian-1 (level 1), at try 4." in line for line in world.story())
+
+
+def test_a_crash_after_the_answer_sends_the_same_key_again(guarded: Guarded, monkeypatch: Any) -> None:
+    """At least once: what was sent and not written down is sent again, recognisably."""
+    world, (first, *_) = guarded()
+    caller = world.caller
+    monkeypatch.setattr(caller, "_sent", lambda *_: None)  # the process dies between answer and commit
+    failing(world)
+    world.run(seconds=2)
+    assert len(first.heard) == 1
+    world.crash()
+    world.run(seconds=5)
+    assert len(first.heard) == 2
+    assert len({key for _, key, _ in first.heard}) == 1
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 404, 410])
+def test_an_answer_that_will_not_change_calls_the_next_level_at_once(guarded: Guarded, status: int) -> None:
+    """Nobody of level 1 can be reached: that is a reason of its own for level 2, and it is counted."""
+    world, (first, second, *_) = guarded()
+    first.answers += [(status, None)] * 5
+    failing(world)
+    world.run(seconds=5)
+    assert (len(first.heard), len(second.heard)) == (1, 1)
+    assert second.heard[0][2]["reason"] == "nobody of level 1 could be reached"
+    assert (
+        world.context.metrics.registry.get_sample_value("shf_escalation_unreached_total", {"level": "1"}) == 1
+    )
+    labels = {"level": "1", "channel": "guardian-1", "outcome": "failed"}
+    assert world.context.metrics.registry.get_sample_value("shf_escalation_calls_total", labels) == 1
+
+
+def test_nobody_reached_until_the_deadline_calls_the_next_level(guarded: Guarded) -> None:
+    """The call's own deadline, long before that of the level."""
+    levels = [
+        {"name": f"l{n}", "call": [f"guardian-{n}"] if n else [], "deadline": 1000, "reach_within": 20}
+        for n in range(5)
+    ]
+    world, (first, second, *_) = guarded(levels=levels)
+    first.answers += [(503, None)] * 100
+    failing(world)
+    world.run(seconds=30)
+    assert len(first.heard) > 2
+    assert len(second.heard) == 1
+    assert second.heard[0][0] - first.heard[0][0] <= 20 + IN_TIME
+
+
+def test_the_last_level_is_called_until_somebody_hears(guarded: Guarded) -> None:
+    """Above it is nobody, so it is not given up."""
+    world, guardians = guarded()
+    for guardian in guardians[:3]:
+        guardian.answers += [(404, None)] * 9
+    guardians[3].answers += [(404, None)] * 3
+    failing(world)
+    world.run(seconds=200, tick=1)
+    assert len(guardians[3].heard) == 4
+    assert calls_of(world)["guardian-4 escalation"] == "sent"
+
+
+def test_a_storm_is_one_message(guarded: Guarded) -> None:
+    """Many incidents at once: one message lists them all, and their end is one message too."""
+    names = [f"s{number}" for number in range(8)]
+    world, (first, *_) = guarded(dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}})
+    for name in names:
+        world.silent(name)
+        world.targets[name].answer = 403
+        world.receive(world.alert(service=name))
+    world.run(seconds=5)
+    assert first.kinds == ["storm"]
+    (_, key, document) = first.heard[0]
+    assert sorted(call["incident"]["service"] for call in document["calls"]) == names
+    for name in names:
+        world.healthy(name)
+    world.run(seconds=70)
+    assert first.kinds == ["storm", "storm"]
+    assert {call["kind"] for call in first.heard[1][2]["calls"]} == {"ended"}
+    assert first.heard[1][1] != key
+
+
+def test_a_storm_that_goes_on_is_collected(guarded: Guarded) -> None:
+    """After a message of many, what comes within the minute follows as one."""
+    names = [f"s{number}" for number in range(9)]
+    world, (first, *_) = guarded(dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}})
+    for number, name in enumerate(names):
+        world.silent(name)
+        world.targets[name].answer = 403
+        world.receive(world.alert(service=name))
+        if number >= 4:
+            world.run(seconds=3)
+    world.run(seconds=60)
+    assert first.kinds == ["storm", "storm"]
+    assert "is collected and told then" in first.heard[0][2]["note"]
+    assert [len(document["calls"]) for _, _, document in first.heard] == [5, 4]
+
+
+def test_a_contact_hears_no_more_than_the_cap_and_is_told_so(guarded: Guarded) -> None:
+    """The last message of a window says that more is collected; that comes as one when the window is over."""
+    names = [f"s{number}" for number in range(7)]
+    world, (first, *_) = guarded(
+        dict.fromkeys(names, ()),
+        bounds={"messages": 3, "per": 90},
+        changes={"guardrails": {"fleet": {"storm": 100}}},
+    )
+    for name in names:
+        world.silent(name)
+        world.targets[name].answer = 403
+        world.receive(world.alert(service=name))
+        world.run(seconds=5)
+    assert first.kinds == ["escalation"] * 3
+    assert "No more until" in first.heard[2][2]["note"]
+    world.run(seconds=90)
+    assert first.kinds == ["escalation"] * 3 + ["storm"]
+    assert len(first.heard[3][2]["calls"]) == 4
+
+
+def test_a_critical_tier_starts_higher_up(guarded: Guarded) -> None:
+    """Impact decides how high the first call goes; the levels below are skipped."""
+    world, (first, second, *_) = guarded(tiers={"critical": {"start_level": 2}})
+    world.values["services"]["cart"]["tier"] = "critical"
+    world.crash()
+    failing(world)
+    world.run(seconds=3)
+    assert (first.heard, len(second.heard), world.incident().level) == ([], 1, 2)
+
+
+def test_a_service_may_differ_from_its_tier(guarded: Guarded) -> None:
+    """The service's own word counts."""
+    world, (first, *_) = guarded(tiers={"standard": {"start_level": 3}})
+    world.values["services"]["cart"]["escalation"] = {"start_level": 1}
+    world.crash()
+    failing(world)
+    world.run(seconds=3)
+    assert len(first.heard) == 1
+
+
+def test_a_service_that_is_told_at_once_is_healed_beside_it(guarded: Guarded) -> None:
+    """Called when the incident opens, and the fabric repairs all the same."""
+    world, (first, second, *_) = guarded(tiers={"standard": {"call_at_once": True}})
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(world.alert())
+    world.run(seconds=20)
+    assert (first.kinds, second.heard) == (["escalation", "ended"], [])
+    assert world.restarts() == {"cart": 1}
+    assert world.incident().outcome == "healed"
+
+
+def test_dependants_of_a_critical_tier_are_impact_too(guarded: Guarded) -> None:
+    """A standard database behind a critical shop: told at once when the diagnosis knows who depends on it."""
+    world, (first, *_) = guarded({"db": (), "shop": ("db",)}, tiers={"critical": {"call_at_once": True}})
+    world.values["services"]["shop"]["tier"] = "critical"
+    world.crash()
+    world.silent("db")
+    world.targets["db"].on_restart = lambda: world.healthy("db")
+    world.receive(world.alert(service="db"))
+    world.run(seconds=20)
+    assert first.kinds == ["escalation", "ended"]
+    assert world.restarts() == {"db": 1}
+
+
+def test_a_guardian_may_acknowledge(guarded: Guarded) -> None:
+    """Its answer stops the clock, and the timeline says who."""
+    world, (first, second, *_) = guarded()
+    first.answers.append((200, {"decision": "acknowledge", "reason": "I look at it"}))
+    failing(world)
+    world.run(seconds=3 * DEADLINE, tick=5)
+    assert world.incident().acknowledged_by == "guardian guardian-1"
+    assert second.heard == []
+    assert "note: guardian guardian-1: I look at it" in world.story()
+
+
+def test_a_level_has_one_owner(guarded: Guarded) -> None:
+    """Two are called at once: the first who acknowledges has it, the other one is told who."""
+    levels = [{"name": f"l{n}", "call": ["guardian-1", "guardian-2"] if n == 1 else []} for n in range(5)]
+    world, (first, second, *_) = guarded(levels=levels)
+    for guardian in (first, second):
+        guardian.answers.append((200, {"decision": "acknowledge"}))
+    failing(world)
+    world.run(seconds=10)
+    owner = world.incident().acknowledged_by
+    assert owner in ("guardian guardian-1", "guardian guardian-2")
+    assert sum("acknowledged: no further level is called" in line for line in world.story()) == 1
+    # Both were claimed together, or the second was withdrawn because the first had it.
+    assert len(first.heard) + len(second.heard) in (1, 2)
+
+
+@pytest.mark.parametrize(("decision", "state"), [("approve", State.VERIFYING), ("reject", State.ESCALATED)])
+def test_a_guardian_may_decide_on_a_plan(guarded: Guarded, decision: str, state: State) -> None:
+    """Asked for approval over HTTP, it answers for the plan as a person would."""
+    world, (first, *_) = guarded(tiers={"standard": {"call_at_once": True}})
+    waiting_for_a_person(world)
+    first.answers += [(503, None), (200, {"decision": decision})]
+    world.run(seconds=20)
+    assert len(first.heard) == 2
+    assert world.incident().state is state
+    assert world.restarts() == ({"cart": 1} if decision == "approve" else {})
+
+
+def test_a_proposed_strategy_passes_the_guardrails(guarded: Guarded) -> None:
+    """Who proposed it is in the timeline, and it is done and verified like any plan."""
+    world, (first, *_) = guarded()
+    first.answers.append((200, {"decision": "propose", "strategy": "restart", "reason": "worked last time"}))
+    world.silent()
+    world.target.on_restart = lambda: world.healthy() if len(world.target.restarts) == 2 else None
+    world.receive(world.alert())
+    world.run(seconds=80)  # restarted, not healed at the deadline of the verification, and restarted again
+    story = "\n".join(world.story())
+    assert "guardian guardian-1 proposed to restart cart." in story
+    assert world.restarts() == {"cart": 2}
+    assert world.incident().outcome == "healed"
+
+
+def test_a_proposal_waits_for_its_guardrail(guarded: Guarded) -> None:
+    """The cooldown of a minute holds for what a guardian wants too."""
+    world, (first, *_) = guarded(changes={"guardrails": {"cooldown": 300}})
+    first.answers.append((200, {"decision": "propose", "strategy": "restart"}))
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=100)
+    assert "guardrail: cooldown refuses" in "\n".join(world.story())
+    assert world.restarts() == {"cart": 1}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"decision": "destroy"},
+        {"decision": "propose"},
+        {"decision": "propose", "strategy": "rm -rf"},
+        {"decision": "propose", "strategy": "repair"},  # no target of it
+        {"decision": "acknowledge", "strategy": "restart"},
+        {"decision": "acknowledge", "mode": "automatic"},
+        {"decision": "approve"},  # nothing awaits it
+        {"decision": ["acknowledge"]},
+        {"decision": "acknowledge", "reason": "x" * 1001},
+        ["acknowledge"],
+        "acknowledge",
+    ],
+)
+def test_any_other_answer_is_refused_noted_and_never_obeyed(guarded: Guarded, said: Any) -> None:
+    """A stranger's text changes nothing, and people can read that it came."""
+    world, (first, *_) = guarded()
+    first.answers.append((200, said))
+    failing(world)
+    world.run(seconds=5)
+    incident = world.incident()
+    assert (incident.state, incident.acknowledged_by, incident.level) == (State.ESCALATED, None, 1)
+    assert world.restarts() == {}
+    assert [line for line in world.story() if "The answer of guardian guardian-1 was refused" in line]
+    assert calls_of(world) == {"guardian-1 escalation": "sent"}
+
+
+def test_a_guardian_may_only_what_it_is_allowed(guarded: Guarded) -> None:
+    """`may` bounds what an answer can decide."""
+    world, (first, *_) = guarded()
+    world.values["escalation"]["channels"]["guardian-1"]["guardian"]["may"] = ["acknowledge"]
+    world.crash()
+    first.answers.append((200, {"decision": "propose", "strategy": "restart"}))
+    failing(world)
+    world.run(seconds=5)
+    assert world.incident().state is State.ESCALATED
+    assert any("it may not propose" in line for line in world.story())
+
+
+def test_a_silence_holds_the_levels_back(guarded: Guarded) -> None:
+    """What people have silenced is not told to anybody; when the silence ends, it is."""
+    world, (first, *_) = guarded()
+    world.prometheus.away = "connection refused"
+    world.receive(world.alert())
+    world.run()
+    alerts = [row.id for row in world.alerts_of(world.incident())]
+    world.context.store.write(lambda connection: statements.set_suppressed(connection, alerts, True))
+    world.run(seconds=2 * DEADLINE, tick=5)
+    assert first.heard == []
+    world.context.store.write(lambda connection: statements.set_suppressed(connection, alerts, False))
+    world.run(seconds=10)
+    assert len(first.heard) == 1
+
+
+def test_a_guardian_hears_the_whole_incident(guarded: Guarded) -> None:
+    """The document is what the API tells of the incident, with where to look."""
+    world, (first, *_) = guarded(
+        changes={"external_url": "https://shf.example", "grafana": {"url": "https://grafana.example"}}
+    )
+    failing(world)
+    world.run(seconds=3)
+    document = first.heard[0][2]
+    incident = document["incident"]
+    assert incident["id"] == world.incident().id
+    assert {"timeline", "diagnosis", "actions", "alerts", "plan", "calls"} <= incident.keys()
+    assert document["links"] == {
+        "incident": f"https://shf.example/incidents/{incident['id']}",
+        "dashboard": "https://grafana.example/d/shf-incident-overview?var-service=cart",
+    }
+    assert re.fullmatch(r"[0-9a-f-]+/call-[0-9a-f]+", document["call"])

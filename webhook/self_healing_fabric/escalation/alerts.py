@@ -1,0 +1,103 @@
+"""Alerts that the fabric itself posts to Alertmanager, through its API v2.
+
+An alert lives until its `endsAt`, so whoever posts one keeps it alive, and it ends by itself when the fabric
+is dead. The Alertmanagers of a cluster do not pass alerts on to each other: each is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from self_healing_fabric.certificates import authorities
+from self_healing_fabric.quoting import quoted
+from self_healing_fabric.settings import Settings, bearer_headers
+
+ESCALATION = "ShfEscalation"
+HEALING = "ShfHealing"
+
+
+@dataclass(frozen=True)
+class PostedAlert:
+    """One alert; times in seconds since 1970. It has ended when `ends_at` is not after now."""
+
+    labels: Mapping[str, str]
+    starts_at: float
+    ends_at: float
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    link: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As Alertmanager's API wants it; labels without a value are left out, for it refuses them."""
+        link = {"generatorURL": self.link} if self.link else {}
+        return {
+            "labels": {name: value for name, value in self.labels.items() if value},
+            "annotations": dict(self.annotations),
+            "startsAt": _rfc3339(self.starts_at),
+            "endsAt": _rfc3339(self.ends_at),
+            **link,
+        }
+
+
+class NotPosted(Exception):
+    """No Alertmanager took the alerts; says what each answered."""
+
+
+class Alertmanagers:
+    """The Alertmanagers of one cluster."""
+
+    def __init__(self, urls: Sequence[str], timeout: float, bearer_token_file: Path | None) -> None:
+        self.urls = tuple(urls)
+        self._timeout = timeout
+        self._bearer_token_file = bearer_token_file
+
+    @classmethod
+    def of(cls, urls: Sequence[str], timeout: float, settings: Settings) -> Alertmanagers:
+        """Those that are named, else the one that the fabric compares with."""
+        known = settings.alertmanager
+        own = (known.url,) if known is not None else ()
+        return cls(urls or own, timeout, known.bearer_token_file if known is not None else None)
+
+    def post(self, alerts: Sequence[PostedAlert]) -> None:
+        """Tell all of them. Raises NotPosted when none took it."""
+        failures = []
+        with httpx.Client(verify=authorities(), trust_env=False, timeout=self._timeout) as client:
+            for url in self.urls:
+                try:
+                    headers = bearer_headers(self._bearer_token_file)
+                    content = [alert.as_dict() for alert in alerts]
+                    answer = client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
+                    if not answer.is_success:
+                        failures.append(f"{url} answered {answer.status_code}: {quoted(answer.text)}")
+                except (httpx.HTTPError, OSError, ValueError) as error:
+                    failures.append(f"{url}: {type(error).__name__}: {quoted(error)}")
+        if len(failures) == len(self.urls):
+            raise NotPosted("; ".join(failures))
+
+    def check(self) -> str:
+        """Ask each for its status. Raises NotPosted when one does not answer."""
+        with httpx.Client(verify=authorities(), trust_env=False, timeout=self._timeout) as client:
+            for url in self.urls:
+                try:
+                    headers = bearer_headers(self._bearer_token_file)
+                    client.get(f"{url}/api/v2/status", headers=headers).raise_for_status()
+                except (httpx.HTTPError, OSError, ValueError) as error:
+                    raise NotPosted(f"{url}: {type(error).__name__}: {quoted(error)}") from error
+        return f"answers: {', '.join(self.urls)}"
+
+
+def place_of(story: Mapping[str, Any], service: str | None) -> dict[str, str]:
+    """The labels that say where a service is, as its own alerts have them: routes and inhibitions compare."""
+    for alert in story["alerts"]:
+        if alert["service"] == service:
+            return {name: alert["labels"].get(name, "") for name in ("cluster", "namespace")}
+    return {}
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

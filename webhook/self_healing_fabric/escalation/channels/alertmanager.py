@@ -1,0 +1,80 @@
+"""Alertmanager as a channel: an alert `ShfEscalation`, for the routes, silences and on-call rotas that exist.
+
+It is kept alive for as long as the incident is not over, and ended then. An acknowledgement does not end it:
+Alertmanager would say `resolved` of what nobody has healed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from self_healing_fabric.errors import ShfError
+from self_healing_fabric.escalation.alerts import (
+    ESCALATION,
+    Alertmanagers,
+    NotPosted,
+    PostedAlert,
+    place_of,
+)
+from self_healing_fabric.escalation.calls import Kind
+from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
+from self_healing_fabric.escalation.messages import Message
+from self_healing_fabric.settings import AlertmanagerChannel as AlertmanagerSettings
+from self_healing_fabric.settings import Settings
+
+SIGNS_OF_LIFE = 3  # while an alert lives: one may get lost
+
+
+class AlertmanagerChannel:
+    """Posts one alert for each call. Alertmanager groups them by its own routes."""
+
+    gathers = False
+
+    def __init__(
+        self, settings: AlertmanagerSettings, whole: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._alertmanagers = Alertmanagers.of(settings.urls, settings.timeout, whole)
+        self._expires = settings.expires
+        self._clock = clock
+        self.alive_for: float | None = settings.expires / SIGNS_OF_LIFE
+
+    def send(self, message: Message, progress: Mapping[str, Any]) -> Receipt:
+        """Post it, keep it alive, or end it. Raises CallFailed."""
+        # Alertmanager compares with its own clock, which is the system's and not the store's.
+        now = self._clock()
+        started = float(progress.get("started", now))
+        (call,) = message.calls
+        story = message.stories[call.incident_id]
+        labels = {
+            "alertname": ESCALATION,
+            "escalation_level": str(call.level),
+            "contact": call.contact,
+            "service": call.service or "",
+            "incident": call.incident_id,
+            "severity": story["severity"],
+            "page": "now",
+            **place_of(story, call.service),
+        }
+        links = message.document["links"]
+        names = {"incident": "incident_url", "dashboard": "dashboard_url", "runbook": "runbook_url"}
+        annotations = {"summary": message.title, "description": message.body, "reason": call.reason}
+        annotations |= {names[name]: url for name, url in links.items()}
+        if story["acknowledged_by"]:
+            annotations["acknowledged_by"] = story["acknowledged_by"]
+        over = call.kind is Kind.ENDED
+        ends_at = now if over else now + self._expires
+        alert = PostedAlert(labels, min(started, ends_at), ends_at, annotations, links.get("incident"))
+        try:
+            self._alertmanagers.post([alert])
+        except NotPosted as error:
+            raise CallFailed(str(error), progress={"started": started}) from error
+        return Receipt(progress={"started": started})
+
+    def check(self) -> str:
+        """Ask every Alertmanager for its status."""
+        try:
+            return self._alertmanagers.check()
+        except NotPosted as error:
+            raise ShfError(str(error)) from error

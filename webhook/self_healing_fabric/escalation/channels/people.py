@@ -1,0 +1,100 @@
+"""People, through apprise: mail, chat, SMS, pagers, more than a hundred services behind one URL each.
+
+The URLs hold passwords and tokens. They are read from a file anew for every call, and nothing of them is ever
+logged or stored: apprise's own log is switched off, and what was reached is remembered by a digest. Each URL
+is tried by itself, so that a second try does not repeat what has arrived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from self_healing_fabric.errors import ShfError
+from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
+from self_healing_fabric.escalation.messages import Message
+from self_healing_fabric.settings import AppriseChannel as AppriseSettings
+from self_healing_fabric.settings import Settings
+
+
+class UrlsUnusable(ShfError):
+    """The file with apprise's URLs cannot be used: its text says which line, and never what stands there."""
+
+
+class AppriseChannel:
+    """Sends to every URL of one file."""
+
+    gathers = True
+    alive_for = None
+
+    def __init__(self, settings: AppriseSettings, _: Settings) -> None:
+        self._file = settings.urls_file
+
+    def send(self, message: Message, progress: Mapping[str, Any]) -> Receipt:
+        """Send to those that an earlier try has not reached. Raises CallFailed unless all are reached."""
+        reached = list(progress.get("reached", ()))
+        failed = 0
+        try:
+            for number, (service, url) in self._services():
+                digest = hashlib.sha256(f"{message.key}\n{url}".encode()).hexdigest()[:16]
+                if digest in reached:
+                    continue
+                if _notify(service, message):
+                    reached.append(digest)
+                else:
+                    failed = number
+        except UrlsUnusable as error:
+            raise CallFailed(str(error), progress={"reached": reached}) from error
+        if failed:
+            raise CallFailed(
+                f"the service in line {failed} of {self._file} did not take it",
+                partly=bool(reached),
+                progress={"reached": reached},
+            )
+        return Receipt(progress={"reached": reached})
+
+    def check(self) -> str:
+        """Read the file; nothing is sent."""
+        number = len(list(self._services()))
+        return f"{number} service{'s' if number != 1 else ''} in {self._file}"
+
+    def _services(self) -> Iterator[tuple[int, tuple[Any, str]]]:
+        """Each line's number, with what apprise makes of it. Raises UrlsUnusable."""
+        apprise = _apprise()
+        try:
+            lines = self._file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise UrlsUnusable(f"{self._file} cannot be read: {reason}") from None
+        found = []
+        for number, line in enumerate(lines, 1):
+            url = line.strip()
+            if not url or url.startswith("#"):
+                continue
+            service = apprise.Apprise.instantiate(url)
+            if service is None:
+                raise UrlsUnusable(f"{self._file}, line {number}: not a URL that apprise knows")
+            found.append((number, (service, url)))
+        if not found:
+            raise UrlsUnusable(f"{self._file} holds no URL")
+        return iter(found)
+
+
+def _notify(service: Any, message: Message) -> bool:
+    try:
+        return bool(service.notify(title=message.title, body=message.body, body_format="text"))
+    except Exception:  # noqa: BLE001 - a plugin of somebody else's; its text may hold the URL
+        return False
+
+
+def _apprise() -> Any:
+    """Imported when the first call is made: it takes a third of a second."""
+    try:
+        module = importlib.import_module("apprise")
+    except ModuleNotFoundError:
+        raise UrlsUnusable("needs an extra: pip install 'self-healing-fabric[apprise]'") from None
+    logging.getLogger("apprise").disabled = True  # it quotes URLs
+    return module

@@ -1,0 +1,180 @@
+"""What a call says: short enough for a telephone, complete enough to act on, and the whole for a program.
+
+A page at night is read in seconds: what broke, the likely cause and how sure that is, what was tried, what to
+do next, and where to look. Everything that comes from labels, annotations or targets is somebody else's text:
+it is quoted, kept to one line, and cannot mention people or open links in a chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from self_healing_fabric.escalation.calls import Call, Kind
+from self_healing_fabric.quoting import quoted
+from self_healing_fabric.settings import Settings
+
+DASHBOARD = "shf-incident-overview"  # uid of the shipped dashboard
+MAX_TITLE = 120  # characters: with the link it fits one SMS
+MAX_LISTED = 50  # incidents that a message of many lists by name
+MAX_WORDS = 120  # characters of other people's text in one line
+_DISARMED = str.maketrans({"<": "‹", ">": "›", "@": "＠", "`": "'", "*": "∗", "[": "(", "]": ")"})
+
+Story = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a channel sends: of one call, or of many at once.
+
+    Attributes:
+        key: the same for every try, so that a receiver recognises what it has heard.
+        title: one line.
+        body: a few lines of plain text.
+        document: the same for a program, with the whole incident.
+        calls: what it carries; all to the same contact.
+        stories: the incidents, by their ids.
+    """
+
+    key: str
+    title: str
+    body: str
+    document: Mapping[str, Any]
+    calls: tuple[Call, ...]
+    stories: Mapping[str, Story]
+
+
+def compose(
+    key: str, calls: Sequence[Call], stories: Mapping[str, Story], settings: Settings, note: str | None = None
+) -> Message:
+    """Say what these calls are about. `note`: what the reader should know of messages to come."""
+    first = calls[0]
+    if len(calls) == 1:
+        story = stories[first.incident_id]
+        title, lines = _single(first, story, settings)
+        content: dict[str, Any] = {"kind": first.kind.value, "incident": story}
+        content |= {"level": first.level, "level_name": first.level_name, "reason": first.reason}
+        content["links"] = links_of(story, settings)
+    else:
+        title, lines = _many(calls, stories, settings)
+        content = {"kind": "storm", "calls": [_line_of_document(each, stories, settings) for each in calls]}
+    if note:
+        lines.append(note)
+    document = {"version": 1, "call": key, "contact": first.contact, **content, "note": note}
+    return Message(key, title[:MAX_TITLE], "\n".join(lines), document, tuple(calls), dict(stories))
+
+
+def links_of(story: Story, settings: Settings) -> dict[str, str]:
+    """Where to look: the incident's page, the dashboard, the runbook; those that are known."""
+    found = {}
+    if settings.external_url:
+        found["incident"] = f"{settings.external_url}/incidents/{story['id']}"
+    if settings.grafana:
+        found["dashboard"] = f"{settings.grafana.url}/d/{DASHBOARD}"
+        if story["service"] in settings.services:
+            found["dashboard"] += f"?var-service={story['service']}"
+    runbook = next(filter(None, (_runbook(each) for each in story["alerts"])), None)
+    if runbook:
+        found["runbook"] = runbook
+    return found
+
+
+def words(text: object) -> str:
+    """Other people's text, for one line of a message: quoted, and harmless in a chat."""
+    plain = quoted(text).translate(_DISARMED).replace("://", ":∕∕")
+    return f'"{plain if len(plain) <= MAX_WORDS else plain[: MAX_WORDS - 3] + "..."}"'
+
+
+def _single(call: Call, story: Story, settings: Settings) -> tuple[str, list[str]]:
+    service = words(story["service"] or "no service")
+    if call.kind is Kind.ENDED:
+        lines = [f"{call.reason}. You were called at level {call.level} ({call.level_name})."]
+        return f"[over] {service}: {call.reason}", [*lines, *_links(story, settings)]
+    title = f"[level {call.level}] {service} {_in_one_word(story)}, {story['severity']}"
+    lines = [
+        f"What: {words(story['title'])}",
+        f"Cause: {_cause(story)}",
+        f"Tried: {_tried(story)}",
+        f"Why you: {words(call.reason)}, level {call.level} ({call.level_name})",
+        f"Next: {_next(story)}",
+    ]
+    return title, [*lines, *_links(story, settings)]
+
+
+def _many(calls: Sequence[Call], stories: Mapping[str, Story], settings: Settings) -> tuple[str, list[str]]:
+    help_needed = [call for call in calls if call.kind is Kind.ESCALATION]
+    over = len(calls) - len(help_needed)
+    parts = [f"{len(help_needed)} incidents need help"] if help_needed else []
+    parts += [f"{over} are over"] if over else []
+    lines = []
+    for call in calls[:MAX_LISTED]:
+        story = stories[call.incident_id]
+        state = call.reason if call.kind is Kind.ENDED else f"level {call.level}, {_in_one_word(story)}"
+        lines.append(f"{call.incident_id} {words(story['service'] or 'no service')}: {state}")
+    if len(calls) > MAX_LISTED:
+        lines.append(f"and {len(calls) - MAX_LISTED} more")
+    if settings.external_url:
+        lines.append(f"All: {settings.external_url}/")
+    highest = max(call.level for call in calls)
+    return f"[level {highest}] {', '.join(parts)}", lines
+
+
+def _line_of_document(call: Call, stories: Mapping[str, Story], settings: Settings) -> dict[str, Any]:
+    story = stories[call.incident_id]
+    kept = ("id", "title", "service", "state", "severity", "failure_class", "pattern", "confidence")
+    return {
+        "call": call.id,
+        "kind": call.kind.value,
+        "level": call.level,
+        "reason": call.reason,
+        "incident": {name: story[name] for name in kept},
+        "links": links_of(story, settings),
+    }
+
+
+def _in_one_word(story: Story) -> str:
+    return str(story["failure_class"] or "fails").replace("_", " ")
+
+
+def _cause(story: Story) -> str:
+    if not story["pattern"] or story["confidence"] is None:
+        return "not known yet"
+    service = ((story["diagnosis"] or {}).get("cause") or {}).get("service") or story["service"]
+    return f"{story['pattern'].replace('_', ' ')} in {words(service)}, confidence {story['confidence']:.2f}"
+
+
+def _tried(story: Story) -> str:
+    told = [
+        f"{action['strategy']} {action['status']}" + (f", {action['verdict']}" if action["verdict"] else "")
+        for action in story["actions"]
+    ]
+    return "; ".join(told[-5:]).replace("_", " ") or "nothing"
+
+
+def _next(story: Story) -> str:
+    identity = story["id"]
+    if story["state"] == "awaiting_approval":
+        plan = ", then ".join(story["plan"])
+        return f"allow {plan}: shf approve {identity}; or reject it"
+    if story["state"] == "escalated":
+        return f"acknowledge {identity}, then repair by the runbook: the fabric does nothing more by itself"
+    return (
+        f"nothing, if you trust the fabric: it is {story['state']}; acknowledge {identity} to stop the levels"
+    )
+
+
+def _links(story: Story, settings: Settings) -> list[str]:
+    return [f"{name.capitalize()}: {url}" for name, url in links_of(story, settings).items()]
+
+
+def _runbook(alert: Mapping[str, Any]) -> str | None:
+    """The alert's runbook, when it is a plain web address."""
+    url = str(alert["annotations"].get("runbook_url", ""))
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    harmless = url.isascii() and url.isprintable() and not set(url) & set(" <>\"'`|")
+    return url if harmless and parts.scheme in ("http", "https") and parts.hostname else None

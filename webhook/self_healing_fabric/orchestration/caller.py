@@ -1,0 +1,484 @@
+"""Calls what is to be called: the outbox of escalation.
+
+Who has to be told what is a row (`escalation.calls`). Any replica claims what is due under a short lease,
+sends it, and commits what became of it under the epoch of its claim. A replica that dies in between is
+followed by another one within seconds, which sends the same message under the same key: at least once to a
+channel, and once in effect where the receiver knows the key.
+
+Several calls to one contact become one message when they come together, and a contact hears no more than so
+many messages in a window: what waits is told in the last of them and follows as one.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from self_healing_fabric.errors import LeaseLost, StoreUnavailable, UnknownIncident
+from self_healing_fabric.escalation import levels
+from self_healing_fabric.escalation.calls import Kind, Status, call_of, rows_of_end
+from self_healing_fabric.escalation.channels import CallFailed, Channel, Receipt
+from self_healing_fabric.escalation.messages import Message, compose
+from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents.lifecycle import Rise, State
+from self_healing_fabric.incidents.story import story_of
+from self_healing_fabric.incidents.timeline import Entry
+from self_healing_fabric.orchestration import answers, level_timers
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.settings import LOG
+from self_healing_fabric.store import call_statements, statements
+from self_healing_fabric.store.statements import AnyRow
+
+log = structlog.get_logger()
+
+POLL = 0.5  # seconds between two looks
+LEASE = 2.5  # seconds; a dead replica's call is sent by another one after at most so long
+SENDERS = 8  # messages that one replica sends at a time
+AT_ONCE = 100  # calls that one claim looks at
+BACKOFF, MOST_BACKOFF = 1.0, 30.0  # seconds: longest wait after the first try, which doubles; at most
+LONGEST_SEND = 120.0  # seconds; what takes longer hangs, and another replica may try
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Claimed calls that one message carries."""
+
+    key: str
+    rows: tuple[AnyRow, ...]
+    note: str | None = None
+
+
+class Caller:
+    """Runs from `start` to `stop`; `look` and `send` are its two halves, for whoever drives it by hand."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._stopping = threading.Event()
+        self._awake = threading.Event()
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="call")
+        self._sending: dict[str, float] = {}  # messages, and since when
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="caller", daemon=True)
+        self._away = False
+
+    def start(self) -> None:
+        """Take up what the last process left, then run in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more and wait for what is being sent."""
+        self._stopping.set()
+        self._awake.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._senders.shutdown(wait=True)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._awake.clear()
+            try:
+                self._renew()
+                self._begin()
+                self._away = False
+            except StoreUnavailable as error:
+                if not self._away:
+                    log.error("calls_wait_for_the_store", error=str(error))
+                self._away = True
+            except Exception:
+                log.exception("caller_failed")
+            self._awake.wait(POLL)
+
+    def _begin(self) -> None:
+        with self._lock:
+            room = SENDERS - len(self._sending)
+        for batch in self.look(room):
+            with self._lock:
+                self._sending[batch.key] = time.monotonic()
+            self._senders.submit(self._send, batch)
+
+    def look(self, limit: int) -> list[Batch]:
+        """Raise the levels that are due, tell of ends, and claim what is to be sent; raises StoreUnavailable.
+
+        Where nothing is due, that costs one read.
+        """
+        context = self._context
+        now = context.clock()
+
+        def read(connection: Connection) -> tuple[float | None, float | None, bool]:
+            return (
+                call_statements.next_level_due(connection, now),
+                call_statements.next_due_call(connection, now),
+                bool(call_statements.incidents_ended_untold(connection, 1)),
+            )
+
+        level, call, ended = context.store.read(read)
+        risen = level is not None and level <= now
+        if risen:
+            level_timers.run(context)
+        if ended:
+            self.tell_of_ends()
+        if limit > 0 and (risen or ended or (call is not None and call <= now)):
+            return self.claim(limit)
+        return []
+
+    def _renew(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            mine = [key for key, since in self._sending.items() if now - since < LONGEST_SEND]
+        if mine:
+            owner, until = self._context.leases.owner, self._context.clock() + LEASE
+            self._context.store.write(
+                lambda connection: call_statements.renew_calls(connection, mine, owner=owner, until=until)
+            )
+
+    def tell_of_ends(self) -> None:
+        """Those who were called hear that it is over; who was not reached yet need not be."""
+        context, now = self._context, self._context.clock()
+
+        def write(connection: Connection) -> None:
+            statements.serialize(connection, "calls")
+            for incident_id in call_statements.incidents_ended_untold(connection, AT_ONCE):
+                self._tell_of_end(connection, incident_id, now)
+
+        context.store.write(write)
+
+    def _tell_of_end(self, connection: Connection, incident_id: str, now: float) -> None:
+        incident = statements.incident(connection, incident_id)
+        reason = _how_it_ended(incident)
+        told: dict[tuple[Any, ...], AnyRow] = {}
+        for row in call_statements.calls_of(connection, incident_id):
+            if row.ended_at is not None:
+                continue
+            arrived = row.status == Status.SENT.value or (row.attempts > 0 or row.lease_until is not None)
+            kept = Status.SENT if row.status == Status.SENT.value else Status.WITHDRAWN
+            if row.status == Status.FAILED.value:
+                kept = Status.FAILED
+            call_statements.end_calls(connection, [row.id], {"status": kept.value, "ended_at": now})
+            channel = self._context.channels.get(row.channel)
+            if not arrived or channel is None:
+                continue
+            # What is kept alive is ended one by one; people hear once of an incident.
+            contact = row.contact if row.channel != LOG else None
+            key = (contact, row.channel, row.level if channel.alive_for else None)
+            told[key] = row
+        ends = [
+            rows_of_end(row, self._context.settings.escalation, reason=reason, now=now)
+            for row in told.values()
+        ]
+        call_statements.insert_calls(connection, ends)
+
+    def claim(self, limit: int) -> list[Batch]:
+        """Claim what is due, as messages. Raises StoreUnavailable."""
+        context, now = self._context, self._context.clock()
+
+        def write(connection: Connection) -> list[Batch]:
+            statements.serialize(connection, "calls")  # what a contact has heard is counted, then used up
+            found: list[Batch] = []
+            seen: set[str] = set()
+            for row in call_statements.due_calls(connection, now, AT_ONCE):
+                if row.id in seen or len(found) == limit:
+                    continue
+                batch = self._batch(connection, row, now)
+                seen.update(each.id for each in batch.rows)
+                if batch.key:
+                    found.append(batch)
+            return found
+
+        return context.store.write(write)
+
+    def _batch(self, connection: Connection, row: AnyRow, now: float) -> Batch:
+        """The message of a due call; one without a key when it waits."""
+        channel = self._context.channels.get(row.channel)
+        if row.message is not None:
+            rows = call_statements.calls_of_message(connection, row.message)
+            return self._claimed(
+                connection, [each for each in rows if each.due_at is not None], row.message, now
+            )
+        if channel is None or not channel.gathers:
+            return self._claimed(connection, [row], row.id, now)
+        return self._gathered(connection, row, now)
+
+    def _gathered(self, connection: Connection, row: AnyRow, now: float) -> Batch:
+        """Alone, together with others that wait for the same contact, or later."""
+        bounds = self._context.settings.escalation.bounds
+        rows = call_statements.gathered_calls(connection, row.channel, row.contact, now)
+        heard = call_statements.messages_sent(connection, row.channel, row.contact, now - bounds.per)
+        storm = max((each.at for each in heard if each.number > 1), default=None)
+        until = None
+        if storm is not None and now < storm + bounds.storm_interval:
+            until = storm + bounds.storm_interval
+        if len(heard) >= bounds.messages:
+            until = max(until or now, heard[-bounds.messages].at + bounds.per)
+        if until is not None:
+            call_statements.put_off(connection, [each.id for each in rows], until)
+            return Batch("", tuple(rows))
+        last = len(heard) == bounds.messages - 1
+        together = len(rows) >= bounds.storm or (last and len(rows) > 1)
+        note = None
+        if last:
+            again = (heard[0].at if heard else now) + bounds.per
+            note = f"No more until {_hour(again)}: what comes meanwhile is collected and told then."
+        elif together:
+            note = f"What comes before {_hour(now + bounds.storm_interval)} is collected and told then."
+        return self._claimed(connection, rows if together else [row], row.id, now, note)
+
+    def _claimed(
+        self, connection: Connection, rows: Sequence[AnyRow], key: str, now: float, note: str | None = None
+    ) -> Batch:
+        claimed = call_statements.claim_calls(
+            connection,
+            [row.id for row in rows],
+            owner=self._context.leases.owner,
+            until=now + LEASE,
+            message=key,
+        )
+        return Batch(key, tuple(claimed), note)
+
+    def _send(self, batch: Batch) -> None:
+        try:
+            self.send(batch)
+        except StoreUnavailable as error:
+            log.error(
+                "call_not_stored", call=batch.key, error=str(error)
+            )  # sent again when its lease is over
+        except Exception:
+            log.exception("call_failed", call=batch.key)
+        finally:
+            with self._lock:
+                self._sending.pop(batch.key, None)
+            self._awake.set()
+
+    def send(self, batch: Batch) -> None:
+        """Send one message and write down what became of it. Raises StoreUnavailable."""
+        rows, stories = self._wanted(batch)
+        if not rows:
+            return
+        channel = self._context.channels.get(rows[0].channel)
+        message = compose(
+            batch.key, [call_of(row) for row in rows], stories, self._context.settings, batch.note
+        )
+        result = _tried(channel, rows, message)
+        try:
+            if isinstance(result, Receipt):
+                self._sent(rows, channel, result)
+            else:
+                self._failed(rows, result)
+        except LeaseLost:
+            log.info("call_overtaken", call=batch.key)
+
+    def _wanted(self, batch: Batch) -> tuple[list[AnyRow], dict[str, Mapping[str, Any]]]:
+        """The calls that are still to be made, with their incidents; the others are withdrawn."""
+
+        def read(connection: Connection) -> dict[str, Mapping[str, Any]]:
+            found: dict[str, Mapping[str, Any]] = {}
+            for incident_id in {row.incident_id for row in batch.rows}:
+                try:
+                    found[incident_id] = story_of(connection, incident_id)
+                except UnknownIncident:
+                    continue
+            return found
+
+        stories = self._context.store.read(read)
+        gone = {row.id: why for row in batch.rows if (why := _needless(row, stories.get(row.incident_id)))}
+        if gone:
+            self._withdraw([row for row in batch.rows if row.id in gone], gone)
+        return [row for row in batch.rows if row.id not in gone], stories
+
+    def _withdraw(self, rows: Sequence[AnyRow], why: Mapping[str, str]) -> None:
+        now = self._context.clock()
+
+        def write(connection: Connection) -> None:
+            for row in rows:
+                changes: dict[str, Any] = {
+                    "status": Status.WITHDRAWN.value,
+                    "due_at": None,
+                    "error": why[row.id],
+                }
+                if row.attempts == 0:
+                    changes["ended_at"] = now
+                call_statements.update_claimed_call(connection, row.id, row.epoch, {**changes, **_FREE})
+
+        try:
+            self._context.store.write(write)
+        except LeaseLost:
+            log.info("call_overtaken", call=rows[0].id)
+
+    def _sent(self, rows: Sequence[AnyRow], channel: Channel | None, receipt: Receipt) -> None:
+        context, now = self._context, self._context.clock()
+        alive_for = channel.alive_for if channel is not None else None
+
+        def write(connection: Connection) -> list[answers.Counted]:
+            for row in rows:
+                again = alive_for if row.kind == Kind.ESCALATION.value else None
+                changes = {
+                    "status": Status.SENT.value,
+                    "attempts": row.attempts + 1,
+                    "sent_at": row.sent_at or now,
+                    "due_at": None if again is None else now + again,
+                    "progress": dict(receipt.progress),
+                    "error": None,
+                    **_FREE,
+                }
+                if receipt.answer is not None:
+                    changes["answer"] = dict(receipt.answer)
+                call_statements.update_claimed_call(connection, row.id, row.epoch, changes)
+                if row.sent_at is None and row.channel != LOG:
+                    told = Entry(timeline.Kind.NOTE, _told(row), {"call": row.id, "channel": row.channel})
+                    timeline.append(connection, row.incident_id, [told], now)
+            return answers.take(connection, context, rows, receipt.answer)
+
+        counted = context.store.write(write)
+        answers.count(context, counted)
+        for row in rows:
+            if row.sent_at is None:
+                self._count(row, "sent")
+
+    def _failed(self, rows: Sequence[AnyRow], failure: CallFailed) -> None:
+        """Later again, or never; when nobody was reached, the next level is called."""
+        context, now = self._context, self._context.clock()
+
+        def write(connection: Connection) -> set[tuple[str, int]]:
+            unreached: set[tuple[str, int]] = set()
+            for row in rows:
+                changes = _after_failure(row, failure, now)
+                call_statements.update_claimed_call(connection, row.id, row.epoch, {**changes, **_FREE})
+                given_up = row.deadline_at is not None and changes["deadline_at"] is None
+                if given_up and row.kind == Kind.ESCALATION.value and row.channel != LOG:
+                    told = Entry(
+                        timeline.Kind.NOTE, _not_told(row, failure), {"call": row.id, "channel": row.channel}
+                    )
+                    timeline.append(connection, row.incident_id, [told], now)
+                    if _nobody_reached(call_statements.calls_of(connection, row.incident_id), row.level):
+                        self._call_further(connection, row, now)
+                        unreached.add((row.incident_id, row.level))
+            return unreached
+
+        unreached = context.store.write(write)
+        for row in rows:
+            self._count(row, "failed")
+            log.warning(
+                "call_not_taken", call=row.id, channel=row.channel, contact=row.contact, error=str(failure)
+            )
+        for incident_id, level in unreached:
+            context.metrics.unreached.labels(str(level)).inc()
+            log.error("nobody_reached", incident=incident_id, level=level)
+
+    def _call_further(self, connection: Connection, row: AnyRow, now: float) -> None:
+        incident = statements.incident(connection, row.incident_id, lock=True)
+        if incident is None or incident.acknowledged_by or incident.level != row.level:
+            return
+        if incident.closed_at is not None or incident.state == State.RESOLVED.value:
+            return
+        reason = f"nobody of level {row.level} could be reached"
+        risen = levels.rise(connection, row.incident_id, Rise(reason), self._context.settings, now)
+        timeline.append(connection, row.incident_id, risen.entries, now)
+
+    def _count(self, row: AnyRow, outcome: str) -> None:
+        self._context.metrics.calls.labels(str(row.level), row.channel, outcome).inc()
+
+
+_FREE = {"lease_owner": None, "lease_until": None}
+
+
+def _tried(channel: Channel | None, rows: Sequence[AnyRow], message: Message) -> Receipt | CallFailed:
+    if channel is None:
+        return CallFailed(f"no channel is called {rows[0].channel} any more", final=True)
+    try:
+        return channel.send(message, rows[0].progress)
+    except CallFailed as failure:
+        return failure
+    except Exception as error:
+        log.exception("channel_failed", channel=rows[0].channel)
+        return CallFailed(f"the channel itself failed: {type(error).__name__}")
+
+
+def _after_failure(row: AnyRow, failure: CallFailed, now: float) -> dict[str, Any]:
+    """Later again until the deadline; at the last level, above which is nobody, for ever.
+
+    `deadline_at` is None once it is over. Exponential backoff with full jitter, as `retry`.
+    """
+    attempts = row.attempts + 1
+    pause = random.uniform(BACKOFF / 2, min(MOST_BACKOFF, BACKOFF * 2**attempts))  # noqa: S311 - no secret
+    common = {
+        "attempts": attempts,
+        "error": str(failure)[: timeline.MAX_MESSAGE],
+        "progress": failure.progress,
+    }
+    if row.sent_at is not None:  # it is known, and was only to be kept alive
+        return {**common, "due_at": now + pause, "deadline_at": row.deadline_at}
+    over = row.deadline_at is None or failure.final or now + pause >= row.deadline_at
+    last = row.kind == Kind.ESCALATION.value and row.level == levels.LAST_LEVEL
+    if not over:
+        return {**common, "due_at": now + pause, "deadline_at": row.deadline_at}
+    if failure.partly:
+        return {
+            **common,
+            "status": Status.SENT.value,
+            "sent_at": now,
+            "due_at": None,
+            "deadline_at": row.deadline_at,
+        }
+    if last:
+        return {**common, "due_at": now + MOST_BACKOFF, "deadline_at": None}
+    return {**common, "status": Status.FAILED.value, "due_at": None, "deadline_at": None}
+
+
+def _needless(row: AnyRow, story: Mapping[str, Any] | None) -> str | None:
+    """Why a call need not be made any more."""
+    if story is None:
+        return "its incident is gone"
+    if row.kind == Kind.ENDED.value or row.status == Status.SENT.value:
+        return None
+    if story["state"] in (State.RESOLVED.value, State.CLOSED.value):
+        return "it was over before"
+    if story["acknowledged_by"] and row.channel != LOG:
+        return f"{story['acknowledged_by']} had acknowledged before"
+    return None
+
+
+def _nobody_reached(rows: Collection[AnyRow], level: int) -> bool:
+    """Whether everything that was tried on this level was given up; the log is nobody."""
+    of_level = [
+        row
+        for row in rows
+        if row.level == level
+        and row.kind == Kind.ESCALATION.value
+        and row.channel != LOG
+        and row.ended_at is None
+    ]
+    return all(row.sent_at is None and row.deadline_at is None for row in of_level)
+
+
+def _told(row: AnyRow) -> str:
+    what = "was called" if row.kind == Kind.ESCALATION.value else "was told that it is over"
+    tries = f", at try {row.attempts + 1}" if row.attempts else ""
+    return f"{row.contact} {what} over {row.channel} (level {row.level}){tries}."
+
+
+def _not_told(row: AnyRow, failure: CallFailed) -> str:
+    return f"{row.contact} could not be called over {row.channel} (level {row.level}): {failure}."
+
+
+def _how_it_ended(incident: AnyRow | None) -> str:
+    if incident is None:
+        return "It is over"
+    outcome = {
+        "healed": "Healed by the fabric, and proved",
+        "recovered": "Recovered, and proved",
+        "closed_by_person": "Closed by a person",
+        "merged": f"It is a symptom of incident {incident.merged_into}, which goes on",
+    }.get(incident.outcome or "")
+    return outcome or f"It is {incident.state}"
+
+
+def _hour(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S} UTC"

@@ -1,0 +1,83 @@
+"""Time raises levels: whoever was called and does not answer is followed by the next.
+
+The clock runs in every state of an incident, also while an effect is under way or Prometheus hangs, so it is
+not a step of the incident. It changes only columns that no step decides on, so the step in hand goes on. Any
+replica may do it: a row that another one has locked is left to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from self_healing_fabric.durations import format_duration
+from self_healing_fabric.escalation import levels
+from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents.lifecycle import Rise, State
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.store import call_statements, statements
+from self_healing_fabric.store.statements import AnyRow
+
+AT_ONCE = 100  # incidents in one transaction
+PUT_OFF = 5.0  # seconds between two looks at whether a silence has ended
+
+
+def run(context: Context) -> int:
+    """Raise what is due; how many incidents were looked at. Raises StoreUnavailable."""
+    now = context.clock()
+
+    def write(connection: Connection) -> int:
+        new = call_statements.without_level_timer(connection, AT_ONCE)
+        _set_timers(connection, context, new, now)
+        due = call_statements.levels_due(connection, now, AT_ONCE)
+        for row in due:
+            _raise_level(connection, context, row, now)
+        return len(new) + len(due)
+
+    return context.store.write(write)
+
+
+def _set_timers(connection: Connection, context: Context, rows: Sequence[AnyRow], now: float) -> None:
+    """Incidents that were opened, or opened again, wait for their level's deadline; some for nothing."""
+    settings = context.settings
+    by_time: dict[float, list[str]] = {}
+    for row in rows:
+        tiers = {settings.services[row.service].tier} if row.service in settings.services else set()
+        at_once = row.level == 0 and settings.escalation_policy(row.service, tiers).call_at_once
+        wait = 0.0 if at_once else settings.escalation.levels[row.level].deadline
+        by_time.setdefault(now + wait, []).append(row.id)
+    for at, ids in by_time.items():
+        call_statements.set_level_timer(connection, ids, at)
+
+
+def _raise_level(connection: Connection, context: Context, row: AnyRow, now: float) -> None:
+    if _held_back(connection, row):
+        call_statements.set_level_timer(connection, [row.id], now + PUT_OFF)
+        return
+    risen = levels.rise(connection, row.id, Rise(_reason(context, row, now)), context.settings, now)
+    timeline.append(connection, row.id, risen.entries, now)
+    if row.state == State.ESCALATED.value:
+        # A look at once: what has healed just now is not called for.
+        statements.annotate(connection, row.id, {"due_at": now})
+
+
+def _held_back(connection: Connection, row: AnyRow) -> bool:
+    """People have silenced it, or a maintenance window that they announced holds it."""
+    if (row.waiting_for or "").startswith("maintenance:"):
+        return True
+    firing = [
+        alert
+        for alert in statements.alerts_of(connection, row.id)
+        if alert.status == "firing" and alert.service in (None, row.service)
+    ]
+    return bool(firing) and all(alert.suppressed for alert in firing)
+
+
+def _reason(context: Context, row: AnyRow, now: float) -> str:
+    deadline = context.settings.escalation.levels[row.level].deadline
+    if row.level > 0:
+        return "not healed and not acknowledged within the level's deadline"
+    if now < row.opened_at + deadline:
+        return "it is told at once, whatever the fabric does"
+    return f"not healed within {format_duration(deadline)}"

@@ -1,0 +1,260 @@
+"""The statements on calls and on the timers of levels, each with a line on what it is for.
+
+As in `statements`: every function takes a connection inside a transaction of the caller, and nothing here
+decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from self_healing_fabric.errors import LeaseLost
+from self_healing_fabric.store.schema import WITHOUT_LEVEL_TIMER, calls, incidents
+from self_healing_fabric.store.statements import AnyRow, Changes
+
+_INSERT = insert(calls)
+
+
+def insert_calls(connection: Connection, rows: Sequence[Changes]) -> None:
+    """Write down who has to be told what."""
+    if rows:
+        connection.execute(_INSERT, [dict(row) for row in rows])
+
+
+_FREE = or_(calls.c.lease_until.is_(None), calls.c.lease_until < bindparam("_now"))
+_DUE = (
+    select(calls)
+    .where(calls.c.due_at <= bindparam("_now"), _FREE)
+    .order_by(calls.c.due_at, calls.c.id)
+    .limit(bindparam("_limit"))
+)
+
+
+def due_calls(connection: Connection, now: float, limit: int) -> Sequence[AnyRow]:
+    """The calls that are due and that nobody sends, the longest due first."""
+    return connection.execute(_DUE, {"_now": now, "_limit": limit}).all()
+
+
+_NEXT = select(func.min(calls.c.due_at)).where(calls.c.due_at.is_not(None), _FREE)
+
+
+def next_due_call(connection: Connection, now: float) -> float | None:
+    """When the next call is due that nobody sends."""
+    value = connection.execute(_NEXT, {"_now": now}).scalar()
+    return None if value is None else float(value)
+
+
+_GATHERED = (
+    select(calls)
+    .where(
+        calls.c.channel == bindparam("_channel"),
+        calls.c.contact == bindparam("_contact"),
+        calls.c.status == "waiting",
+        calls.c.message.is_(None),
+        calls.c.due_at.is_not(None),
+        _FREE,
+    )
+    .order_by(calls.c.created_at, calls.c.id)
+)
+
+
+def gathered_calls(connection: Connection, channel: str, contact: str, now: float) -> Sequence[AnyRow]:
+    """What waits for one contact on one channel and is part of no message yet, oldest first."""
+    values = {"_channel": channel, "_contact": contact, "_now": now}
+    return connection.execute(_GATHERED, values).all()
+
+
+_MESSAGE = (
+    select(calls).where(calls.c.message == bindparam("_message")).order_by(calls.c.created_at, calls.c.id)
+)
+
+
+def calls_of_message(connection: Connection, message: str) -> Sequence[AnyRow]:
+    """What one message carries."""
+    return connection.execute(_MESSAGE, {"_message": message}).all()
+
+
+_MESSAGES_SENT = (
+    select(calls.c.message, func.min(calls.c.sent_at).label("at"), func.count().label("number"))
+    .where(
+        calls.c.channel == bindparam("_channel"),
+        calls.c.contact == bindparam("_contact"),
+        calls.c.sent_at > bindparam("_since"),
+    )
+    .group_by(calls.c.message)
+    .order_by(func.min(calls.c.sent_at))
+)
+
+
+def messages_sent(connection: Connection, channel: str, contact: str, since: float) -> Sequence[AnyRow]:
+    """(message, at, number of calls in it) of what one contact heard over one channel, oldest first."""
+    values = {"_channel": channel, "_contact": contact, "_since": since}
+    return connection.execute(_MESSAGES_SENT, values).all()
+
+
+_CLAIM = (
+    update(calls)
+    .where(calls.c.id.in_(bindparam("_ids", expanding=True)))
+    .values(
+        lease_owner=bindparam("_owner"),
+        lease_until=bindparam("_until"),
+        message=bindparam("_message"),
+        epoch=calls.c.epoch + 1,
+    )
+    .returning(*calls.c)
+)
+
+
+def claim_calls(
+    connection: Connection, ids: Collection[str], *, owner: str, until: float, message: str
+) -> Sequence[AnyRow]:
+    """Claim calls for one message; each claim raises the epoch."""
+    values = {"_ids": list(ids), "_owner": owner, "_until": until, "_message": message}
+    return sorted(connection.execute(_CLAIM, values).all(), key=lambda row: (row.created_at, row.id))
+
+
+_RENEW = update(calls).where(
+    calls.c.message == bindparam("_message"), calls.c.lease_owner == bindparam("_owner")
+)
+
+
+def renew_calls(connection: Connection, messages: Collection[str], *, owner: str, until: float) -> None:
+    """Prolong what is being sent."""
+    for message in messages:
+        connection.execute(_RENEW.values(lease_until=until), {"_message": message, "_owner": owner})
+
+
+_UPDATE = update(calls).where(calls.c.id == bindparam("_id"), calls.c.epoch == bindparam("_epoch"))
+
+
+def update_claimed_call(connection: Connection, call_id: str, epoch: int, changes: Changes) -> None:
+    """Change a call under its lease. Raises LeaseLost when somebody else has claimed it."""
+    if connection.execute(_UPDATE, {"_id": call_id, "_epoch": epoch, **changes}).rowcount != 1:
+        raise LeaseLost(f"call {call_id} was taken over by another replica")
+
+
+def put_off(connection: Connection, ids: Collection[str], due_at: float) -> None:
+    """These wait until then."""
+    connection.execute(update(calls).where(calls.c.id.in_(list(ids))).values(due_at=due_at))
+
+
+_OF_INCIDENT = (
+    select(calls).where(calls.c.incident_id == bindparam("_id")).order_by(calls.c.created_at, calls.c.id)
+)
+
+
+def calls_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
+    """The calls of one incident, oldest first."""
+    return connection.execute(_OF_INCIDENT, {"_id": incident_id}).all()
+
+
+_ENDED: Select[Any] = (
+    select(calls.c.incident_id)
+    .distinct()
+    .join(incidents, incidents.c.id == calls.c.incident_id)
+    .where(
+        calls.c.ended_at.is_(None),
+        calls.c.kind == "escalation",
+        or_(incidents.c.closed_at.is_not(None), incidents.c.state == "resolved"),
+    )
+    .limit(bindparam("_limit"))
+)
+
+
+def incidents_ended_untold(connection: Connection, limit: int) -> Sequence[str]:
+    """Incidents that are over, and of which those who were called have not been told."""
+    return list(connection.execute(_ENDED, {"_limit": limit}).scalars())
+
+
+def end_calls(connection: Connection, ids: Collection[str], changes: Changes) -> None:
+    """They are over, whoever is sending them."""
+    query = update(calls).where(calls.c.id.in_(list(ids)))
+    connection.execute(
+        query.values(**changes, epoch=calls.c.epoch + 1, lease_owner=None, lease_until=None, due_at=None)
+    )
+
+
+_WITHOUT_TIMER = (
+    select(incidents.c.id, incidents.c.service, incidents.c.level)
+    .where(WITHOUT_LEVEL_TIMER)
+    .limit(bindparam("_limit"))
+    .with_for_update(skip_locked=True)
+)
+
+
+def without_level_timer(connection: Connection, limit: int) -> Sequence[AnyRow]:
+    """Open incidents, locked, that nobody has acknowledged and whose next level has no time yet."""
+    return cast(Sequence[AnyRow], connection.execute(_WITHOUT_TIMER, {"_limit": limit}).all())
+
+
+_SET_TIMER = (
+    update(incidents)
+    .where(incidents.c.id.in_(bindparam("_ids", expanding=True)))
+    .values(level_due_at=bindparam("_at"))
+)
+
+
+def set_level_timer(connection: Connection, ids: Collection[str], at: float) -> None:
+    """From then on the next level is due."""
+    connection.execute(_SET_TIMER, {"_ids": list(ids), "_at": at})
+
+
+_OPEN = and_(
+    incidents.c.level_due_at.is_not(None),
+    incidents.c.closed_at.is_(None),
+    incidents.c.acknowledged_by.is_(None),
+    incidents.c.state != "resolved",
+)
+_LEVELS_DUE = (
+    select(incidents)
+    .where(_OPEN, incidents.c.level_due_at <= bindparam("_now"))
+    .order_by(incidents.c.level_due_at)
+    .limit(bindparam("_limit"))
+    .with_for_update(skip_locked=True)
+)
+
+
+def levels_due(connection: Connection, now: float, limit: int) -> Sequence[AnyRow]:
+    """Open incidents, locked, whose next level is due and that nobody has acknowledged."""
+    return connection.execute(_LEVELS_DUE, {"_now": now, "_limit": limit}).all()
+
+
+_NEXT_LEVEL = select(func.min(incidents.c.level_due_at)).where(_OPEN)
+_ANY_WITHOUT = select(exists().select_from(incidents).where(WITHOUT_LEVEL_TIMER))
+
+
+def next_level_due(connection: Connection, now: float) -> float | None:
+    """When the next level of any incident is due; now where one has no time yet."""
+    if connection.execute(_ANY_WITHOUT).scalar():
+        return now
+    value = connection.execute(_NEXT_LEVEL).scalar()
+    return None if value is None else float(value)
+
+
+def count_calls(connection: Connection) -> Mapping[str, int]:
+    """How many calls there are, by status: those that still have something to do."""
+    query = select(calls.c.status, func.count()).where(calls.c.due_at.is_not(None)).group_by(calls.c.status)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def pull_in_calls(connection: Connection, *, timers_to: float, leases_to: float) -> int:
+    """Bring what lies further ahead than these times back to them: the clock was set back."""
+    late = case((calls.c.due_at > timers_to, timers_to), else_=calls.c.due_at)
+    held = case((calls.c.lease_until > leases_to, leases_to), else_=calls.c.lease_until)
+    ahead = or_(calls.c.due_at > timers_to, calls.c.lease_until > leases_to)
+    return connection.execute(update(calls).where(ahead).values(due_at=late, lease_until=held)).rowcount
