@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
-from world import World
 
 from self_healing_fabric.settings import Settings
+from world import World
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
-from world import World
 
 from self_healing_fabric.guardrails import Proposal, outside
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration import validation
 from self_healing_fabric.orchestration.validation import ClaimedHealing
+from world import World
 
 
 def fails(*_: Any) -> bool:

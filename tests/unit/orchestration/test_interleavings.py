@@ -35,7 +35,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.pool import StaticPool
-from world import Clock, FakePrometheus
 
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.context import Context
@@ -54,6 +53,7 @@ from self_healing_fabric.store.migrations import migrate
 from self_healing_fabric.telemetry import Metrics
 from shf_queries import PrometheusUnavailable
 from shf_queries.catalogue import HEARTBEAT, series_of
+from world import Clock, FakePrometheus
 
 T = TypeVar("T")
 Identity = tuple[str, int]  # the fingerprint and the number of the start

@@ -6,9 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from world import World
 
 from self_healing_fabric.store import statements
+from world import World
 
 FIRST_RELEASE = Path(__file__).parents[2] / "data" / "store-0.1.0.sql"
 LEFT_AT = 1_800_000_471.0  # when that fabric was killed
