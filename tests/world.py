@@ -7,6 +7,7 @@ threads: so a test can stand between any two steps, or end the process there and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from self_healing_fabric.orchestration.validation import Gate
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
-from shf_queries import PrometheusUnavailable, Sample, Series, catalogue
+from shf_queries import PrometheusUnavailable, Sample, Series
 from shf_queries.catalogue import HEARTBEAT, Signal, series_of
 
 START = 1_800_000_000.0
@@ -107,16 +108,20 @@ class FakePrometheus:
     def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
         self._ask(promql)
         times = np.arange(start, end + 1e-6, step)
+        matchers = dict(re.findall(r'(\w+)=~?"([^"]*)"', promql))
         found = []
         for query, history in self.history.items():
-            name, _, rest = query.partition("{")
-            if catalogue.kind_of_series(name):
-                service = json.loads(rest.removeprefix("service=").removesuffix("}"))
-                # The value of the last change before each time; NaN before the first, and while it is gone.
-                values = np.array([np.nan, *(np.nan if value is None else value for _, value in history)])
-                sampled = values[np.searchsorted([since for since, _ in history], times, side="right")]
-                there = ~np.isnan(sampled)
-                found.append(Series({"__name__": name, "service": service}, times[there], sampled[there]))
+            recorded = re.fullmatch(r'(service:[\w:]+)\{service="([^"]*)"\}', query)
+            if recorded is None:
+                continue  # an expression
+            labels = {"__name__": recorded[1], "service": recorded[2]}
+            if not all(re.fullmatch(wanted, labels[label]) for label, wanted in matchers.items()):
+                continue
+            # The value of the last change before each time; NaN before the first, and while it is gone.
+            values = np.array([np.nan, *(np.nan if value is None else value for _, value in history)])
+            sampled = values[np.searchsorted([since for since, _ in history], times, side="right")]
+            there = ~np.isnan(sampled)
+            found.append(Series(labels, times[there], sampled[there]))
         return tuple(found)
 
     def alerts(self) -> Sequence[Any]:

@@ -136,6 +136,11 @@ def least_of(series: str, service: str) -> str:
     return f"min(min_over_time({series_of(series, service)}[1h]))"
 
 
+def courses_of(series: Iterable[str], service: str) -> str:
+    """These recorded series of one service, in one query: for a plot of them over time."""
+    return f"{{__name__=~{one_of(series)},service={quote(service)}}}"
+
+
 def scrapes_of(services: Iterable[str]) -> str:
     """One sample for each scrape of the services' targets."""
     return f"up{{service=~{one_of(services)}}}"

@@ -32,6 +32,7 @@ from self_healing_fabric.api import (
     heartbeats,
     incidents,
     openapi,
+    pages,
     problems,
     strategies,
 )
@@ -58,10 +59,11 @@ def create_app(fabric: Fabric) -> Flask:
     app = Flask("self_healing_fabric", static_folder=None)
     app.extensions["fabric"] = fabric
     app.config["MAX_CONTENT_LENGTH"] = fabric.settings.max_body_bytes
-    app.before_request(lambda: auth.check(fabric.settings))
-    problems.register(app)
+    app.before_request(lambda: pages.refusal_shown(auth.check(fabric.settings)))
+    problems.register(app, pages.problem_shown)
     for part in (alerts, incidents, control, heartbeats, discovery, strategies, openapi):
         app.register_blueprint(part.blueprint)
+    pages.register(app, fabric)
     fabric.context.metrics.registry.register(StateCollector(fabric))
 
     @app.get("/healthz")

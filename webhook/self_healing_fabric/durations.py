@@ -57,5 +57,17 @@ def format_duration(seconds: float) -> str:
     raise AssertionError("every whole number of milliseconds is divisible by 1ms")
 
 
+def duration_in_words(seconds: float) -> str:
+    """``seconds`` for people, in the two largest units: "3 minutes 5 seconds", "2 days 4 hours"."""
+    rest, told = max(0, round(seconds)), []
+    for name, size in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            told.append(f"{count} {name}{'' if count == 1 else 's'}")
+        elif told:
+            break  # nobody says "2 days 5 seconds"
+    return " ".join(told[:2]) or "less than a second"
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 """A pydantic field that takes what ``parse_duration`` takes and holds seconds."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from self_healing_fabric.diagnosis import Pattern
-from self_healing_fabric.incidents.story import IncidentSummary, Number
+from self_healing_fabric.incidents.story import IncidentSummary, Number, Story, Time
 from self_healing_fabric.settings import Mode
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -45,6 +45,38 @@ class Stored(TypedDict):
 
     stored: Annotated[int, Field(ge=0, description="alerts in the notification")]
     truncated: Annotated[int, Field(ge=0, description="alerts that Alertmanager left out of it")]
+
+
+class NextLevel(TypedDict):
+    """The level that is called next."""
+
+    level: Annotated[int, Field(ge=1, le=4)]
+    name: str
+
+
+class Proof(TypedDict):
+    """From when to when a verification looks for proof."""
+
+    since: Time
+    deadline: Time
+
+
+class Prospects(TypedDict):
+    """What comes next with an incident, when, and what a person may decide now."""
+
+    due_at: Annotated[Time | None, Field(description="of its next step; null: only an event wakes it")]
+    level_due_at: Annotated[Time | None, Field(description="when the next level is called; null: never")]
+    next_level: Annotated[NextLevel | None, Field(description="null: it is at the last one")]
+    verification: Annotated[Proof | None, Field(description="null: nothing is being verified")]
+    mode: Annotated[Mode, Field(description="in force for its service and its next strategy")]
+    decisions: Annotated[list[str], Field(description="those that would change something now")]
+    action_under_way: Annotated[bool, Field(description="then only `acknowledge` is possible")]
+
+
+class Incident(Story):
+    """An incident with everything that is known of it, and what comes next."""
+
+    next: Prospects
 
 
 class IncidentPage(TypedDict):

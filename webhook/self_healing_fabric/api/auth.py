@@ -24,12 +24,14 @@ from urllib.parse import urlsplit
 
 from flask import Response, current_app, g, request
 
+from self_healing_fabric.api import sessions
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.settings import ALL_RIGHTS, Credential, Right, Settings, is_loopback
 
 View = TypeVar("View", bound=Callable[..., Response])
 
 ANONYMOUS = "someone over the API"
+PAGES = "pages"  # the blueprint
 MAX_SECRET = 4096  # characters; more is no secret of ours, and would only be work
 _RIGHT = "_right_needed"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -43,7 +45,7 @@ class Caller:
     rights: frozenset[Right]
 
 
-class _Undecidable(Exception):
+class Undecidable(Exception):
     """A file that could have let the caller in cannot be read."""
 
 
@@ -91,7 +93,7 @@ def check(settings: Settings) -> Response | None:
         return None
     try:
         caller = _known(credentials)
-    except _Undecidable:
+    except Undecidable:
         return problem(503, "a token or password file cannot be read; see `shf check`")
     if caller is None:
         return _who_are_you(credentials)
@@ -109,9 +111,21 @@ def decided_by(given: str | None) -> str:
     return given if known in (None, given) else f"{given} (as {known})"
 
 
+def credential_for(settings: Settings, secret: str, username: str | None) -> Credential | None:
+    """The credential that a person has typed the secret of; None: nobody's. Raises Undecidable."""
+    presented = (secret if username is None else f"{username}:{secret}").encode()
+    if not secret or len(presented) > MAX_SECRET:
+        return None
+    scheme = "bearer" if username is None else "basic"
+    return _credential(settings.auth.credentials(), scheme, presented)
+
+
 def _known(credentials: tuple[Credential, ...]) -> Caller | None:
-    """The caller whose secret was presented; None: nobody's."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    """The caller whose secret was presented, or who has signed in to the pages; None: nobody's."""
+    header = request.headers.get("Authorization")
+    if header is None:
+        return _signed_in(credentials)
+    scheme, _, given = header.partition(" ")
     scheme, given = scheme.lower(), given.strip()
     if len(given) > MAX_SECRET or scheme not in ("bearer", "basic"):
         return None
@@ -121,6 +135,11 @@ def _known(credentials: tuple[Credential, ...]) -> Caller | None:
             presented = base64.b64decode(presented, validate=True)
         except binascii.Error:
             return None
+    found = _credential(credentials, scheme, presented)
+    return None if found is None else Caller(found.caller, found.rights)
+
+
+def _credential(credentials: tuple[Credential, ...], scheme: str, presented: bytes) -> Credential | None:
     found, unreadable = None, False
     for each in credentials:  # all of them: how long it takes says nothing about whose secret it was
         if each.scheme != scheme:
@@ -132,10 +151,25 @@ def _known(credentials: tuple[Credential, ...]) -> Caller | None:
             continue
         # An empty file must not let an empty secret in.
         if _same(presented, secret) and secret and found is None:
-            found = Caller(each.caller, each.rights)
+            found = each
     if found is None and unreadable:
-        raise _Undecidable
+        raise Undecidable
     return found
+
+
+def _signed_in(credentials: tuple[Credential, ...]) -> Caller | None:
+    """Who has signed in with this browser. Only for pages: the API takes no cookie."""
+    cookie = request.cookies.get(sessions.COOKIE)
+    if cookie is None or request.blueprint != PAGES:
+        return None
+    try:
+        found = sessions.credential_of(cookie, credentials)
+    except (OSError, UnicodeError) as error:
+        raise Undecidable from error
+    if found is None:
+        return None
+    g.by_session = True
+    return Caller(found.caller, found.rights)
 
 
 def _same(one: bytes, other: bytes) -> bool:
@@ -163,7 +197,7 @@ def _from_another_site(settings: Settings) -> bool:
     if origin is None:
         return False
     ours = {request.host, urlsplit(settings.external_url or "").netloc}
-    return urlsplit(origin).netloc not in ours
+    return urlsplit(origin).netloc not in ours - {""}  # the origin `null` has no host either
 
 
 def _addressed_to_us(settings: Settings) -> bool:

@@ -12,14 +12,13 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 from sqlalchemy import Connection
 
-from self_healing_fabric.api.answers import ModeInForce, Status
+from self_healing_fabric.api.answers import Incident, ModeInForce, Status
 from self_healing_fabric.api.auth import decided_by, requires
 from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.diagnosis import Pattern
 from self_healing_fabric.guardrails import mode
-from self_healing_fabric.incidents.story import Story
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
@@ -71,7 +70,7 @@ class ModeChange(BaseModel):
 
 @blueprint.post("/api/v1/incidents/<incident_id>/<any(acknowledge,approve,reject,escalate,close):decision>")
 @requires(Right.CONTROL)
-@contract(Contract(answer=Story, body=Decision, problems=(404, 409)))
+@contract(Contract(answer=Incident, body=Decision, problems=(404, 409)))
 def decide_on(incident_id: str, decision: str) -> Response:
     """Carry out a person's decision and answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -83,7 +82,7 @@ def decide_on(incident_id: str, decision: str) -> Response:
 
 @blueprint.post("/api/v1/incidents/<incident_id>/split")
 @requires(Right.CONTROL)
-@contract(Contract(answer=Story, body=Split, body_required=True, problems=(404, 409)))
+@contract(Contract(answer=Incident, body=Split, body_required=True, problems=(404, 409)))
 def split(incident_id: str) -> Response:
     """Give a service that was wrongly taken for a symptom an incident of its own; answer with that."""
     fabric: Fabric = current_app.extensions["fabric"]
@@ -97,7 +96,7 @@ def split(incident_id: str) -> Response:
 
 @blueprint.post("/api/v1/incidents/<incident_id>/verdict")
 @requires(Right.CONTROL)
-@contract(Contract(answer=Story, body=Verdict, body_required=True, problems=(404, 409)))
+@contract(Contract(answer=Incident, body=Verdict, body_required=True, problems=(404, 409)))
 def judge(incident_id: str) -> Response:
     """Say whether the diagnosis was right, or what it was; answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]

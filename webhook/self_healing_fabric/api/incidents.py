@@ -13,14 +13,19 @@ from typing import Annotated, Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
+from sqlalchemy import Connection
 
-from self_healing_fabric.api.answers import IncidentPage
+from self_healing_fabric.api.answers import Incident, IncidentPage, Proof, Prospects
 from self_healing_fabric.api.auth import requires
 from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.problems import problem
+from self_healing_fabric.escalation.levels import LAST_LEVEL, next_level
+from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
-from self_healing_fabric.incidents.story import Story, story_of, summary
+from self_healing_fabric.incidents.models import incident_of
+from self_healing_fabric.incidents.story import rfc3339, story_of, summary
 from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.orchestration.decisions import possible_decisions
 from self_healing_fabric.settings import Right
 from self_healing_fabric.store import statements
 from self_healing_fabric.store.statements import AnyRow
@@ -94,16 +99,42 @@ def list_incidents() -> Response:
 
 @blueprint.get("/api/v1/incidents/<incident_id>")
 @requires(Right.READ)
-@contract(Contract(answer=Story, problems=(404,)))
+@contract(Contract(answer=Incident, problems=(404,)))
 def show_incident(incident_id: str) -> Response:
     """One incident with timeline, diagnosis, actions and alerts."""
     fabric: Fabric = current_app.extensions["fabric"]
     return jsonify(story(fabric, incident_id))
 
 
-def story(fabric: Fabric, incident_id: str) -> Story:
+def story(fabric: Fabric, incident_id: str) -> Incident:
     """The whole story of an incident, from one snapshot of the store. Raises UnknownIncident."""
-    return fabric.store.read(lambda connection: story_of(connection, incident_id))
+
+    def read(connection: Connection) -> Incident:
+        told = story_of(connection, incident_id)
+        return {**told, "next": _prospects(fabric, connection, statements.incident(connection, incident_id))}
+
+    return fabric.store.read(read)
+
+
+def _prospects(fabric: Fabric, connection: Connection, row: Any) -> Prospects:
+    """What comes next, when, and what a person may decide now."""
+    levels, pending = fabric.settings.escalation.levels, row.verification or {}
+    under_way = statements.unfinished_action_of(connection, row.id) is not None
+    level = next_level(row, fabric.settings)
+    proof: Proof | None = None
+    if row.state == State.VERIFYING.value:
+        proof = {"since": rfc3339(pending["since"]), "deadline": rfc3339(pending["deadline"])}
+    return {
+        "due_at": rfc3339(row.due_at),
+        "level_due_at": rfc3339(row.level_due_at),
+        "next_level": {"level": level, "name": levels[level].name} if row.level < LAST_LEVEL else None,
+        "verification": proof,
+        "mode": mode.current(
+            connection, fabric.settings, service=row.service, strategy=row.plan[0] if row.plan else None
+        ),
+        "decisions": list(possible_decisions(fabric.context, incident_of(row), under_way=under_way)),
+        "action_under_way": under_way,
+    }
 
 
 def _encode_cursor(row: AnyRow) -> str:

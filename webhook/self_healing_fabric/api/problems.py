@@ -6,6 +6,7 @@ repeated and so loses alerts. Hence exactly one code for "try again", 503, and n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 
 import structlog
@@ -36,24 +37,24 @@ def problem(status: int, detail: str, **extra: object) -> Response:
     return response
 
 
-def register(app: Flask) -> None:
-    """Turn every error into a problem document."""
+def register(app: Flask, shown: Callable[[Response], Response]) -> None:
+    """Turn every error into a problem document; `shown` may make a page of it, for a browser."""
 
     @app.errorhandler(StoreUnavailable)
     def store_unavailable(error: StoreUnavailable) -> Response:
-        return problem(503, str(error))
+        return shown(problem(503, str(error)))
 
     @app.errorhandler(UnknownIncident)
     def unknown_incident(error: UnknownIncident) -> Response:
-        return problem(404, str(error))
+        return shown(problem(404, str(error)))
 
     @app.errorhandler(DecisionRefused)
     def decision_refused(error: DecisionRefused) -> Response:
-        return problem(409, str(error))
+        return shown(problem(409, str(error)))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        response = problem(error.code or 500, error.description or "")
+        response = shown(problem(error.code or 500, error.description or ""))
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))  # RFC 9110, section 15.5.6
         return response
@@ -61,4 +62,4 @@ def register(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         log.error("request_failed", error=repr(error), exc_info=error)
-        return problem(503, "the request failed unexpectedly and changed nothing; see the log")
+        return shown(problem(503, "the request failed unexpectedly and changed nothing; see the log"))

@@ -39,6 +39,7 @@ class IncidentSummary(TypedDict):
     level: Annotated[int, Field(ge=0, le=4, description="of escalation; 0: self-healing")]
     acknowledged_by: str | None
     waiting_for: Annotated[str | None, Field(description="what it waits for, in words")]
+    urgency: Annotated[str | None, Field(description="now, soon or later; null: not diagnosed yet")]
     relapses: Number
     merged_into: Annotated[str | None, Field(description="the incident of its cause")]
     split_from: Annotated[str | None, Field(description="the incident of which it was wrongly a symptom")]
@@ -167,6 +168,7 @@ def summary(row: AnyRow) -> IncidentSummary:
         "level": row.level,
         "acknowledged_by": row.acknowledged_by,
         "waiting_for": row.waiting_for,
+        "urgency": ((row.diagnosis or {}).get("impact") or {}).get("urgency"),
         "relapses": row.relapses,
         "merged_into": row.merged_into,
         "split_from": row.split_from,

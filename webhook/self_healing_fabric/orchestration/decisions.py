@@ -76,6 +76,23 @@ def count(context: Context, incident: Incident, transition: Transition | None) -
         context.metrics.resolved.labels(_label(incident), Outcome.CLOSED_BY_PERSON.value).inc()
 
 
+def possible_decisions(context: Context, incident: Incident, *, under_way: bool) -> tuple[str, ...]:
+    """The decisions that would change something about the incident now, for those who offer them.
+
+    `under_way`: an action of it has begun and not ended, which only an acknowledgement does not disturb.
+    """
+    found = []
+    for name, decision in DECISIONS.items():
+        try:
+            transition = decision(incident, context, "")
+        except DecisionRefused:
+            continue
+        stays = transition is not None and transition.state is incident.state
+        if transition is not None and (not under_way or (stays and "plan" not in transition.changes)):
+            found.append(name)
+    return tuple(found)
+
+
 def split_off(context: Context, incident_id: str, service: str, *, by: str, reason: str | None = None) -> str:
     """Give a service that was wrongly taken for a symptom an incident of its own; return its id.
 
