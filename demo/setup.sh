@@ -36,7 +36,9 @@ if ! "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1; then
 fi
 if [ "${1:-}" = test ]; then
     need postgresql 'PostgreSQL server' postgres "$PACKAGED_POSTGRESQL"/*/bin/postgres
-    homebrew="$homebrew postgresql"
+    need nodejs 'Node.js, which runs the code of Grafana that the dashboards are checked with' node
+    need npm 'npm, which comes with Node.js in most places' npm
+    homebrew="$homebrew postgresql node"
 fi
 # The tests start an engine of their own, which only root can: for others those tests are skipped.
 if [ "${1:-}" = test ] && [ "$(id -u)" -eq 0 ]; then

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from werkzeug import Response
 from self_healing_fabric import __version__
 from self_healing_fabric.cli import main
 from self_healing_fabric.configuration import load_settings
+from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.settings import Mode
+from self_healing_fabric.store import Store, statements
 
 CLOSED = "http://127.0.0.1:9"
 COMMANDS = [
@@ -24,6 +29,7 @@ COMMANDS = [
     "demo",
     "incidents",
     "approve",
+    "audit",
     "split",
     "drift",
     "strategies",
@@ -373,6 +379,43 @@ def test_the_command_line_is_the_caller_that_may_control(
 def test_a_user_without_a_password_is_wrong_usage(shf: Shf, arguments: tuple[str, ...]) -> None:
     """Half a credential, or two of them, is told before anything is asked."""
     assert shf("mode", "--url", CLOSED, *arguments).exit_code == 2
+
+
+def test_an_audit_names_the_line_that_was_changed(shf: Shf, tmp_path: Path) -> None:
+    """Sound: 0, with the head that `head` prints; a changed line, or an unknown hash: 1, and which line."""
+    url = f"sqlite:///{tmp_path}/shf.db"
+    write(tmp_path / "shf.yaml", {"store": url})
+    row = {"id": "i1", "subject": "s", "known_service": False, "title": "t", "severity": "warning"}
+    row |= {"state": "closed", "opened_at": 1.0, "updated_at": 1.0, "plan": []}
+    told = [Entry(Kind.NOTE, "it happened"), Entry(Kind.NOTE, "and ended")]
+    with closing(Store(url)) as store:
+        store.write(lambda connection: statements.insert_incidents(connection, [row]))
+        store.write(lambda connection: timeline.append(connection, "i1", told, 2.0))
+        while_it_runs = shf("audit", "verify", "--json")
+    assert while_it_runs.exit_code == 0
+    found = json.loads(while_it_runs.stdout)
+    assert (found["incidents"], found["lines"], found["findings"]) == (1, 2, [])
+    head = shf("audit", "head").stdout.strip()
+    assert head == found["head"]["hash"]
+    assert shf("audit", "verify", "--expect", head).exit_code == 0
+    assert shf("audit", "verify", "--expect", "f" * 64).exit_code == 1
+    with closing(sqlite3.connect(tmp_path / "shf.db")) as shell:
+        shell.execute("DROP TRIGGER timeline_refuses_update")
+        shell.execute("UPDATE timeline SET message = 'nothing' WHERE message = 'it happened'")
+        shell.commit()
+    result = shf("audit", "verify")
+    assert result.exit_code == 1
+    assert result.stdout.startswith(
+        "incident i1: line 1 or the one before it was changed, removed or inserted\n"
+    )
+
+
+def test_an_audit_of_no_store_is_a_sentence(shf: Shf, tmp_path: Path) -> None:
+    """And makes no file."""
+    write(tmp_path / "shf.yaml", {"store": f"sqlite:///{tmp_path}/none.db"})
+    result = shf("audit", "verify")
+    assert (result.exit_code, result.stderr[:28]) == (1, "shf: cannot read the store: ")
+    assert not (tmp_path / "none.db").exists()
 
 
 def test_a_refusal_of_the_fabric_ends_with_1_and_its_reason(shf: Shf, httpserver: HTTPServer) -> None:

@@ -380,6 +380,54 @@ def init(path: Path) -> None:
     click.echo(f"{path}: written. Edit it, then run `shf check --config {path}`.")
 
 
+@main.group()
+def audit() -> None:
+    """Prove that nobody has changed what the timelines tell."""
+
+
+@audit.command("verify")
+@click.option("--expect", metavar="HASH", help="A hash that `shf audit head` or the log told before.")
+@config_option
+@json_option
+@_errors_as_sentences
+def audit_verify(expect: str | None, config: Path | None, as_json: bool) -> None:
+    """Compute all hashes anew. Exits with 1 when a line was edited, removed, inserted or moved."""
+    from dataclasses import asdict
+
+    from self_healing_fabric.configuration import config_path, load_settings
+    from self_healing_fabric.incidents.audit import verify
+    from self_healing_fabric.store import look
+
+    settings = load_settings(config_path(config))
+    found = look(settings.store, lambda connection: verify(connection, expect), settings.store_password_file)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+    else:
+        for finding in found.findings:
+            click.echo(finding)
+        click.echo(f"{found.lines} lines of {found.incidents} incidents: {len(found.findings)} findings")
+        click.echo(f"head: {found.head.hash} (link {found.head.number})")
+    if found.findings:
+        sys.exit(1)
+
+
+@audit.command("head")
+@config_option
+@json_option
+@_errors_as_sentences
+def audit_head(config: Path | None, as_json: bool) -> None:
+    """Print the hash to keep elsewhere, for `shf audit verify --expect HASH`."""
+    from dataclasses import asdict
+
+    from self_healing_fabric.configuration import config_path, load_settings
+    from self_healing_fabric.incidents.audit import head
+    from self_healing_fabric.store import look
+
+    settings = load_settings(config_path(config))
+    found = look(settings.store, head, settings.store_password_file)
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else found.hash)
+
+
 def _api(
     *,
     config: Path | None,

@@ -12,6 +12,7 @@ import pytest
 
 SETUP = Path(__file__).resolve().parents[3] / "demo" / "setup.sh"
 PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager", "prometheus-blackbox-exporter")
+FOR_DASHBOARDS = ("node", "npm")  # of which only the tests want to know
 TOOLS = ("sh", "env", "cat", "sort", "tr", "mkdir", "tee", "rm")
 
 
@@ -118,10 +119,23 @@ def test_what_cannot_be_installed_is_named(machine: Machine, programs: dict[str,
     assert "release archives" in done.stderr
 
 
+def test_only_the_tests_want_node(machine: Machine) -> None:
+    """Whoever runs the demo needs none; it comes with npm in most places, but not on Debian."""
+    for program in (*PROGRAMS, "postgres"):
+        machine.put(program)
+    assert machine.run().returncode == 0
+    missing = machine.run("test")
+    assert missing.returncode == 1
+    assert "apt-get install --no-install-recommends nodejs npm \n" in missing.stderr
+    for program in FOR_DASHBOARDS:
+        machine.put(program)
+    assert machine.run("test").returncode == 0
+
+
 @pytest.mark.parametrize("place", ["postgres", "lib/15/bin/postgres"])
 def test_tests_want_postgresql_on_path_or_where_debian_keeps_it(machine: Machine, place: str) -> None:
     """Debian's servers are not on PATH; one of either place is good enough, for users as well as for root."""
-    for program in PROGRAMS:
+    for program in (*PROGRAMS, *FOR_DASHBOARDS):
         machine.put(program)
     assert machine.run().returncode == 0  # the demo needs none
     missing = machine.run("test")
@@ -139,7 +153,7 @@ def test_postgresql_is_installed_without_a_cluster_that_starts_with_the_machine(
     machine: Machine, status: int
 ) -> None:
     """During the install a setting forbids the cluster; afterwards it is gone, also on failure."""
-    for program in (*PROGRAMS, "dockerd", "busybox"):
+    for program in (*PROGRAMS, *FOR_DASHBOARDS, "dockerd", "busybox"):
         machine.put(program)
     machine.put("id", "echo 0")
     setting = f"{machine.cluster_settings}/*"

@@ -19,7 +19,9 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.schema import CreateTable
 
 from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.incidents.audit import verify
 from self_healing_fabric.store import Store, migrations, schema, statements
+from self_healing_fabric.store import look as audit
 from self_healing_fabric.store import postgresql as backend
 
 FIRST_RELEASE = Path(__file__).parents[2] / "data" / "store-0.1.0.sql"
@@ -192,8 +194,9 @@ def test_a_store_of_the_first_release_keeps_every_row(first_release: Path) -> No
         kept = [{name: row[name] for name in old[0]} for row in after[table]]
         assert kept == old, table
     new = set(after) - set(before) - {"alembic_version"}
-    assert new == {"inbox", "leases", "retired", "diagnosis_verdicts", "calls"}
-    assert all(after[table] == [] for table in new)
+    chained = {"audit_chain", "audit_heads"}
+    assert new == {"inbox", "leases", "retired", "diagnosis_verdicts", "calls", *chained}
+    assert all(after[table] == [] for table in new - chained)
     assert {row["merged_into"] or row["split_from"] for row in after["incidents"]} == {None}
     assert {row["suppressed"] for row in after["alerts"]} == {0}
 
@@ -268,8 +271,11 @@ def old(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
                 "VALUES ('i1', 's', 'cart', true, 't', 'critical', 'detected', 0, 1, 1, 0, 0, 0, '[]')"
             )
         )
-        statements.append_timeline(
-            connection, [{"incident_id": "i1", "at": 1.0, "kind": "note", "message": "m", "data": {}}]
+        connection.execute(
+            text(
+                "INSERT INTO timeline (incident_id, at, kind, message, data) "
+                "VALUES ('i1', 1, 'note', 'm', '{\"value\": 1.50}'), ('i1', 2, 'note', 'n', '{}')"
+            )
         )
         connection.execute(
             text(
@@ -292,12 +298,35 @@ def test_a_store_of_the_version_before_is_migrated(old: str, look: Any) -> None:
     assert look(version) == [schema.VERSION]
     alerts = look(lambda c: c.execute(text("SELECT service, suppressed FROM alerts")).all())
     assert alerts == [("cart", False)]
-    assert len(look(rows)["timeline"]) == 1
+    assert len(look(rows)["timeline"]) == 2
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE timeline SET message = 'x' WHERE message = 'n'", "DELETE FROM timeline"]
+)
+def test_lines_from_before_the_chain_are_protected_by_it(old: str, change: str) -> None:
+    """They are sound as they were found, also when the timeline goes on; a change of one is found."""
+    store = Store(old)
+    line = {"incident_id": "i1", "at": 3.0, "kind": "note", "message": "new", "data": {}}
+    store.write(lambda connection: statements.append_timeline(connection, [line]))
+    store.close()
+    found = audit(old, verify)
+    assert (found.findings, found.lines, found.incidents) == ((), 3, 1)
+    engine = create_engine(old)
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET session_replication_role = replica"))
+        else:
+            for verb in ("update", "delete"):
+                connection.execute(text(f"DROP TRIGGER timeline_refuses_{verb}"))
+        connection.execute(text(change))
+    engine.dispose()
+    assert audit(old, verify).findings
 
 
 def test_a_migration_that_fails_half_way_changes_nothing(old: str, look: Any) -> None:
     """What it did before the failure is undone; without the obstacle the next start migrates."""
-    last = "diagnosis_verdicts"  # the last table that is made
+    last = "audit_chain"  # the last table that is made
 
     def obstacle(connection: Connection) -> None:
         connection.execute(CreateTable(schema.metadata.tables[last]))

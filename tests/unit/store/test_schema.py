@@ -28,9 +28,11 @@ CHANGES = [
 ]
 CHANGES_OF = {
     # REPLACE deletes the old row without asking the DELETE trigger.
-    "sqlite": ["REPLACE INTO timeline SELECT id, incident_id, at, kind, 'it did not', data FROM timeline"],
+    "sqlite": [
+        "REPLACE INTO timeline SELECT id, incident_id, at, kind, 'it did not', data, hash FROM timeline"
+    ],
     "postgresql": [
-        "INSERT INTO timeline SELECT id, incident_id, at, kind, 'it did not', data FROM timeline "
+        "INSERT INTO timeline SELECT id, incident_id, at, kind, 'it did not', data, hash FROM timeline "
         "ON CONFLICT (id) DO UPDATE SET message = excluded.message",
         "TRUNCATE timeline",
         "TRUNCATE incidents CASCADE",

@@ -23,6 +23,7 @@ from self_healing_fabric.recovery.effects import TargetUnreadable
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.settings import Mode, Settings
 from self_healing_fabric.store import statements
+from self_healing_fabric.store.queue_statements import due_incidents
 from self_healing_fabric.telemetry import UNKNOWN_SERVICE
 
 log = structlog.get_logger()
@@ -72,6 +73,8 @@ class StateCollector(Collector):
         yield from self._heartbeats()
         yield from self._drift()
         yield from self._replica()
+        yield from self._queues()
+        yield self._address()
 
     def _incidents(self) -> Iterator[Metric]:
         number = GaugeMetricFamily(
@@ -193,6 +196,9 @@ class StateCollector(Collector):
         leader = GaugeMetricFamily("shf_leader", "1 for the replica that compares with the servers.")
         leader.add_metric([], float(self._fabric.context.leases.leader))
         yield leader
+
+    def _queues(self) -> Iterator[Metric]:
+        """What waits: a fabric that does not keep up shows it here first."""
         waiting, failed = self._fabric.store.read(statements.count_inbox)
         family = GaugeMetricFamily(
             "shf_inbox_notifications", "Notifications that are stored and not worked in.", labels=["state"]
@@ -200,6 +206,26 @@ class StateCollector(Collector):
         family.add_metric(["waiting"], waiting)
         family.add_metric(["failed"], failed)
         yield family
+        now = self._fabric.context.clock()
+        number, delay = self._fabric.store.read(lambda connection: due_incidents(connection, now))
+        yield GaugeMetricFamily(
+            "shf_due_incidents",
+            "Incidents whose next step is due and that no worker has taken.",
+            value=number,
+        )
+        yield GaugeMetricFamily(
+            "shf_step_delay_seconds", "How long the one of them that waits longest has been due.", value=delay
+        )
+
+    def _address(self) -> Metric:
+        """Dashboards have no other way to learn where the pages of the incidents are."""
+        settings = self._fabric.settings
+        family = GaugeMetricFamily(
+            "shf_external_url_info", "Always 1; where people reach the fabric.", labels=["url"]
+        )
+        url = settings.external_url or f"http://{settings.listen}"
+        family.add_metric([url.rstrip("/")], 1)
+        return family
 
 
 def _targets(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, LONGEST_STEP
 from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
-from self_healing_fabric.store import call_statements, statements
+from self_healing_fabric.store import audit_statements, call_statements, statements
 from shf_queries import QueryError
 
 log = structlog.get_logger()
@@ -86,21 +86,24 @@ class Reconciliation:
         now, retention = context.clock(), context.settings.retention
         furthest = now + _longest_wait(context.settings)
 
-        def write(connection: Connection) -> tuple[int, int]:
+        def write(connection: Connection) -> tuple[int, int, tuple[int, str] | None]:
             stuck = statements.revive_stuck(connection, now)
             # The clock was set back: without this, work waits for the old time.
             stuck += statements.pull_in(connection, timers_to=furthest, leases_to=now + 2 * LEASE)
             call_statements.pull_in_calls(connection, timers_to=furthest, leases_to=now + 2 * LEASE)
             statements.forget_ended_alerts(connection, now - retention)
-            return stuck, statements.retire_incidents(
+            retired = statements.retire_incidents(
                 connection, closed_before=now - retention, now=now, limit=RETIRED_AT_ONCE
             )
+            return stuck, retired, audit_statements.seal(connection, now)
 
-        stuck, retired = context.store.write(write)
+        stuck, retired, sealed = context.store.write(write)
         if stuck:
             log.warning("stuck_incidents_taken_up", number=stuck)
         if retired:
             log.info("incidents_retired", number=retired)
+        if sealed:  # whoever keeps the log elsewhere can prove by it that nothing before was rewritten
+            log.info("timelines_sealed", number=sealed[0], hash=sealed[1])
 
     def close(self) -> None:
         """Close the connections."""

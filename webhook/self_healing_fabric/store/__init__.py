@@ -13,12 +13,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.store import postgresql, sqlite
+from self_healing_fabric.store.migrations import version_of
 from self_healing_fabric.store.postgresql import PostgresqlBackend
+from self_healing_fabric.store.schema import VERSION
 from self_healing_fabric.store.sqlite import SqliteBackend
 
 T = TypeVar("T")
 
-__all__ = ["Store", "examine"]
+__all__ = ["Store", "examine", "look"]
 
 
 def examine(url: str, password_file: Path | None = None) -> str:
@@ -26,6 +28,29 @@ def examine(url: str, password_file: Path | None = None) -> str:
     if url.startswith("sqlite"):
         return sqlite.examine(url)
     return postgresql.examine(make_url(url), password_file)
+
+
+def look(url: str, question: Callable[[Connection], T], password_file: Path | None = None) -> T:
+    """Ask the store something on one snapshot, changing nothing, also while a fabric uses it.
+
+    Raises:
+        StoreUnavailable: it cannot be opened, or is not of this program's version.
+    """
+    backend = sqlite if url.startswith("sqlite") else postgresql
+    engine = backend.reading_engine(url, password_file)
+    try:
+        with engine.begin() as connection:
+            found = version_of(connection)
+            if found != VERSION:
+                raise StoreUnavailable(
+                    f"the store is of version {found or 'none'}, this program needs {VERSION}: "
+                    "`shf serve` brings it there"
+                )
+            return question(connection)
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(f"cannot read the store: {getattr(error, 'orig', None) or error}") from error
+    finally:
+        engine.dispose()
 
 
 class Store:

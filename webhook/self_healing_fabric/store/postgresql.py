@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -156,6 +156,13 @@ def examine(url: URL, password_file: Path | None = None) -> str:
         raise StoreUnavailable(_reason(error)) from error
     finally:
         engine.dispose()
+
+
+def reading_engine(url: str, password_file: Path | None = None) -> Engine:
+    """Connections whose transactions see one snapshot and change nothing."""
+    return _engine(make_url(url), password_file).execution_options(
+        isolation_level="REPEATABLE READ", postgresql_readonly=True
+    )
 
 
 def _engine(url: URL, password_file: Path | None) -> Engine:

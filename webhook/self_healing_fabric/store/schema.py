@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import Text as SqlText
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0005"  # the newest migration
+VERSION = "0006"  # the newest migration
 
 
 class Text(TypeDecorator[str]):
@@ -188,6 +188,7 @@ timeline = Table(
     Column("kind", Text, nullable=False),
     Column("message", Text, nullable=False),
     Column("data", JSON, nullable=False),
+    Column("hash", Text),  # see store.chain; None: written before there was a chain
     Index("timeline_by_incident", "incident_id", "id"),
 )
 
@@ -293,4 +294,27 @@ retired = Table(
     Column("opened_at", Double, nullable=False),
     Column("closed_at", Double, nullable=False),
     Column("retired_at", Double, nullable=False),
+)
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    # Where each timeline ends, by incident, and the chain over incidents, by the empty name.
+    Column("subject", Text, primary_key=True),
+    Column("entries", Integer, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("at", Double, nullable=False),  # of the last of them
+)
+
+audit_chain = Table(
+    "audit_chain",
+    metadata,
+    # Which incidents were opened and retired, and seals over the heads of timelines; append-only.
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),  # begun, opened, retired, sealed
+    Column("incident_id", Text),
+    Column("at", Double, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("hash", Text, nullable=False),
+    Index("audit_chain_by_incident", "incident_id"),
 )

@@ -79,7 +79,7 @@ def examine(url: str) -> str:
         return "will be created"
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise StoreUnavailable(f"{path} and its folder must be writable")
-    engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true")
+    engine = reading_engine(url)
     try:
         with engine.connect() as connection:
             return f"version {version_of(connection) or 'of 0.1.0 or none'}"
@@ -87,6 +87,12 @@ def examine(url: str) -> str:
         raise StoreUnavailable(f"{path}: {getattr(error, 'orig', None) or error}") from error
     finally:
         engine.dispose()
+
+
+def reading_engine(url: str, _: Path | None = None) -> Engine:
+    """Connections that can only read, beside whoever writes."""
+    path = Path(make_url(url).database or "").absolute()
+    return create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", hide_parameters=True)
 
 
 def open_engine(url: str) -> Engine:

@@ -35,6 +35,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from self_healing_fabric.errors import LeaseLost
+from self_healing_fabric.store import audit_statements
 from self_healing_fabric.store.schema import (
     IN_HEALING,
     actions,
@@ -97,6 +98,7 @@ def insert_incidents(connection: Connection, rows: Sequence[Changes]) -> None:
     """Open incidents."""
     if rows:
         connection.execute(insert(incidents), [dict(row) for row in rows])
+        audit_statements.record_openings(connection, rows)
 
 
 _INCIDENT = select(incidents).where(incidents.c.id == bindparam("_id"))
@@ -680,7 +682,7 @@ def append_timeline(connection: Connection, rows: Sequence[Changes]) -> None:
     """Append to the timeline: the only thing that can be done to it."""
     if rows:
         serialize(connection, "timeline", shared=True)  # who tells it waits for us: see event_statements
-        connection.execute(_APPEND, [dict(row) for row in rows])
+        connection.execute(_APPEND, audit_statements.chained(connection, rows))
 
 
 def timeline_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
@@ -772,6 +774,7 @@ def retire_incidents(connection: Connection, *, closed_before: float, now: float
             ["incident_id", *kept, "retired_at"], lines.where(incidents.c.id.in_(ids))
         )
     )
+    audit_statements.record_retirements(connection, ids, now)
     for table in (timeline, actions, alerts, calls):
         connection.execute(delete(table).where(table.c.incident_id.in_(ids)))
     connection.execute(delete(incidents).where(incidents.c.id.in_(ids)))

@@ -1,0 +1,66 @@
+"""A real Prometheus that remembers both stories; see `story`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pytest_httpserver import HTTPServer
+from story import CALM, LENGTH, SCRAPE, START, calm, incidents, open_metrics, recorded
+from viewer import Span, require
+
+from shf_demo.ports import free_ports
+from shf_demo.servers import Server
+
+
+@pytest.fixture(scope="session")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its URL."""
+    require("prometheus", "promtool", "node")
+    folder = tmp_path_factory.mktemp("stories")
+    samples = folder / "samples"
+    samples.write_text(open_metrics(_all_samples(folder)))
+    imported = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(samples), str(folder / "data")]
+    subprocess.run(imported, check=True, capture_output=True, timeout=120)
+    configuration = folder / "prometheus.yml"
+    configuration.write_text("{}")
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    command = ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'data'}"]
+    command += [
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+        "--storage.tsdb.retention.time=100y",
+    ]
+    # A scrape ends the series that are gone; in blocks made by promtool only their age does.
+    command += [f"--query.lookback-delta={3 * SCRAPE}s"]
+    with Server("prometheus", command, f"{url}/-/ready", folder / "log", environment=os.environ) as server:
+        server.wait_ready()
+        yield url
+
+
+def _all_samples(folder: Path) -> list[object]:
+    folders = {name: folder / name for name in ("calm", "incidents", "calm-rules", "incident-rules")}
+    for each in folders.values():
+        each.mkdir()
+    with ThreadPoolExecutor() as pool, HTTPServer() as one, HTTPServer() as other:
+        quiet = calm(folders["calm"], one)
+        quiet_rules = pool.submit(recorded, folders["calm-rules"], CALM, quiet, faults=False)
+        busy = incidents(folders["incidents"], other)
+        busy_rules = pool.submit(recorded, folders["incident-rules"], START, busy, faults=True)
+        return [*quiet, *quiet_rules.result(), *busy, *busy_rules.result()]
+
+
+@pytest.fixture(scope="session")
+def spans(prometheus: str) -> dict[str, Span]:
+    """The times to look at: nothing ever happened; incidents; the fabric and all else are gone."""
+    gone = START + LENGTH + 900
+    return {
+        "calm": Span(prometheus, CALM, CALM + LENGTH),
+        "incidents": Span(prometheus, START, START + LENGTH),
+        "gone": Span(prometheus, gone, gone + LENGTH),
+    }

@@ -1,0 +1,308 @@
+# ruff: noqa: S608 - tampering is what these tests do
+"""The chain of hashes: whatever is changed past the fabric is found, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+
+from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents.audit import Audit, head, verify
+from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.store import Store, audit_statements, look, statements
+
+Opens = Callable[..., str]
+Tamper = Callable[..., None]
+DATA = [{}, {"value": 0.1, "query": 'up{a="\\u0000"}'}, {"nan": float("nan"), "list": [1, None, -0.0, 1e300]}]
+
+
+@pytest.fixture
+def tell(store: Store) -> Callable[..., None]:
+    """Append lines to an incident's timeline."""
+
+    def tell(incident_id: str, *messages: str, at: float = 1.5) -> None:
+        entries = [
+            Entry(Kind.NOTE, message, DATA[number % len(DATA)]) for number, message in enumerate(messages)
+        ]
+        store.write(lambda connection: timeline.append(connection, incident_id, entries, at))
+
+    return tell
+
+
+@pytest.fixture
+def tamper(store: Store, url: str) -> Tamper:
+    """Do as the owner of the database can: past the triggers and the foreign keys."""
+
+    def tamper(*jobs: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            if store.shared:
+                connection.execute(text("SET session_replication_role = replica"))
+            else:
+                connection.execute(text("PRAGMA foreign_keys=OFF"))
+                names = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))
+                for name in names.scalars().all():
+                    connection.execute(text(f"DROP TRIGGER {name}"))
+            for job in jobs:
+                connection.exec_driver_sql(job)
+        engine.dispose()
+
+    return tamper
+
+
+@pytest.fixture
+def audited(store: Store) -> Callable[..., Audit]:
+    """Verify the store."""
+    return lambda expect=None: store.read(lambda connection: verify(connection, expect))
+
+
+@pytest.fixture
+def three(open_incident: Opens, tell: Callable[..., None]) -> None:
+    """Three incidents with three lines each, told in turns; texts and values of every kind."""
+    for name in ("a", "b", "c"):
+        open_incident(name, state="closed", closed_at=50.0 if name == "b" else None)
+    for part in ("one", "two \x00 ☃", "three"):
+        for name in ("a", "b", "c"):
+            tell(name, part)
+
+
+@pytest.mark.usefixtures("three")
+def test_what_nobody_has_touched_is_sound(audited: Callable[..., Audit], url: str) -> None:
+    """Also to another process, and twice; the head is the same."""
+    found = audited()
+    assert (found.findings, found.incidents, found.lines) == ((), 3, 9)
+    assert look(url, verify) == found
+    assert look(url, head) == found.head
+
+
+LINE = "(SELECT id FROM timeline WHERE incident_id = 'b' ORDER BY id LIMIT 1 OFFSET {})"
+COLUMNS = "incident_id, at, kind, message, data"
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE timeline SET message = 'nothing happened' WHERE id = LINE",
+        "UPDATE timeline SET at = at + 1 WHERE id = LINE",
+        "UPDATE timeline SET kind = 'action' WHERE id = LINE",
+        "UPDATE timeline SET data = '{\"a\":1}' WHERE id = LINE",
+        "UPDATE timeline SET incident_id = 'a' WHERE id = LINE",
+        "UPDATE timeline SET hash = NULL WHERE id = LINE",
+        "UPDATE timeline SET hash = 'x' WHERE id = LINE",
+        "UPDATE timeline SET id = 1000 - id WHERE id = LINE",
+        "DELETE FROM timeline WHERE id = LINE",
+        f"INSERT INTO timeline (id, {COLUMNS}) SELECT id + 1000, {COLUMNS} FROM timeline WHERE id = LINE",
+        f"INSERT INTO timeline (id, {COLUMNS}, hash) SELECT id + 1000, {COLUMNS}, hash FROM timeline "
+        "WHERE id = LINE",
+    ],
+)
+def test_a_change_of_any_line_is_found(
+    audited: Callable[..., Audit], tamper: Tamper, which: int, change: str
+) -> None:
+    """Edited, removed, inserted, moved within its timeline or to another: the incident is named."""
+    line = LINE.format(which)
+    if which == 2:  # the last one is moved to the front
+        change = change.replace("1000 - id", "-id")
+    tamper(change.replace("LINE", line))
+    findings = audited().findings
+    assert findings
+    assert all("incident b" in each or "incident a" in each for each in findings)
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        (("DELETE FROM timeline WHERE incident_id = 'b'",), "all 3 lines of its timeline are missing"),
+        (
+            ("DELETE FROM timeline WHERE incident_id = 'b'", "DELETE FROM audit_heads WHERE subject = 'b'",
+             "DELETE FROM incidents WHERE id = 'b'"),
+            "incident b: is missing and was not retired",
+        ),
+        (("DELETE FROM audit_heads WHERE subject = 'b'",), "nothing says where its timeline ends"),
+        (("DELETE FROM audit_chain WHERE incident_id = 'b'",), "link 3 is missing before link 4"),
+        (("DELETE FROM audit_chain WHERE incident_id = 'c'",), "ends with link 3, but its head names 4"),
+        (("UPDATE audit_chain SET at = 7 WHERE incident_id = 'b'",), "link 3 (opened) or the one before"),
+        (
+            ("UPDATE audit_chain SET data = '{\"service\":\"db\"}' WHERE incident_id = 'c'",),
+            "link 4 (opened) or the one before",
+        ),
+        (
+            ("INSERT INTO retired VALUES ('b', 'cart', 'healed', 1, 2, 3)",
+             "DELETE FROM timeline WHERE incident_id = 'b'", "DELETE FROM audit_heads WHERE subject = 'b'",
+             "DELETE FROM incidents WHERE id = 'b'"),
+            "incident b: is missing and was not retired",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_taken_away_with_all_that_names_it_is_found(
+    audited: Callable[..., Audit], tamper: Tamper, changes: tuple[str, ...], finding: str
+) -> None:
+    """A timeline, an incident, a link of the chain; naming it retired by hand does not help."""
+    tamper(*changes)
+    assert any(finding in each for each in audited().findings), audited().findings
+
+
+def test_any_single_change_of_a_random_history_is_found(
+    store: Store,
+    open_incident: Opens,
+    tell: Callable[..., None],
+    audited: Callable[..., Audit],
+    tamper: Tamper,
+) -> None:
+    """60 histories of lines in any order, one of them changed in any way; nothing is found before."""
+    draw = random.Random(7)  # noqa: S311 - no secret
+    for number in range(3):
+        open_incident(f"i{number}", state="closed")
+    for _ in range(40):
+        tell(f"i{draw.randrange(3)}", *(str(draw.random()) for _ in range(draw.randrange(1, 4))))
+    assert audited().findings == ()
+    rows = store.read(lambda c: c.execute(text("SELECT * FROM timeline ORDER BY id")).mappings().all())
+    for _ in range(60):
+        row = draw.choice(rows)
+        column, value = draw.choice([("message", "'x'"), ("at", "9"), ("kind", "'state'"), ("data", "'[]'")])
+        wanted = draw.choice(["edit", "remove", "swap"])
+        other = draw.choice([each for each in rows if each["message"] != row["message"]])
+        saved = ", ".join(f"{name} = '{row[name]}'" for name in ("message", "kind"))
+        if wanted == "edit":
+            tamper(f"UPDATE timeline SET {column} = {value} WHERE id = {row['id']}")
+        elif wanted == "remove":
+            tamper(f"UPDATE timeline SET incident_id = 'gone' WHERE id = {row['id']}")
+        else:
+            tamper(
+                f"UPDATE timeline SET message = '{other['message']}' WHERE id = {row['id']}",
+                f"UPDATE timeline SET message = '{row['message']}' WHERE id = {other['id']}",
+            )
+        assert audited().findings, (wanted, column, row["id"])
+        tamper(
+            f"UPDATE timeline SET {saved}, at = {row['at']!r}, incident_id = '{row['incident_id']}', "
+            f"data = '{_json(row['data'])}' WHERE id = {row['id']}",
+            f"UPDATE timeline SET message = '{other['message']}' WHERE id = {other['id']}",
+        )
+        assert audited().findings == (), "the history is what it was again"
+
+
+def _json(data: Any) -> str:
+    return (data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))).replace("'", "''")
+
+
+@pytest.mark.usefixtures("three")
+def test_retention_leaves_a_chain_that_holds(
+    store: Store, audited: Callable[..., Audit], tell: Callable[..., None], tamper: Tamper
+) -> None:
+    """What is deleted after its time is told by the chain, with how many lines it had; the rest is sound."""
+    retired = store.write(lambda c: statements.retire_incidents(c, closed_before=60.0, now=1e6, limit=9))
+    assert retired == 1
+    tell("a", "goes on")
+    found = audited()
+    assert (found.findings, found.incidents, found.lines) == ((), 2, 7)
+    link = store.read(
+        lambda c: c.execute(text("SELECT * FROM audit_chain WHERE kind = 'retired'")).mappings().one()
+    )
+    assert link["incident_id"] == "b"
+    tamper(
+        "DELETE FROM audit_chain WHERE kind = 'retired'",
+        "UPDATE audit_heads SET entries = 4 WHERE subject = ''",
+    )
+    assert "incident b: is missing and was not retired" in audited().findings
+
+
+@pytest.mark.usefixtures("three")
+def test_a_kept_hash_finds_a_history_that_was_written_anew(
+    store: Store, audited: Callable[..., Audit], tamper: Tamper, url: str, tell: Callable[..., None]
+) -> None:
+    """Whoever computes every hash again leaves no trace in the store, but does not have the same hashes."""
+    sealed = store.write(lambda connection: audit_statements.seal(connection, 5000.0))
+    assert sealed is not None
+    assert store.write(lambda connection: audit_statements.seal(connection, 5001.0)) is None, "not so soon"
+    tell("a", "goes on")
+    assert audited(sealed[1]).findings == ()
+    assert audited("0" * 64).findings
+    _rewrite(tamper, store)
+    assert audited().findings == (), "the forger is consistent"
+    assert any("was rewritten" in each for each in audited(sealed[1]).findings)
+
+
+def _rewrite(tamper: Tamper, store: Store) -> None:
+    """Change a line and compute everything that depends on it anew, with the fabric's own functions."""
+    tamper("UPDATE timeline SET message = 'nothing' WHERE incident_id = 'b'")
+
+    def forge(connection: Connection) -> None:
+        lines = connection.execute(text("SELECT id FROM timeline WHERE incident_id = 'b' ORDER BY id")).all()
+        rows = [dict(row._mapping) for row in statements.timeline_of(connection, "b")]
+        connection.execute(text("DELETE FROM audit_heads WHERE subject = 'b'"))
+        for line, row in zip(lines, audit_statements.chained(connection, rows), strict=True):
+            connection.execute(
+                text("UPDATE timeline SET hash = :hash WHERE id = :id"), {"hash": row["hash"], "id": line.id}
+            )
+        links = connection.execute(audit_statements.audit_chain.select().order_by(text("number"))).all()
+        connection.execute(text("DELETE FROM audit_chain"))
+        connection.execute(
+            text(f"UPDATE audit_heads SET entries = 0, hash = '{'0' * 64}' WHERE subject = ''")
+        )
+        top = connection.execute(
+            text("SELECT subject, entries, hash FROM audit_heads WHERE subject = 'b'")
+        ).one()
+        forged = []
+        for link in links:
+            data = link.data
+            if link.kind == "sealed":
+                data = {"heads": [list(top) if each[0] == "b" else each for each in data["heads"]]}
+            forged.append({"kind": link.kind, "incident_id": link.incident_id, "at": link.at, "data": data})
+        audit_statements.record(connection, forged)
+
+    if not store.shared:
+        store.write(forge)
+        return
+    store.write(lambda c: (c.execute(text("SET LOCAL session_replication_role = replica")), forge(c))[1])
+
+
+def test_writers_at_the_same_time_keep_the_chain_whole(
+    store: Store, open_incident: Opens, tell: Callable[..., None], audited: Callable[..., Audit]
+) -> None:
+    """Eight threads append to two incidents and open others; as replicas do on PostgreSQL."""
+    for name in ("a", "b"):
+        open_incident(name)
+    errors: list[StoreUnavailable] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(10):
+                tell("ab"[(number + turn) % 2], f"{number} {turn}", "and more")
+                if turn % 5 == 0:
+                    open_incident(f"own {number} {turn}")
+        except StoreUnavailable as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    found = audited()
+    assert (found.findings, found.lines, found.incidents) == ((), 160, 18)
+
+
+def test_the_chain_itself_cannot_be_changed_by_accident(store: Store, open_incident: Opens) -> None:
+    """The database refuses it, as for the timeline."""
+    open_incident("a")
+    for job in ("DELETE FROM audit_chain", "UPDATE audit_chain SET at = 0"):
+        with pytest.raises(StoreUnavailable, match="the audit chain is append-only"):
+            store.write(lambda c, job=job: c.execute(text(job)) and None)
+
+
+def test_a_store_that_is_not_there_is_told(tmp_path: Any) -> None:
+    """One sentence, and no file is made by looking."""
+    with pytest.raises(StoreUnavailable, match="cannot read the store"):
+        look(f"sqlite:///{tmp_path}/none.db", head)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,148 @@
+"""Keeping the chains: over the lines of each timeline, and over the incidents themselves.
+
+A chain per incident needs no lock that all writers share: its head (how many lines, and the last hash) is a
+row of its own, locked while a line is appended. It also tells when the end of a timeline was cut off. The
+chain over incidents says which ones were opened and which were retired with how many lines, so that a whole
+incident cannot vanish; incidents are opened one transaction at a time anyway. From time to time the heads of
+all timelines that went on are sealed into that chain: whoever keeps its newest hash elsewhere can later prove
+that nothing before it was rewritten, not even by somebody who computes all hashes anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from self_healing_fabric.store.chain import NOTHING, line_hash, link_hash
+from self_healing_fabric.store.schema import audit_chain, audit_heads
+
+CHAIN = ""  # the subject of the head of the chain over incidents; no incident is called so
+SEAL_EVERY = 3600.0  # seconds
+_PART = 500  # subjects in one statement
+
+_HEADS_LOCKED = (
+    select(audit_heads)
+    .where(audit_heads.c.subject.in_(bindparam("_subjects", expanding=True)))
+    .order_by(audit_heads.c.subject)
+    .with_for_update()
+)
+
+
+def _put_head(statement: Any) -> Any:
+    changed = {name: statement.excluded[name] for name in ("entries", "hash", "at")}
+    return statement.on_conflict_do_update(index_elements=["subject"], set_=changed)
+
+
+_PUT_HEADS: Mapping[str, Any] = {
+    "postgresql": _put_head(postgresql.insert(audit_heads)),
+    "sqlite": _put_head(sqlite.insert(audit_heads)),
+}
+_BEGIN_HEADS: Mapping[str, Any] = {
+    "postgresql": postgresql.insert(audit_heads).on_conflict_do_nothing(index_elements=["subject"]),
+    "sqlite": sqlite.insert(audit_heads).on_conflict_do_nothing(index_elements=["subject"]),
+}
+_LINK = insert(audit_chain)
+_LAST_SEAL = (
+    select(audit_chain)
+    .where(audit_chain.c.kind.in_(("begun", "sealed")))
+    .order_by(audit_chain.c.number.desc())
+    .limit(1)
+)
+
+
+def chained(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lines with their hashes, for the caller to insert; the heads of their timelines are moved on."""
+    subjects = {row["incident_id"] for row in rows}
+    heads = _heads(connection, subjects)
+    if missing := subjects - set(heads):  # opened by a version before the chain
+        _put(connection, [(each, 0, NOTHING, 0.0) for each in sorted(missing)], _BEGIN_HEADS)
+        heads |= _heads(connection, missing)
+    last: dict[str, float] = {}
+    lines = []
+    for row in rows:
+        subject = row["incident_id"]
+        entries, previous = heads[subject]
+        line = {**row, "hash": line_hash(previous, row)}
+        heads[subject] = (entries + 1, line["hash"])
+        last[subject] = max(row["at"], last.get(subject, row["at"]))
+        lines.append(line)
+    _put(connection, [(subject, *heads[subject], at) for subject, at in last.items()])
+    return lines
+
+
+def _heads(connection: Connection, subjects: Collection[str]) -> dict[str, tuple[int, str]]:
+    """How many lines and the last hash, by subject; nobody else moves these on before we end."""
+    found: dict[str, tuple[int, str]] = {}
+    ordered = sorted(subjects)
+    for start in range(0, len(ordered), _PART):
+        rows = connection.execute(_HEADS_LOCKED, {"_subjects": ordered[start : start + _PART]})
+        found |= {row.subject: (row.entries, row.hash) for row in rows}
+    return found
+
+
+def _put(
+    connection: Connection,
+    heads: Sequence[tuple[str, int, str, float]],
+    statements: Mapping[str, Any] = _PUT_HEADS,
+) -> None:
+    rows = [dict(zip(("subject", "entries", "hash", "at"), head, strict=True)) for head in heads]
+    connection.execute(statements[connection.dialect.name], rows)
+
+
+def record(connection: Connection, links: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+    """Append links (`kind`, `incident_id`, `at`, `data`) to the chain over incidents; return its head."""
+    number, previous = _heads(connection, [CHAIN])[CHAIN]
+    rows = []
+    for link in links:
+        number += 1
+        row = {**link, "number": number}
+        previous = row["hash"] = link_hash(previous, row)
+        rows.append(row)
+    if rows:
+        connection.execute(_LINK, rows)
+        _put(connection, [(CHAIN, number, previous, rows[-1]["at"])])
+    return number, previous
+
+
+def record_openings(connection: Connection, incidents: Sequence[Mapping[str, Any]]) -> None:
+    """Incidents were opened."""
+    links = [
+        {
+            "kind": "opened",
+            "incident_id": row["id"],
+            "at": row["opened_at"],
+            "data": {"service": row.get("service")},
+        }
+        for row in incidents
+    ]
+    record(connection, links)
+    heads = [(row["id"], 0, NOTHING, row["opened_at"]) for row in incidents]
+    _put(connection, heads, _BEGIN_HEADS)
+
+
+def record_retirements(connection: Connection, incident_ids: Sequence[str], now: float) -> None:
+    """Incidents are deleted because their retention is over; what their timelines were stays as a hash."""
+    heads = _heads(connection, incident_ids)
+    links = []
+    for each in incident_ids:
+        entries, last = heads.get(each, (0, NOTHING))
+        data = {"entries": entries, "hash": last}
+        links.append({"kind": "retired", "incident_id": each, "at": now, "data": data})
+    record(connection, links)
+    connection.execute(delete(audit_heads).where(audit_heads.c.subject.in_(incident_ids)))
+
+
+def seal(connection: Connection, now: float) -> tuple[int, str] | None:
+    """Seal the heads of the timelines that went on since the last seal, when it is time; the chain's head."""
+    last = connection.execute(_LAST_SEAL).one()
+    if last.at <= now < last.at + SEAL_EVERY:
+        return None
+    went_on = select(audit_heads).where(audit_heads.c.subject != CHAIN, audit_heads.c.at >= last.at)
+    heads = connection.execute(went_on.order_by(audit_heads.c.subject)).all()
+    if not heads:
+        return None
+    sealed = [[head.subject, head.entries, head.hash] for head in heads]
+    return record(connection, [{"kind": "sealed", "incident_id": None, "at": now, "data": {"heads": sealed}}])
