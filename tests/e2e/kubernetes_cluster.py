@@ -8,6 +8,7 @@ their revisions.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import ssl
@@ -29,6 +30,8 @@ from shf_demo.tether import tethered
 
 ADMIN, VISITOR = "token-of-admin", "token-of-visitor"
 VISITOR_NAME = "visitor"
+FABRIC = "token-of-fabric"
+FABRIC_NAME = "system:serviceaccount:self-healing-fabric:self-healing-fabric"
 READY_DEADLINE = 60.0  # seconds; 6 on an idle machine
 STOP_GRACE = 10.0  # seconds
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
@@ -48,8 +51,10 @@ def require_cluster() -> None:
 class Cluster:
     """`with Cluster() as cluster:` runs one; leaving ends it and removes its data."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str, audited: bool = False) -> None:
+        """`more` arguments of the API server; `audited`: it writes down who asks what."""
         self.directory = Path(tempfile.mkdtemp(prefix="shf-kubernetes-"))
+        self._more, self._audited = more, audited
         self._processes: list[subprocess.Popen[bytes]] = []
         self._port, self._etcd, self._peers, self._managed = free_ports(4)
         self.url = f"https://127.0.0.1:{self._port}"
@@ -108,6 +113,11 @@ class Cluster:
         found: list[Any] = self.api.get(path).raise_for_status().json()["items"]
         return found
 
+    def asked(self, who: str) -> list[Any]:
+        """What somebody has asked the API server for so far, in order: its own audit log."""
+        lines = (self.directory / "audit.log").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["user"]["username"] == who]
+
     def stop_api_server(self) -> None:
         """As a control plane that is away."""
         self._processes[1].kill()
@@ -117,7 +127,7 @@ class Cluster:
         certificates = self.directory / "certs"
         certificates.mkdir()
         (self.directory / "tokens.csv").write_text(
-            f'{ADMIN},admin,1,"system:masters"\n{VISITOR},{VISITOR_NAME},2\n'
+            f'{ADMIN},admin,1,"system:masters"\n{VISITOR},{VISITOR_NAME},2\n{FABRIC},{FABRIC_NAME},3\n'
         )
         key = certificates / "accounts.key"
         subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
@@ -147,6 +157,8 @@ class Cluster:
             "--service-cluster-ip-range=10.0.0.0/24",
             "--disable-admission-plugins=ServiceAccount",  # it waits for accounts that a controller makes
             "--endpoint-reconciler-type=none",
+            *self._audit(),
+            *self._more,
         )
         authority = certificates / "apiserver.crt"
         wait_until(f"certificates; see {self.directory}", authority.exists, READY_DEADLINE)
@@ -165,6 +177,16 @@ class Cluster:
             "--leader-elect=false",
             *_without_an_insecure_port(),
         )
+
+    def _audit(self) -> list[str]:
+        if not self._audited:
+            return []
+        policy = self.directory / "audit.yaml"
+        kind = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy"}
+        policy.write_text(
+            yaml.safe_dump({**kind, "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]})
+        )
+        return [f"--audit-policy-file={policy}", f"--audit-log-path={self.directory / 'audit.log'}"]
 
     def _is_ready(self) -> bool:
         ended = [process.args for process in self._processes if process.poll() is not None]

@@ -330,8 +330,7 @@ def test_the_shipped_manifest_grants_all_that_is_asked(
     visitor = shop.cluster.kubeconfig(VISITOR)
     (missing,) = shop.ask(kubeconfig=visitor).missing
     assert missing == (
-        f"kubernetes: Deployment {shop.namespace}/cart: not allowed (403): "
-        "grant what deploy/kubernetes/rbac.yaml lists"
+        f"kubernetes: Deployment {shop.namespace}/cart: not allowed (403): grant what `shf rbac` prints"
     )
     manifest("Role", "RoleBinding")
     wait_until("the role counts", lambda: bool(shop.ask(kubeconfig=visitor).facts), 10.0)

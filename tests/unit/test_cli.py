@@ -35,6 +35,7 @@ COMMANDS = [
     "strategies",
     "verdict",
     "mode",
+    "rbac",
     "rules",
     "init",
 ]

@@ -428,6 +428,26 @@ def audit_head(config: Path | None, as_json: bool) -> None:
     click.echo(json.dumps(asdict(found), indent=2) if as_json else found.hash)
 
 
+@main.command()
+@config_option
+@click.option("--service-account", default="self-healing-fabric", show_default=True, help="Whom to grant it.")
+@click.option("--namespace", default="self-healing-fabric", show_default=True, help="Of that account.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: one list for `kubectl apply`.")
+@_errors_as_sentences
+def rbac(config: Path | None, service_account: str, namespace: str, as_json: bool) -> None:
+    """Print the roles that the configured services and plans need on Kubernetes, for `kubectl apply`."""
+    from self_healing_fabric.configuration import config_path, load_settings
+    from self_healing_fabric.rbac import documents, to_yaml
+
+    found = documents(load_settings(config_path(config)), service_account, namespace)
+    if not found:
+        click.echo("note: no service of this configuration is on Kubernetes", err=True)
+    if as_json:
+        click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": found}, indent=2))
+    else:
+        click.echo(to_yaml(found), nl=False)
+
+
 def _api(
     *,
     config: Path | None,

@@ -94,7 +94,7 @@ def test_every_list_is_asked_once_with_a_limit(server: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        ((403, "{}"), "not allowed (403): grant what deploy/kubernetes/rbac.yaml lists"),
+        ((403, "{}"), "not allowed (403): grant what `shf rbac` prints"),
         ((500, "oops"), "the API server answered 500"),
         ((200, "<html>"), "the API server does not answer with JSON"),
         (["no object"], "the API server does not answer with an object"),

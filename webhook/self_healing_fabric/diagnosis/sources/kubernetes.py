@@ -170,5 +170,5 @@ def _refusal(error: client.ApiException) -> str:
     if error.status == 404:
         return "there is none: correct services.NAME.recovery.kubernetes"
     if error.status in (401, 403):
-        return f"not allowed ({error.status}): grant what deploy/kubernetes/rbac.yaml lists"
+        return f"not allowed ({error.status}): grant what `shf rbac` prints"
     return f"the API server answered {error.status} {quoted(error.reason or '')}".rstrip()

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from self_healing_fabric.cluster.rights import EVENTS
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.platforms.kubernetes.api import Api
 from self_healing_fabric.recovery.platforms.kubernetes.evict import KubernetesEvict
 from self_healing_fabric.recovery.platforms.kubernetes.restart import KubernetesRestart
-from self_healing_fabric.recovery.platforms.kubernetes.rights import EVENTS, missing_rights
+from self_healing_fabric.recovery.platforms.kubernetes.rights import missing_rights
 from self_healing_fabric.recovery.platforms.kubernetes.rollback import KubernetesRollback
 from self_healing_fabric.recovery.platforms.kubernetes.scale import KubernetesScale
 from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
@@ -65,9 +66,7 @@ class KubernetesPlatform:
         silent = missing.pop(EVENTS, None)
         if missing:
             told = ", ".join(f"{right} ({', '.join(whom)})" for right, whom in missing.items())
-            raise TargetUnreadable(
-                f"{self._place.title}: may not {told}: grant what deploy/kubernetes/rbac.yaml lists"
-            )
+            raise TargetUnreadable(f"{self._place.title}: may not {told}: grant what `shf rbac` prints")
         note = "; may not write events, which tell people on the workload what was done" if silent else ""
         return f"{self._place.title} can be repaired by {', '.join(able)}{note}"
 

@@ -80,7 +80,7 @@ class Api:
             if status == 404:
                 raise NotThere(f"there is none: {said}") from error
             if status in (401, 403):
-                said = f"not allowed ({status}): grant what deploy/kubernetes/rbac.yaml lists: {said}"
+                said = f"not allowed ({status}): grant what `shf rbac` prints: {said}"
             raise TargetUnreadable(f"the API server does not answer: {said}") from error
         except HTTPError as error:
             raise TargetUnreadable(f"the API server cannot be asked: {quoted(error)}") from error

@@ -1,57 +1,20 @@
-"""Which rights the effects need, asked of the API server: what is missing is found before it is needed."""
+"""Which rights the effects lack, asked of the API server: what is missing is found before it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
 
+from self_healing_fabric.cluster.rights import EVENTS, Right, repair_rights
 from self_healing_fabric.recovery.effects import TargetUnreadable
 from self_healing_fabric.recovery.platforms.kubernetes.api import Api
-from self_healing_fabric.recovery.platforms.kubernetes.workload import PLURALS, Place
-
-
-@dataclass(frozen=True)
-class Right:
-    """One verb on one resource of the namespace."""
-
-    verb: str
-    group: str
-    resource: str
-    subresource: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.verb} {self.resource}{f'/{self.subresource}' if self.subresource else ''}"
-
-
-def rights_for(strategy: str, kind: str) -> Iterator[Right]:
-    """What a strategy needs on a kind of workload, besides reading the workload itself."""
-    plural = PLURALS[kind]
-    revisions = "replicasets" if kind == "Deployment" else "controllerrevisions"
-    yield Right("get", "apps", plural)
-    if strategy in ("restart", "rollback"):
-        yield Right("patch", "apps", plural)
-    if strategy in ("evict", "rollback"):
-        yield Right("list", "apps", revisions)
-        yield Right("list", "", "pods")
-        yield Right("get", "", "pods")
-    if strategy == "rollback":
-        yield Right("get", "apps", revisions)
-    if strategy == "evict" or (strategy == "rollback" and kind == "StatefulSet"):
-        yield Right("create", "", "pods", "eviction")
-    if strategy == "scale":
-        yield Right("patch", "apps", plural, "scale")
-        for verb in ("get", "list", "patch"):
-            yield Right(verb, "autoscaling", "horizontalpodautoscalers")
-
-
-EVENTS = Right("create", "", "events")
+from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
 
 
 def missing_rights(api: Api, place: Place, strategies: Collection[str]) -> dict[Right, list[str]]:
     """Each right that is missing, with the strategies that need it. Raises TargetUnreadable."""
     needed: dict[Right, list[str]] = {}
     for strategy in strategies:
-        for right in rights_for(strategy, place.kind):
+        for right in repair_rights(strategy, place.configured):
             needed.setdefault(right, []).append(strategy)
     needed.setdefault(EVENTS, ["telling people"])
     return {right: whom for right, whom in needed.items() if not _allowed(api, place, right)}
@@ -66,6 +29,8 @@ def _allowed(api: Api, place: Place, right: Right) -> bool:
     }
     if right.subresource:
         attributes["subresource"] = right.subresource
+    if right.name:
+        attributes["name"] = right.name
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",

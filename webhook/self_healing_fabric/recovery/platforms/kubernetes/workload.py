@@ -20,7 +20,6 @@ from self_healing_fabric.settings import KubernetesRecovery, KubernetesSettings
 
 log = structlog.get_logger(__name__)
 
-PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
 _CALLS = {"Deployment": "deployment", "StatefulSet": "stateful_set", "DaemonSet": "daemon_set"}
 
 
