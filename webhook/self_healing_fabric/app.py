@@ -26,6 +26,7 @@ from waitress import wasyncore
 
 from self_healing_fabric.api import (
     alerts,
+    approvals,
     auth,
     control,
     discovery,
@@ -61,7 +62,7 @@ def create_app(fabric: Fabric) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = fabric.settings.max_body_bytes
     app.before_request(lambda: pages.refusal_shown(auth.check(fabric.settings)))
     problems.register(app, pages.problem_shown)
-    for part in (alerts, incidents, control, heartbeats, discovery, strategies, openapi):
+    for part in (alerts, approvals, incidents, control, heartbeats, discovery, strategies, openapi):
         app.register_blueprint(part.blueprint)
     pages.register(app, fabric)
     fabric.context.metrics.registry.register(StateCollector(fabric))

@@ -16,6 +16,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from self_healing_fabric.app import create_app
+from self_healing_fabric.escalation.channels import Receipt
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
@@ -435,6 +437,27 @@ def test_a_guardian_may_decide_on_a_plan(guarded: Guarded, decision: str, state:
     assert len(first.heard) == 2
     assert world.incident().state is state
     assert world.restarts() == ({"cart": 1} if decision == "approve" else {})
+
+
+def test_a_call_about_a_plan_carries_links_that_answer_it(guarded: Guarded) -> None:
+    """Who is called by name can answer by them; the log, which many read, has none."""
+    changes = {"mode": "approval", "external_url": "https://shf.example.com"}
+    world, (first, *_) = guarded(tiers={"standard": {"call_at_once": True}}, changes=changes)
+    logged: list[Any] = []
+    world.send = lambda message, _: (logged.append(message), Receipt())[1]
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=DEADLINE + 1)
+    (document,) = [each for _, _, each in first.heard if "approve" in each["links"]]
+    assert document["incident"]["state"] == "awaiting_approval"
+    link = document["links"]["approve"].removeprefix("https://shf.example.com")
+    assert logged
+    assert not any("/approvals/" in message.body for message in logged)
+    world.fabric.context = world.context
+    assert create_app(world.fabric).test_client().post(link).status_code == 200
+    world.run(seconds=1)
+    assert world.restarts() == {"cart": 1}
+    assert "guardian-1 (level 1)" in world.incident().approved_by
 
 
 def test_a_proposed_strategy_passes_the_guardrails(guarded: Guarded) -> None:

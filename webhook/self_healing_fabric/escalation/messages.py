@@ -47,16 +47,31 @@ class Message:
 
 
 def compose(
-    key: str, calls: Sequence[Call], stories: Mapping[str, Story], settings: Settings, note: str | None = None
+    key: str,
+    calls: Sequence[Call],
+    stories: Mapping[str, Story],
+    settings: Settings,
+    note: str | None = None,
+    answers: Mapping[str, str] | None = None,
 ) -> Message:
-    """Say what these calls are about. `note`: what the reader should know of messages to come."""
+    """Say what these calls are about.
+
+    Args:
+        key: of the message.
+        calls: what it carries.
+        stories: the incidents, by their ids.
+        settings: of the fabric.
+        note: what the reader should know of messages to come.
+        answers: links by which the reader of a single call can answer what it asks for.
+    """
     first = calls[0]
     if len(calls) == 1:
         story = stories[first.incident_id]
         title, lines = _single(first, story, settings)
         content: dict[str, Any] = {"kind": first.kind.value, "incident": story}
         content |= {"level": first.level, "level_name": first.level_name, "reason": first.reason}
-        content["links"] = links_of(story, settings)
+        content["links"] = {**links_of(story, settings), **(answers or {})}
+        lines += [f"{name.capitalize()}: {url}" for name, url in (answers or {}).items()]
     else:
         title, lines = _many(calls, stories, settings)
         content = {"kind": "storm", "calls": [_line_of_document(each, stories, settings) for each in calls]}

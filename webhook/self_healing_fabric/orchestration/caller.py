@@ -33,6 +33,7 @@ from self_healing_fabric.incidents.lifecycle import Rise, State
 from self_healing_fabric.incidents.story import story_of
 from self_healing_fabric.incidents.timeline import Entry
 from self_healing_fabric.orchestration import answers, level_timers
+from self_healing_fabric.orchestration.approval_links import approval_links
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.settings import LOG
 from self_healing_fabric.store import call_statements, statements
@@ -45,6 +46,7 @@ LEASE = 2.5  # seconds; a dead replica's call is sent by another one after at mo
 SENDERS = 8  # messages that one replica sends at a time
 AT_ONCE = 100  # calls that one claim looks at
 BACKOFF, MOST_BACKOFF = 1.0, 30.0  # seconds: longest wait after the first try, which doubles; at most
+PERSONAL = ("guardian", "apprise")  # kinds of channels that reach one contact and nobody else
 LONGEST_SEND = 120.0  # seconds; what takes longer hangs, and another replica may try
 
 
@@ -263,8 +265,9 @@ class Caller:
         if not rows:
             return
         channel = self._context.channels.get(rows[0].channel)
+        answers = self._answers(rows, stories)
         message = compose(
-            batch.key, [call_of(row) for row in rows], stories, self._context.settings, batch.note
+            batch.key, [call_of(row) for row in rows], stories, self._context.settings, batch.note, answers
         )
         result = _tried(channel, rows, message)
         try:
@@ -274,6 +277,19 @@ class Caller:
                 self._failed(rows, result)
         except LeaseLost:
             log.info("call_overtaken", call=batch.key)
+
+    def _answers(self, rows: Sequence[AnyRow], stories: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        """Links that answer what one incident asks, only for who is called by name: a log is read by many."""
+        row, channels = rows[0], self._context.settings.escalation.channels
+        asks = stories[row.incident_id]["state"] == State.AWAITING_APPROVAL
+        if (
+            len(rows) > 1
+            or not asks
+            or row.channel not in channels
+            or channels[row.channel].kind not in PERSONAL
+        ):
+            return {}
+        return approval_links(self._context, row.incident_id, f"{row.contact} (level {row.level})")
 
     def _wanted(self, batch: Batch) -> tuple[list[AnyRow], dict[str, Mapping[str, Any]]]:
         """The calls that are still to be made, with their incidents; the others are withdrawn."""
