@@ -52,7 +52,14 @@ SERVERS = {
 STATUS = {
     "shf drift": 1,  # there is a drift, which is what the examples show
 }
-OWN_MACHINE = {"README.md"}
+OWN_MACHINE = {"README.md", "docs/tutorial.md"}
+# What must be true when a page has been followed, counted where the effect is.
+AFTERWARDS = {
+    "docs/tutorial.md": (
+        'test "$(wc -l < starts.log)" = 2',  # one start, and exactly one restart
+        'shf incidents --json | grep -q \'"outcome": "healed"\'',
+    ),
+}
 
 PROMETHEUS = "/etc/prometheus/prometheus.yml"
 ALERTMANAGER = "/etc/alertmanager/alertmanager.yml"
@@ -147,7 +154,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         _start_servers(sandbox)
         sandbox.serve("shf serve", SERVERS["shf serve"], "shf.log")
         end = time.monotonic() + PATIENCE
-        while not {"cart", "web", "db"} <= set(_waiting(sandbox)):
+        while not {"cart", "web", "db"} <= set(_incidents(sandbox, "awaiting_approval")):
             assert time.monotonic() < end, sandbox.run("shf incidents; tail shf.log")
             time.sleep(0.5)
         shown = _merged(settings, {"services": {"cart": {"recovery": PAGES_SETTINGS}}})
@@ -185,10 +192,12 @@ def _write(sandbox: Sandbox, path: str, text: str) -> None:
     )
 
 
-def _waiting(sandbox: Sandbox) -> dict[str, str]:
-    """The ids of the incidents that await approval, by service."""
-    answer = sandbox.run("curl -fsS 'http://127.0.0.1:9931/api/v1/incidents?state=awaiting_approval'")
-    return {row["service"]: row["id"] for row in json.loads(answer)["incidents"]}
+def _incidents(sandbox: Sandbox, state: str = "", *, known_cause: bool = False) -> dict[str, str]:
+    """The ids of the incidents by service; in this state, if one is named; with a known cause, or of all."""
+    query = f"?state={state}" if state else ""
+    answer = sandbox.run(f"curl -fsS 'http://127.0.0.1:9931/api/v1/incidents{query}'")
+    rows = json.loads(answer)["incidents"]
+    return {row["service"]: row["id"] for row in rows if row["confidence"] or not known_cause}
 
 
 def runnable(command: Command) -> bool:
@@ -222,6 +231,8 @@ def test_commands_from_nothing_work(page: Path, tmp_path: Path) -> None:
             _write(sandbox, ALERTMANAGER, yaml.safe_dump(READERS_ALERTMANAGER))
             _start_servers(sandbox)
         _act(sandbox, page)
+        for check in AFTERWARDS.get(page_name(page), ()):
+            sandbox.run(check)
 
 
 def _act(sandbox: Sandbox, page: Path) -> None:
@@ -230,7 +241,7 @@ def _act(sandbox: Sandbox, page: Path) -> None:
         if block.title:
             _write(sandbox, block.title, block.text)
         elif block.language == "yaml":
-            _apply(sandbox, block)
+            _apply(sandbox, block, own=page_name(page) in OWN_MACHINE)
         for command in commands_in(block):
             if runnable(command):
                 _run(sandbox, command)
@@ -254,16 +265,21 @@ def _run(sandbox: Sandbox, command: Command) -> None:
 def _filled_in(sandbox: Sandbox, text: str) -> str:
     """What a reader puts for ID and SERVICE."""
     if re.search(r"\bID\b", text):
-        waiting = _waiting(sandbox)
+        ids = _incidents(sandbox, known_cause=" verdict " in text)
         chosen = "db" if " split " in text else "web" if " approve " in text else "cart"
-        text = re.sub(r"\bID\b", waiting[chosen], text)
+        text = re.sub(r"\bID\b", ids.get(chosen) or next(iter(ids.values())), text)
     return re.sub(r"\bSERVICE\b", "orders", text)
 
 
-def _apply(sandbox: Sandbox, block: Block) -> None:
-    """Add a part of a configuration to the file to which it belongs; what is of no such kind is left."""
+def _apply(sandbox: Sandbox, block: Block, *, own: bool) -> None:
+    """Add a part of a configuration to the file to which it belongs; what is of no such kind is left.
+
+    On the machine that pages share, only services: the servers there run for the next page too.
+    """
     part = yaml.safe_load(block.text)
     if not isinstance(part, dict) or "apiVersion" in part or "groups" in part:
+        return
+    if not own and set(part) != {"services"}:
         return
     if set(part) <= set(Settings.model_fields) and not _compose(part):
         file, reload = "shf.yaml", None

@@ -60,6 +60,11 @@ def document(app: Flask) -> dict[str, Any]:
         for path, chosen, names in _expanded(rule):
             for method in sorted(set(_METHODS) & (rule.methods or set())):
                 operation = _operation(view, declared, schemas, names)
+                if chosen:
+                    summary = operation["summary"]
+                    operation["summary"] = (
+                        f"{' '.join(chosen).capitalize()}: {summary[0].lower()}{summary[1:]}"
+                    )
                 operation["operationId"] = "_".join([view.__name__, *chosen])
                 paths.setdefault(path, {})[method.lower()] = operation
     return {
