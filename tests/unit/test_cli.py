@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from pytest_httpserver import HTTPServer
-from werkzeug import Response
+from werkzeug import Request, Response
 
 from self_healing_fabric import __version__
 from self_healing_fabric.cli import main
@@ -28,6 +28,10 @@ COMMANDS = [
     "check",
     "demo",
     "incidents",
+    "acknowledge",
+    "reject",
+    "escalate",
+    "close",
     "approve",
     "audit",
     "split",
@@ -240,33 +244,79 @@ def test_a_store_that_cannot_be_opened_is_told_as_such(shf: Shf, tmp_path: Path)
     assert "listen" not in result.stderr
 
 
-STORY = {
+STORY: dict[str, Any] = {
     "id": "20261122-130512-a3f1",
     "title": "cart [red]is silent[/red]",
     "service": "cart",
-    "state": "resolved",
-    "outcome": "healed",
+    "known_service": True,
+    "state": "verifying",
+    "outcome": None,
     "severity": "critical",
+    "signal": "heartbeat",
     "level": 1,
+    "acknowledged_by": None,
     "failure_class": "service_failure",
     "pattern": "code_bug",
     "confidence": 0.55,
+    "urgency": "now",
+    "relapses": 0,
     "opened_at": "2026-11-22T13:05:12.000Z",
+    "updated_at": "2026-11-22T13:05:13.000Z",
+    "resolved_at": None,
+    "closed_at": None,
     "waiting_for": None,
     "verdict": None,
     "merged_into": None,
     "split_from": "20261122-130500-b4c2",
+    "plan": ["restart", "rollback"],
+    "diagnosis": {
+        "failure_class": "service_failure",
+        "reason": "the service does not answer",
+        "cause": {
+            "pattern": "code_bug", "service": "cart", "confidence": 0.55,
+            "evidence": [{"statement": "cart [red]fell silent.", "query": "up == 0", "value": 0.0,
+                          "at": 1.0, "baseline": 1.0, "weight": 4.1}],
+        },
+        "alternatives": [{"pattern": "network_issue", "service": "db", "confidence": 0.2,
+                          "evidence": [], "told_apart_by": "probe_success"}],
+        "against": ["its health endpoint answers"],
+        "missing": ["cart: cpu"],
+        "next_query": "sum(up)",
+    },
+    "actions": [{
+        "strategy": "restart", "target": "http:cart", "attempt": 1, "status": "succeeded",
+        "verdict": None, "detail": "answered 202", "intended_at": "2026-11-22T13:05:12.000Z",
+        "started_at": "2026-11-22T13:05:12.000Z", "finished_at": "2026-11-22T13:05:15.000Z",
+    }],
+    "calls": [{
+        "contact": "ada", "channel": "people", "level": 1, "status": "sent", "reason": "r", "error": None,
+        "created_at": "2026-11-22T13:05:12.000Z", "sent_at": None,
+    }],
+    "next": {
+        "due_at": "2026-11-22T13:05:20.000Z", "level_due_at": "2026-11-22T13:10:12.000Z",
+        "next_level": {"level": 2, "name": "memory"},
+        "verification": {"since": "2026-11-22T13:05:15.000Z", "deadline": "2026-11-22T13:08:15.000Z"},
+        "mode": "automatic", "decisions": ["acknowledge", "close"], "action_under_way": False,
+    },
     "alerts": [{"service": "cart"}, {"service": "front[red]end"}, {"service": None}],
     "timeline": [
         {
+            "id": 1,
             "at": "2026-11-22T13:05:12.000Z",
             "kind": "evidence",
             "message": "cart: heartbeat is 0",
             "data": {"query": 'service:shf_heartbeat:answered{service="cart"}'},
         },
-        {"at": "2026-11-22T13:05:13.000Z", "kind": "action", "message": "a\x1b[31mb", "data": {}},
+        {
+            "id": 2,
+            "at": "2026-11-22T13:05:12.000Z",
+            "kind": "guardrail",
+            "message": "cooldown refuses",
+            "data": {"guardrail": "cooldown", "reason": "too soon", "retry_at": 1795352772.0},
+        },
+        {"id": 3, "at": "2026-11-22T13:05:13.000Z", "kind": "action", "message": "a\x1b[31mb", "data": {}},
     ],
-}
+}  # fmt: skip
 
 
 def test_incidents_are_listed_with_the_filters_asked_for(shf: Shf, httpserver: HTTPServer) -> None:
@@ -297,6 +347,135 @@ def test_an_incident_is_shown_with_evidence_and_without_the_paint_of_strangers(
     assert "\x1b" not in result.stdout
     as_json = shf("incidents", "i1", "--json", "--url", httpserver.url_for(""))
     assert json.loads(as_json.stdout) == STORY
+
+
+def test_an_incident_tells_in_the_terminal_what_its_page_tells(shf: Shf, httpserver: HTTPServer) -> None:
+    """What comes next and when, the diagnosis with its alternatives, what was done, and the commands."""
+    httpserver.expect_request("/api/v1/incidents/i1").respond_with_json(STORY)
+    shown = shf("incidents", "i1", "--url", httpserver.url_for("")).stdout
+    for text in (
+        "Fresh samples are watched until they prove that it healed.  2026-11-22 13:05:20",
+        "Without that proof it counts as not healed.  2026-11-22 13:08:15",
+        "If that does not heal: rollback.",
+        "level 2 (memory) is called.  2026-11-22 13:10:12",
+        "You may: shf acknowledge 20261122-130512-a3f1, shf close 20261122-130512-a3f1",
+        "Cause: code_bug in cart, confidence 0.55",
+        "cart [red]fell silent.",
+        "up == 0  value 0  usual 1  weight 4.1 bits",
+        "Or: network_issue in db, confidence 0.20",
+        "told apart by probe_success",
+        "Against it: its health endpoint answers",
+        "Not looked at: cart: cpu",
+        "Ask next: sum(up)",
+        "restart http:cart: succeeded, took 3 seconds: answered 202",
+        "cooldown: too soon; asked again 2026-11-22",
+        "ada over people, level 1: sent",
+    ):
+        assert text in shown, text
+    assert all(f"shf {name}" not in shown for name in ("approve", "reject", "escalate"))
+
+
+@pytest.mark.parametrize("decision", ["acknowledge", "approve", "reject", "escalate", "close"])
+def test_every_button_has_its_command(shf: Shf, httpserver: HTTPServer, decision: str) -> None:
+    """Who and why reach the API; the answer is the state, or all of it as JSON."""
+    answer = {"id": "i1", "state": "escalated"}
+    httpserver.expect_request(
+        f"/api/v1/incidents/i1/{decision}", method="POST", json={"by": "ada", "reason": "I know"}
+    ).respond_with_json(answer)
+    arguments = [decision, "i1", "--by", "ada", "--reason", "I know", "--url", httpserver.url_for("")]
+    assert shf(*arguments).stdout == "i1: escalated\n"
+    assert json.loads(shf(*arguments, "--json").stdout) == answer
+
+
+def test_every_command_that_prints_something_prints_json(shf: Shf, httpserver: HTTPServer) -> None:
+    """Those that are servers, or whose output is a file format, are named here."""
+    from self_healing_fabric.cli import main as commands
+
+    without = {"serve", "demo"}
+    for name, command in commands.commands.items():
+        for each in getattr(command, "commands", {name: command}).values():
+            known = {option for parameter in each.params for option in parameter.opts}
+            assert ("--json" in known) is (name not in without), name
+
+
+def test_json_of_what_is_said_in_words_otherwise(shf: Shf, httpserver: HTTPServer, tmp_path: Path) -> None:
+    """The mode, a verdict, a split, the parameters of the rules and their files, a new configuration."""
+    url = ["--url", httpserver.url_for(""), "--json"]
+    mode = {"mode": "paused", "services": {"cart": "paused"}}
+    httpserver.expect_request("/api/v1/mode").respond_with_json(mode)
+    given = {"by": "ada", "service_right": True, "pattern_right": True, "service": "c", "pattern": "p"}
+    httpserver.expect_request("/api/v1/incidents/i1/verdict").respond_with_json({"verdict": given})
+    httpserver.expect_request("/api/v1/incidents/i1/split").respond_with_json({"id": "i2", "state": "s"})
+    assert json.loads(shf("mode", *url).stdout) == mode
+    assert json.loads(shf("verdict", "i1", "right", *url).stdout) == given
+    assert json.loads(shf("split", "i1", "front", *url).stdout)["id"] == "i2"
+    listed = json.loads(shf("rules", "--list", "--json").stdout)
+    assert {"parameter", "value", "meaning"} == listed[0].keys()
+    assert all(Path(path).exists() for path in json.loads(shf("rules", "--out", "out", "--json").stdout))
+    assert json.loads(shf("init", "new.yaml", "--json").stdout) == {"written": "new.yaml"}
+    assert shf("rules", "--format", "prometheusrule", "--json").exit_code == 2
+
+
+def test_watching_prints_changes_as_lines_and_ends_at_ctrl_c(
+    shf: Shf, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the output is no terminal: one line a change, none for what stays; an answer that fails is said
+    once, and does not end it."""
+    answers = [
+        {"incidents": [STORY]},
+        {"incidents": [STORY]},
+        None,
+        None,
+        {"incidents": [{**STORY, "state": "resolved", "outcome": "healed"}]},
+    ]
+
+    def answer(_: Request) -> Response:
+        if not answers:
+            raise AssertionError("asked after Ctrl-C")
+        content = answers.pop(0)
+        return Response(status=500) if content is None else Response(json.dumps(content))
+
+    def sleep(_: float) -> None:
+        if not answers:
+            raise KeyboardInterrupt
+
+    httpserver.expect_request("/api/v1/incidents").respond_with_handler(answer)
+    monkeypatch.setattr("self_healing_fabric.watch.time.sleep", sleep)
+    result = shf("incidents", "--watch", "--url", httpserver.url_for(""))
+    assert result.exit_code == 0
+    assert [line.partition(" ")[2] for line in result.stdout.splitlines()] == [
+        "20261122-130512-a3f1 cart verifying level 1 cart [red]is silent[/red]",
+        "20261122-130512-a3f1 cart resolved (healed) level 1 cart [red]is silent[/red]",
+    ]
+    assert result.stderr.count("asked again") == 1
+    assert result.stderr.count("answers again") == 1
+
+
+def test_watching_one_incident_tells_what_is_added_until_it_is_closed(
+    shf: Shf, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The story once, then only what is new; as JSON an entry a line."""
+    more = {"id": 4, "at": "2026-11-22T13:06:00.000Z", "kind": "note", "message": "closed it", "data": {}}
+    closed = {**STORY, "state": "closed", "timeline": [*STORY["timeline"], more]}
+    monkeypatch.setattr("self_healing_fabric.watch.time.sleep", lambda _: None)
+    for option in ([], ["--json"]):
+        for story in (STORY, closed):
+            httpserver.expect_ordered_request("/api/v1/incidents/i1").respond_with_json(story)
+        result = shf("incidents", "i1", "--watch", *option, "--url", httpserver.url_for(""))
+        assert result.exit_code == 0, result.stderr
+        lines = result.stdout.splitlines()
+        if option:
+            assert [json.loads(line)["id"] for line in lines] == [1, 2, 3, 4]
+        else:
+            assert lines[-1] == "2026-11-22 13:06:00 note         closed it"
+            assert result.stdout.count("heartbeat is 0") == 1
+
+
+def test_a_watch_that_cannot_begin_is_an_error(shf: Shf) -> None:
+    """Nobody listens, or the interval is none."""
+    assert shf("incidents", "--watch", "--url", CLOSED).exit_code == 1
+    for interval in ("soon", "0s"):
+        assert shf("incidents", "--watch", "--interval", interval, "--url", CLOSED).exit_code == 2
 
 
 def test_approving_tells_who_and_prints_the_state(shf: Shf, httpserver: HTTPServer) -> None:

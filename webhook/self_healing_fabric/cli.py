@@ -138,6 +138,8 @@ def demo(keep: bool, shipped_durations: bool, faults: tuple[str, ...]) -> None:
 @click.option("--state", "states", multiple=True, help="Only incidents in this state (may repeat).")
 @click.option("--service", help="Only incidents of this service.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 500))
+@click.option("--watch", "watching", is_flag=True, help="Go on and show what changes, until Ctrl-C.")
+@click.option("--interval", default="2s", show_default=True, help="Between two looks of --watch.")
 @access_options
 @json_option
 @_errors_as_sentences
@@ -146,14 +148,28 @@ def incidents(
     states: tuple[str, ...],
     service: str | None,
     limit: int,
+    watching: bool,
+    interval: str,
     as_json: bool,
     **where: Any,
 ) -> None:
-    """List incidents, newest first, or show one with its whole story."""
-    from self_healing_fabric import screens
+    """List incidents, newest first, or show one with its whole story.
+
+    With --watch a terminal shows the list drawn anew, anything else gets a line for each change; of one
+    incident, what is added to its timeline, until it is closed. With --json these are lines of JSON.
+    """
+    from self_healing_fabric import screens, watch
 
     api = _api(**where)
     console = Console(highlight=False)
+    if watching:
+        how: dict[str, Any] = {"interval": _pause(interval), "as_json": as_json, "console": console}
+        if incident_id:
+            watch.watch_incident(api, incident_id, **how)
+        else:
+            filters = {"state": list(states), "limit": limit} | ({"service": service} if service else {})
+            watch.watch_list(api, filters, **how)
+        return
     if incident_id:
         story = api.call("GET", f"/api/v1/incidents/{incident_id}")
         click.echo(json.dumps(story, indent=2)) if as_json else screens.show_incident(console, story)
@@ -205,16 +221,31 @@ def strategies(as_json: bool, **where: Any) -> None:
         screens.list_strategies(Console(highlight=False), rows)
 
 
-@main.command()
-@click.argument("incident_id", metavar="ID")
-@click.option("--by", default="", help="Who approves (default: the system's user name).")
-@access_options
-@_errors_as_sentences
-def approve(incident_id: str, by: str, **where: Any) -> None:
-    """Allow the plan of an incident that awaits approval."""
-    body = {"by": by or _user()}
-    story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/approve", json=body)
-    click.echo(f"{story['id']}: {story['state']}")
+def _decision(name: str, meaning: str) -> None:
+    """Add the command of a decision: those of the buttons on an incident's page, with the same words."""
+
+    @main.command(name=name, help=meaning)
+    @click.argument("incident_id", metavar="ID")
+    @click.option("--by", default="", help="Who decides (default: the system's user name).")
+    @click.option("--reason", help="Why, for the timeline.")
+    @access_options
+    @json_option
+    @_errors_as_sentences
+    def decide(incident_id: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
+        body = {"by": by or _user()} | ({"reason": reason} if reason else {})
+        story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/{name}", json=body)
+        _tell_decided(story, as_json)
+
+
+_decision("acknowledge", "Take incident ID: no further level is called; what is under way goes on.")
+_decision("approve", "Allow the plan of an incident that awaits approval.")
+_decision("reject", "Drop the plan of an incident that awaits approval; people are called.")
+_decision("escalate", "Do nothing more about incident ID by itself, and call the next level.")
+_decision("close", "End incident ID without proof; its alert does not open it again.")
+
+
+def _tell_decided(story: Any, as_json: bool) -> None:
+    click.echo(json.dumps(story, indent=2) if as_json else f"{story['id']}: {story['state']}")
 
 
 @main.command()
@@ -223,12 +254,13 @@ def approve(incident_id: str, by: str, **where: Any) -> None:
 @click.option("--by", default="", help="Who decides (default: the system's user name).")
 @click.option("--reason", help="Why, for the timeline.")
 @access_options
+@json_option
 @_errors_as_sentences
-def split(incident_id: str, service: str, by: str, reason: str | None, **where: Any) -> None:
+def split(incident_id: str, service: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
     """Give SERVICE, wrongly taken for a symptom of incident ID, an incident of its own."""
     body = {"by": by or _user(), "service": service, "reason": reason}
     story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/split", json=body)
-    click.echo(f"{story['id']}: {story['state']}")
+    _tell_decided(story, as_json)
 
 
 @main.command()
@@ -239,6 +271,7 @@ def split(incident_id: str, service: str, by: str, reason: str | None, **where: 
 @click.option("--by", default="", help="Who says so (default: the system's user name).")
 @click.option("--reason", help="How you know, for the timeline.")
 @access_options
+@json_option
 @_errors_as_sentences
 def verdict(
     incident_id: str,
@@ -247,6 +280,7 @@ def verdict(
     pattern: str | None,
     by: str,
     reason: str | None,
+    as_json: bool,
     **where: Any,
 ) -> None:
     """Say whether the diagnosis of incident ID was right or wrong: confidence learns from it."""
@@ -260,7 +294,10 @@ def verdict(
         "reason": reason,
     }
     story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/verdict", json=body)
-    Console(highlight=False).print(screens.verdict(story["verdict"]))
+    if as_json:
+        click.echo(json.dumps(story["verdict"], indent=2))
+    else:
+        Console(highlight=False).print(screens.verdict(story["verdict"]))
 
 
 @main.command()
@@ -270,8 +307,11 @@ def verdict(
 @click.option("--strategy", help="Only for this strategy.")
 @click.option("--by", default="", help="Who changes it (default: the system's user name).")
 @access_options
+@json_option
 @_errors_as_sentences
-def mode(new_mode: str | None, service: str | None, strategy: str | None, by: str, **where: Any) -> None:
+def mode(
+    new_mode: str | None, service: str | None, strategy: str | None, by: str, as_json: bool, **where: Any
+) -> None:
     """Show the mode, or set it: automatic, approval, dry_run, or paused (the kill switch).
 
     The strictest of the modes of everything, of the service and of the strategy is in force. `configured`
@@ -286,6 +326,9 @@ def mode(new_mode: str | None, service: str | None, strategy: str | None, by: st
         )
     else:
         answer = api.call("GET", "/api/v1/mode")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
     click.echo(answer["mode"])
     for kind in ("services", "strategies"):
         for name, value in sorted(answer.get(kind, {}).items()):
@@ -318,6 +361,7 @@ def mode(new_mode: str | None, service: str | None, strategy: str | None, by: st
     "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label that the operator selects by."
 )
 @config_option
+@json_option
 @_errors_as_sentences
 def rules(
     out: Path,
@@ -328,6 +372,7 @@ def rules(
     namespace: str | None,
     labels: tuple[str, ...],
     config: Path | None,
+    as_json: bool,
 ) -> None:
     """Write the alert rules, with the thresholds and intervals of the configuration if there is one."""
     import shutil
@@ -338,6 +383,15 @@ def rules(
     parameters, notes = rule_parameters(changes, config)
     for note in notes:
         click.echo(f"note: {note}", err=True)
+    if as_json and form == "prometheusrule":
+        raise UsageError("the manifest is YAML: --json is for --list and for the paths of files")
+    if list_only and as_json:
+        listed = [
+            {"parameter": name, "value": getattr(parameters, name), "meaning": field.description or ""}
+            for name, field in type(parameters).model_fields.items()
+        ]
+        click.echo(json.dumps(listed, indent=2))
+        return
     if list_only:
         table = Table("parameter", "value", "meaning", box=None)
         for name, field in type(parameters).model_fields.items():
@@ -360,13 +414,15 @@ def rules(
     problems = check_rules(paths, shutil.which("promtool"))
     if problems:
         raise ShfError("\n".join(problems))
-    click.echo("\n".join(str(path) for path in paths))
+    written = [str(path) for path in paths]
+    click.echo(json.dumps(written, indent=2) if as_json else "\n".join(written))
 
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("shf.yaml"))
+@json_option
 @_errors_as_sentences
-def init(path: Path) -> None:
+def init(path: Path, as_json: bool) -> None:
     """Write a commented configuration to start from."""
     from self_healing_fabric.starter import STARTER
 
@@ -377,7 +433,8 @@ def init(path: Path) -> None:
         raise UsageError(f"{path} exists already: name another file") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-    click.echo(f"{path}: written. Edit it, then run `shf check --config {path}`.")
+    told = f"{path}: written. Edit it, then run `shf check --config {path}`."
+    click.echo(json.dumps({"written": str(path)}) if as_json else told)
 
 
 @main.group()
@@ -479,6 +536,18 @@ def _api(
             elif known is not None:
                 user, password_file = known.username, known.file
     return FabricClient(url, token_file, username=user, password_file=password_file)
+
+
+def _pause(text: str) -> float:
+    from self_healing_fabric.durations import parse_duration
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--interval: {error}") from error
+    if seconds < 0.1:
+        raise UsageError("--interval: at least 100ms")
+    return seconds
 
 
 def _user() -> str:

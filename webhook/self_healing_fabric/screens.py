@@ -7,20 +7,27 @@ the terminal or hide a line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from self_healing_fabric.incidents.telling import Fact, Finding, Suspect, Telling, tell, verdict_in_words
+
 STATE_STYLES = {"resolved": "green", "closed": "dim", "escalated": "red", "awaiting_approval": "magenta"}
 
 
 def list_incidents(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print incidents as a table."""
+    console.print(incident_table(rows))
+
+
+def incident_table(rows: Sequence[Mapping[str, Any]]) -> Table | str:
+    """Incidents as a table, or that there are none."""
     if not rows:
-        console.print("No incidents.")
-        return
+        return "No incidents."
     # What is typed or copied must never be cut, however narrow the terminal is.
     whole = [Column(name, no_wrap=True, overflow="ignore") for name in ("id", "service")]
     table = Table(*whole, "state", "class", "cause", "level", "opened", "title", box=None, pad_edge=False)
@@ -35,7 +42,7 @@ def list_incidents(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             row["opened_at"],
             clean(row["title"]),
         )
-    console.print(table)
+    return table
 
 
 def list_strategies(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -60,40 +67,146 @@ def list_strategies(console: Console, rows: Sequence[Mapping[str, Any]]) -> None
 
 
 def show_incident(console: Console, story: Mapping[str, Any]) -> None:
-    """Print one incident: summary, timeline, evidence with its queries."""
-    console.print(f"[bold]{clean(story['title'])}[/]")
+    """Print one incident as its page tells it: state, what comes next, diagnosis, actions, timeline."""
+    told = tell(story)
+    console.print(f"[bold]{clean(story['title'])}[/]", soft_wrap=True)
     console.print(
         f"{story['id']}  service {clean(story['service'] or '-')}  {styled_state(story)}  "
-        f"severity {story['severity']}  level {story['level']}"
+        f"severity {clean(story['severity'])}  level {story['level']}",
+        soft_wrap=True,
     )
-    console.print(f"class {story['failure_class'] or '-'}  cause {cause(story)}")
-    if story["verdict"]:
-        console.print(verdict(story["verdict"]))
+    opened = f"opened {_time(told.opened_at)}"
+    if told.ended_at is not None:
+        opened += f", ended {_time(told.ended_at)} after {told.lasted}"
+    _line(console, opened + (f", taken by {story['acknowledged_by']}" if story["acknowledged_by"] else ""))
     if story["merged_into"]:
-        console.print(f"Merged into {story['merged_into']}, the incident of its cause.")
+        _line(console, f"Merged into {story['merged_into']}, the incident of its cause.")
     if story["split_from"]:
-        console.print(f"Split off from {story['split_from']}.")
-    symptoms = sorted({alert["service"] for alert in story["alerts"]} - {story["service"], None})
-    if symptoms:
-        console.print(f"symptoms in {clean(', '.join(symptoms))}")
-    if story["waiting_for"]:
-        console.print(f"[yellow]Waiting for:[/] {clean(story['waiting_for'])}")
-    console.print()
-    for entry in story["timeline"]:
-        console.print(f"[dim]{entry['at']}[/] {entry['kind']:<12} {clean(entry['message'])}", soft_wrap=True)
-        if entry["kind"] == "evidence":
-            console.print(f"{'':38}[dim]{clean(entry['data']['query'])}[/]", soft_wrap=True)
-        _show_diff(console, entry["data"].get("diff") or (), " " * 38)
+        _line(console, f"Split off from {story['split_from']}.")
+    if told.symptoms:
+        _line(console, f"symptoms in {', '.join(told.symptoms)}")
+    if told.prospects:
+        _title(console, "What comes next")
+        for each in told.prospects:
+            _line(console, each.text + (f"  {_time(each.at)}" if each.at else ""), "  ")
+    if told.proposal is not None:
+        _line(console, told.proposal.message, "  ")
+        _show_diff(console, told.proposal.diff, "    ")
+    if told.decisions:
+        commands = ", ".join(f"shf {name} {story['id']}" for name in told.decisions)
+        _line(console, f"You may: {commands}", "  ")
+    if told.finding is not None:
+        _show_finding(console, told.finding)
+    if told.verdict is not None:
+        _line(console, told.verdict[:1].upper() + told.verdict[1:], "  ")
+    _show_what_was_done(console, told)
+    _title(console, "Timeline")
+    show_moments(console, story)
+
+
+def show_moments(console: Console, story: Mapping[str, Any]) -> None:
+    """Print the entries of a timeline, evidence with its queries."""
+    for each in tell(story).timeline:
+        console.print(f"[dim]{_time(each.at)}[/] {each.kind:<12} {clean(each.message)}", soft_wrap=True)
+        for fact in each.facts:
+            indentation = " " * 28
+            if fact.statement != each.message:
+                _line(console, fact.statement, indentation)
+            _show_query(console, fact, indentation)
+        _show_diff(console, each.diff, " " * 28)
+
+
+def _show_finding(console: Console, found: Finding) -> None:
+    _title(console, "Diagnosis")
+    _line(console, found.failure_class + (f": {found.reason}" if found.reason else ""), "  ")
+    if found.cause is None:
+        _line(console, "No cause is named, because the evidence carries none.", "  ")
+        if found.lead:
+            _line(console, f"Strongest lead: {found.lead}.", "  ")
+    else:
+        _show_suspect(console, "Cause", found.cause)
+    for other in found.alternatives:
+        _show_suspect(console, "Or", other)
+        if other.told_apart_by:
+            _line(console, f"told apart by {other.told_apart_by}", "      ")
+    for title, facts in (("Against it", found.against), ("Also seen", found.facts)):
+        for fact in facts:
+            _line(console, f"{title}: {fact.statement}", "  ")
+            _show_query(console, fact, "      ")
+    for title, lines in (("Hurts", found.impact), ("Not looked at", found.missing)):
+        if lines:
+            _line(console, f"{title}: {'; '.join(lines)}", "  ")
+    if found.next_query:
+        _line(console, f"Ask next: {found.next_query}", "  ")
+
+
+def _show_suspect(console: Console, title: str, suspect: Suspect) -> None:
+    _line(
+        console, f"{title}: {suspect.pattern} in {suspect.service}, confidence {suspect.confidence:.2f}", "  "
+    )
+    for fact in suspect.facts:
+        _line(console, fact.statement, "    ")
+        _show_query(console, fact, "      ")
+
+
+def _show_query(console: Console, fact: Fact, indentation: str) -> None:
+    numbers = [
+        f"{name} {value}"
+        for name, value in (("value", fact.value), ("usual", fact.baseline), ("weight", fact.weight))
+        if value
+    ]
+    source = "" if fact.source == "prometheus" else f"{fact.source}: "
+    told = "  ".join([f"{source}{fact.query}", *numbers] if fact.query else numbers)
+    if told:
+        console.print(f"{indentation}[dim]{clean(told)}[/]", soft_wrap=True)
+
+
+def _show_what_was_done(console: Console, told: Telling) -> None:
+    if told.attempts:
+        _title(console, "What was done")
+    for each in told.attempts:
+        result = each.status + (f", verdict {each.verdict}" if each.verdict else "")
+        detail = f": {each.detail}" if each.detail else ""
+        took = f", took {each.took}" if each.took else ""
+        _line(
+            console, f"{_time(each.intended_at)} {each.strategy} {each.target}: {result}{took}{detail}", "  "
+        )
+    if told.objections:
+        _title(console, "Guardrails that spoke")
+    for objection in told.objections:
+        again = f"; asked again {_time(objection.retry_at)}" if objection.retry_at else ""
+        _line(console, f"{_time(objection.at)} {objection.guardrail}: {objection.reason}{again}", "  ")
+    if told.calls:
+        _title(console, "Who was called")
+    for call in told.calls:
+        error = f", {call.error}" if call.error else ""
+        whom = f"{call.contact} over {call.channel}, level {call.level}"
+        _line(console, f"{_time(call.at)} {whom}: {call.status}{error}", "  ")
+
+
+def _title(console: Console, text: str) -> None:
+    console.print(f"\n[bold]{text}[/]")
+
+
+def _line(console: Console, text: str, indentation: str = "") -> None:
+    console.print(f"{indentation}{clean(text)}", soft_wrap=True)
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def changed_line(row: Mapping[str, Any]) -> str:
+    """An incident that has changed, as one line of a log."""
+    state = row["state"] + (f" ({row['outcome']})" if row["outcome"] else "")
+    taken = f" taken by {row['acknowledged_by']}" if row["acknowledged_by"] else ""
+    who = f"{row['updated_at']} {row['id']} {row['service'] or '-'}"
+    return printable(f"{who} {state} level {row['level']}{taken} {row['title']}")
 
 
 def verdict(given: Mapping[str, Any]) -> str:
     """Whether the diagnosis was right, and who says so."""
-    right = {True: "right", False: "wrong", None: "not judged"}
-    truth = ", ".join(clean(given[name]) for name in ("service", "pattern") if given[name])
-    return (
-        f"verdict of {clean(given['by'])}: service {right[given['service_right']]}, "
-        f"pattern {right[given['pattern_right']]}" + (f" (it was {truth})" if truth else "")
-    )
+    return clean(verdict_in_words(given))
 
 
 def show_drift(console: Console, reports: Sequence[Mapping[str, Any]]) -> None:
@@ -139,4 +252,9 @@ def cause(row: Mapping[str, Any]) -> str:
 
 def clean(text: str) -> str:
     """Text of strangers, without control characters and without rich's markup."""
-    return escape("".join(character if character.isprintable() else " " for character in text))
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """The text without control characters: none of them may paint, erase or end a line."""
+    return "".join(character if character.isprintable() else " " for character in text)

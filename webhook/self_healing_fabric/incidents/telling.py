@@ -233,7 +233,7 @@ def tell(raw: Json) -> Telling:
         finding=_finding(raw["diagnosis"]) if raw["diagnosis"] else None,
         attempts=tuple(_attempt(each) for each in raw["actions"]),
         objections=tuple(_objections(raw["timeline"])),
-        calls=tuple(_called(each) for each in raw["calls"]),
+        calls=tuple(_called(each) for each in raw.get("calls", ())),
         timeline=tuple(_moments(raw["timeline"])),
         prospects=tuple(_prospects(raw)),
         symptoms=tuple(sorted({each["service"] for each in raw["alerts"]} - {raw["service"], None})),

@@ -1,0 +1,93 @@
+"""`shf incidents --watch`: what changes, until Ctrl-C.
+
+A screen that is drawn again is good for a person and useless in a pipe or a log, where the same table would
+come every two seconds. So a terminal gets the list drawn anew, and everything else one line for each change.
+A fabric that is being restarted is no reason to stop watching: it is asked again, and said so once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from self_healing_fabric import screens
+from self_healing_fabric.client import ApiError, FabricClient
+
+Json = Mapping[str, Any]
+
+
+def watch_list(
+    api: FabricClient, arguments: Mapping[str, Any], *, interval: float, as_json: bool, console: Console
+) -> None:
+    """Show the list, and what changes in it, every `interval` seconds until Ctrl-C.
+
+    Raises ApiError when the first look fails.
+    """
+
+    def ask() -> list[Json]:
+        page: list[Json] = api.call("GET", "/api/v1/incidents", params=dict(arguments))["incidents"]
+        return page
+
+    with suppress(KeyboardInterrupt):
+        if console.is_terminal and not as_json:
+            with Live(console=console, auto_refresh=False) as live:
+                for rows in _again_and_again(ask, interval):
+                    live.update(screens.incident_table(rows), refresh=True)
+            return
+        known: dict[str, tuple[Any, ...]] = {}
+        for rows in _again_and_again(ask, interval):
+            for row in reversed(rows):  # the oldest first, as they happened
+                seen = (row["state"], row["outcome"], row["level"], row["acknowledged_by"], row["service"])
+                if known.get(row["id"]) != seen:
+                    known[row["id"]] = seen
+                    click.echo(json.dumps(row) if as_json else screens.changed_line(row))
+
+
+def watch_incident(
+    api: FabricClient, incident_id: str, *, interval: float, as_json: bool, console: Console
+) -> None:
+    """Show one incident, then what is added to its timeline, until it is closed or Ctrl-C comes."""
+
+    def ask() -> Json:
+        story: Json = api.call("GET", f"/api/v1/incidents/{incident_id}")
+        return story
+
+    with suppress(KeyboardInterrupt):
+        last = 0
+        for story in _again_and_again(ask, interval):
+            new = [entry for entry in story["timeline"] if entry["id"] > last]
+            if as_json:
+                for entry in new:
+                    click.echo(json.dumps(entry))
+            elif last == 0:
+                screens.show_incident(console, story)
+            else:
+                screens.show_moments(console, {**story, "timeline": new})
+            last = max((entry["id"] for entry in story["timeline"]), default=last)
+            if story["state"] == "closed":
+                return
+
+
+def _again_and_again(ask: Callable[[], Any], interval: float) -> Iterator[Any]:
+    away = False
+    yield ask()
+    while True:
+        time.sleep(interval)
+        try:
+            answer = ask()
+        except ApiError as error:
+            if not away:
+                click.echo(f"shf: {error} It is asked again.", err=True)
+            away = True
+            continue
+        if away:
+            click.echo("shf: the fabric answers again.", err=True)
+        away = False
+        yield answer
