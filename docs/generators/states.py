@@ -12,13 +12,15 @@ from html import escape
 from self_healing_fabric.incidents import lifecycle
 from self_healing_fabric.incidents.lifecycle import TRANSITIONS, Outcome, State
 
-STEP, MARGIN, HALF = 150, 85, 58  # pixels between two states, to the border, half a box
-LINE, HEIGHT = 300, 560
+STEP, MARGIN, HALF = 165, 95, 66  # pixels between two states, to the border, half a box
+LINE, HEIGHT = 300, 540
+USUAL = "3b7a9e"
+COLOURS = {State.ESCALATED: "b35900", State.CLOSED: "8a94a0"}  # of the ways that most states have
 HEAD = """\
 # State machine
 
 An incident is in one of these states. Every way that is not drawn is refused by the code: a step that tried it would be a defect. Ways
-forward are above the line, ways back below.
+forward are above the line, ways back below; to `escalated` in brown, to `closed` in grey.
 
 ![The states of an incident and the ways between them](state-machine.svg)
 
@@ -58,10 +60,11 @@ def drawing() -> str:
     width = 2 * MARGIN + STEP * (len(states) - 1)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" role="img"'
-        ' font-family="sans-serif" font-size="15">',
+        ' font-family="sans-serif" font-size="17">',
         "<title>States of an incident</title>",
-        '<defs><marker id="end" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8"'
-        ' orient="auto"><path d="M0 0L8 4L0 8z" fill="#5b7083"/></marker></defs>',
+        "<defs>",
+        *map(_marker, sorted({*COLOURS.values(), USUAL})),
+        "</defs>",
     ]
     parts += _arcs(states)
     for number, state in enumerate(states):
@@ -76,6 +79,13 @@ def drawing() -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
+def _marker(colour: str) -> str:
+    return (
+        f'<marker id="end-{colour}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7"'
+        f' orient="auto"><path d="M0 0L8 4L0 8z" fill="#{colour}"/></marker>'
+    )
+
+
 def _arcs(states: list[State]) -> Iterator[str]:
     for number, state in enumerate(states):
         for other in _next(state):
@@ -85,9 +95,10 @@ def _arcs(states: list[State]) -> Iterator[str]:
             end = MARGIN + STEP * (number + distance) - _offset(distance)
             top = LINE - 18 if distance > 0 else LINE + 18
             bow = top - 33 * distance - (12 if distance > 0 else -12)
+            colour = COLOURS.get(other, USUAL)
             yield (
-                f'<path d="M{start} {top}C{start} {bow} {end} {bow} {end} {top}" fill="none" stroke="#5b7083"'
-                ' stroke-width="1.2" marker-end="url(#end)"/>'
+                f'<path d="M{start} {top}C{start} {bow} {end} {bow} {end} {top}" fill="none" stroke="#{colour}"'
+                f' stroke-width="1.4" marker-end="url(#end-{colour})"/>'
             )
 
 
