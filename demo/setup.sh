@@ -44,6 +44,7 @@ fi
 if [ "${1:-}" = test ] && [ "$(id -u)" -eq 0 ]; then
     need docker.io 'Docker engine' dockerd
     need busybox-static 'busybox, statically linked' busybox
+    docker compose version >/dev/null 2>&1 || need docker-compose 'Docker Compose' docker-compose
 fi
 if [ -z "$packages" ]; then exit 0; fi
 packages=$(printf '%s\n' $packages | sort -u | tr '\n' ' ')

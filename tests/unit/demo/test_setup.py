@@ -153,7 +153,7 @@ def test_postgresql_is_installed_without_a_cluster_that_starts_with_the_machine(
     machine: Machine, status: int
 ) -> None:
     """During the install a setting forbids the cluster; afterwards it is gone, also on failure."""
-    for program in (*PROGRAMS, *FOR_DASHBOARDS, "dockerd", "busybox"):
+    for program in (*PROGRAMS, *FOR_DASHBOARDS, "dockerd", "busybox", "docker-compose"):
         machine.put(program)
     machine.put("id", "echo 0")
     setting = f"{machine.cluster_settings}/*"
