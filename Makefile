@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml | setup
 	      'Name another one: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docker,kubernetes,postgresql,state]' --group dev --group docs
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[apprise,docker,kubernetes,postgresql,state]' --group dev --group docs
 	@touch $@
 
 # Grafana's own code, which says what the dashboards show. Without it those tests skip, and fail in CI.
