@@ -27,6 +27,7 @@ from shf_queries.results import Sample, Series, matrix, vector
 T = TypeVar("T")
 
 _NUMBER = "shf_expression"  # the label by which the answers to expressions of one request are told apart
+LONGEST_IN_URL = 4_000  # characters of a query; longer ones are posted
 POOL_SIZE = 16  # connections: at least one for every worker thread, or they wait for each other
 
 
@@ -76,6 +77,9 @@ class PrometheusClient:
         Unlike `raw`, a value is repeated for up to five minutes after its sample, unless its series was
         marked stale.
         """
+        if len(promql) > LONGEST_IN_URL:
+            params = {"query": promql, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
+            return self._ask(lambda: matrix(self._post("query_range", params)))
         return self._ask(
             lambda: matrix(
                 self._connection.custom_query_range(
@@ -87,6 +91,18 @@ class PrometheusClient:
                 )
             )
         )
+
+    def names(self, *, start: float, end: float) -> Sequence[str]:
+        """Return the names of all series that have samples between two times (seconds since 1970)."""
+
+        def ask() -> Sequence[str]:
+            params = {"start": f"{start:.3f}", "end": f"{end:.3f}"}
+            url = f"{self.url}/api/v1/label/__name__/values"
+            return [
+                str(name) for name in self._data(self._session.get(url, params=params, timeout=self._timeout))
+            ]
+
+        return self._ask(ask)
 
     def alerts(self) -> Sequence[Mapping[str, Any]]:
         """Return the pending and firing alerts as `GET /api/v1/alerts` lists them."""
@@ -106,9 +122,22 @@ class PrometheusClient:
     def _query(self, promql: str, at: float | None, convert: Callable[[Any], T]) -> T:
         params = None if at is None else {"time": f"{at:.3f}"}
         # Converted under the same roof: an answer of another shape is no answer, wherever that shows.
+        if len(promql) > LONGEST_IN_URL:
+            return self._ask(lambda: convert(self._post("query", {"query": promql, **(params or {})})))
         return self._ask(
             lambda: convert(self._connection.custom_query(promql, params=params, timeout=self._timeout))
         )
+
+    def _post(self, path: str, form: Mapping[str, str]) -> Any:
+        """The library puts even what it posts into the URL, which proxies cut."""
+        answer = self._session.post(f"{self.url}/api/v1/{path}", data=form, timeout=self._timeout)
+        return self._data(answer)["result"]
+
+    def _data(self, response: requests.Response) -> Any:
+        if response.status_code != requests.codes.ok:
+            reason = response.content[:500].decode(errors="replace")
+            raise PrometheusApiClientException(f"HTTP Status Code {response.status_code} ({reason})")
+        return response.json()["data"]
 
     def _ask(self, call: Callable[[], T]) -> T:
         self._warnings.last = self._warnings.status = None

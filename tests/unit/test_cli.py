@@ -42,6 +42,7 @@ COMMANDS = [
     "rbac",
     "rules",
     "init",
+    "replay",
 ]
 Shf = Callable[..., Result]
 

@@ -505,6 +505,59 @@ def rbac(config: Path | None, service_account: str, namespace: str, as_json: boo
         click.echo(to_yaml(found), nl=False)
 
 
+@main.command()
+@click.option("--since", default="7d", show_default=True, help="So long before --until, or an ISO 8601 time.")
+@click.option("--until", help="ISO 8601 time at which the replay ends (default: now).")
+@click.option("--service", help="Report only incidents that touch this service.")
+@click.option(
+    "--rules",
+    "rules_folder",
+    type=click.Path(path_type=Path),
+    help="Folder with rule files (default: what `shf rules` would write).",
+)
+@click.option("--mode", type=click.Choice(["automatic", "approval", "dry_run", "paused"]),
+              help="As if this were the configured `mode`.")  # fmt: skip
+@config_option
+@json_option
+@_errors_as_sentences
+def replay(
+    since: str,
+    until: str | None,
+    service: str | None,
+    rules_folder: Path | None,
+    mode: str | None,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what the fabric would have done in the past. Asks only Prometheus, and performs nothing."""
+    import time
+
+    from self_healing_fabric import replay as replays
+    from self_healing_fabric import screens
+    from self_healing_fabric.configuration import config_path, load_settings
+    from self_healing_fabric.rule_overrides import rule_parameters
+    from self_healing_fabric.rules import render_rules
+    from self_healing_fabric.settings import Mode
+    from self_healing_fabric.telemetry import quiet
+
+    path = config_path(config)
+    settings = load_settings(path)
+    if mode is not None:
+        settings = settings.model_copy(update={"mode": Mode(mode)})
+    end = time.time() if until is None else replays.moment_of(until)
+    begin = replays.beginning_of(since, end)
+    if rules_folder is None:
+        texts = render_rules(rule_parameters((), path)[0])
+    else:
+        texts = replays.rule_files_in(rules_folder)
+    with quiet(), screens.progress("replaying") as progress:
+        report = replays.replay(settings, texts, since=begin, until=end, service=service, progress=progress)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        screens.show_replay(Console(highlight=False), report)
+
+
 def _api(
     *,
     config: Path | None,

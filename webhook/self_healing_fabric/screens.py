@@ -6,12 +6,15 @@ the terminal or hide a line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Column, Table
 
 from self_healing_fabric.incidents.telling import Fact, Finding, Suspect, Telling, tell, verdict_in_words
@@ -232,6 +235,98 @@ def _show_diff(console: Console, lines: Sequence[str], indentation: str) -> None
     for line in lines:
         colour = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "dim")
         console.print(f"{indentation}[{colour}]{clean(line)}[/]", soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar on the terminal's standard error, gone at the end; takes shares from 0 to 1."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+def show_replay(console: Console, report: Mapping[str, Any]) -> None:
+    """Print what a replay found: each incident, then what it says of the fabric."""
+    history, summary = report["history"], report["summary"]
+    console.print(f"[bold]Replay of {history['from']} to {history['until']}[/], mode {report['mode']}")
+    if history["from"] > report["asked"]["since"]:
+        console.print(f"[yellow]Prometheus has no data from before {history['from']}.[/]")
+    for pause in history["pauses"]:
+        console.print(f"[yellow]Nothing was scraped from {pause['from']} to {pause['until']}.[/]")
+    if not report["settled"]:
+        console.print("[yellow]Rules that read alerts did not settle: times of such alerts may differ.[/]")
+    for incident in report["incidents"]:
+        _show_replayed(console, incident)
+    console.print()
+    if not report["incidents"]:
+        console.print("Nothing would have happened: no incident would have opened.")
+    else:
+        _show_summary(console, summary)
+    if report["alerts"]["people"]:
+        told = ", ".join(f"{name} {count}" for name, count in report["alerts"]["people"].items())
+        console.print(f"Alerts that go past the fabric to people: {clean(told)}")
+
+
+def _show_replayed(console: Console, incident: Mapping[str, Any]) -> None:
+    lasted = "not over at the end" if incident["seconds"] is None else f"{incident['seconds']:.0f} s"
+    console.print()
+    console.print(
+        f"[bold]{incident['opened_at']}[/]  {clean(incident['service'] or '-')}  "
+        f"{clean(incident['signal'] or '-')}  {lasted}  {clean(incident['title'])}",
+        soft_wrap=True,
+    )
+    found = incident["cause"]
+    if found is not None:
+        where = clean(found["service"] or found["lead"] or "-")
+        console.print(
+            f"  cause      {found['pattern']} in {where}, confidence {found['confidence']:.2f}",
+            soft_wrap=True,
+        )
+    for told in incident["course"]:
+        line = _REPLAYED[told["what"]](told)
+        if line:
+            console.print(f"  {told['seconds']:>7.0f} s  {line}", soft_wrap=True)
+
+
+_REPLAYED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "intent": lambda told: f"[green]would {told['strategy']}[/] {clean(told['target'])}",
+    "would": lambda told: f"[green]would {told['strategy']}[/] {clean(told['target'])} (dry run)",
+    "approval": lambda told: (
+        f"[magenta]would ask a person to approve:[/] {told['strategy']} {clean(told['target'])}"
+    ),
+    "guardrail": lambda told: f"[yellow]{told['guardrail']} stops it:[/] {clean(told['reason'])}",
+    "page": lambda told: (
+        f"[red]would call[/] {clean(', '.join(told['called']) or 'nobody')} "
+        f"(level {told['level']}): {clean(told['reason'])}"
+    ),
+}
+
+
+def _show_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    soon = summary["median_seconds_to_first_action"]
+    merged = f", {summary['merged']} more were symptoms of these" if summary["merged"] else ""
+    rows = [
+        ("incidents", f"{summary['incidents']} ({summary['incidents_per_day']:g} a day{merged})"),
+        ("by service", _counts(summary["by_service"])),
+        ("acted on", f"{summary['incidents_acted_on']}: {_counts(summary['actions'])}"),
+        ("first action", "-" if soon is None else f"{soon:.0f} s after the incident opened (median)"),
+        ("stopped by guardrails", _counts(summary["guardrail_blocks"])),
+        ("approvals asked", str(summary["approvals_asked"])),
+        (
+            "people called",
+            f"{summary['pages']} times; never in {summary['incidents_without_pages']} incidents",
+        ),
+        ("causes", f"{summary['causes_named']} named, {summary['causes_not_named']} not trusted enough"),
+    ]
+    for name, value in rows:
+        table.add_row(name, clean(value))
+    console.print(table)
+    console.print("What the actions would have achieved is not known: nothing was performed.")
+
+
+def _counts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counted.items()) or "none"
 
 
 def styled_state(row: Mapping[str, Any]) -> str:

@@ -220,7 +220,11 @@ def test_hostile_labels_neither_break_nor_choose_a_target(
         assert (incident.subject == "service/cart") is (incident.service == "cart")
 
 
-def test_ids_sort_by_time() -> None:
-    """The id begins with the second in UTC."""
-    assert correlation.new_id(0.0).startswith("19700101-000000-")
-    assert correlation.new_id(1_700_000_000.0) < correlation.new_id(1_700_000_001.0)
+def test_ids_sort_by_time_and_follow_from_what_they_name() -> None:
+    """The id begins with the second in UTC; the rest tells apart what opened within it."""
+    first = correlation.new_id(1_700_000_000.0, "service/cart")
+    assert first.startswith("20231114-221320-")
+    assert first < correlation.new_id(1_700_000_001.0, "service/cart")
+    assert first == correlation.new_id(1_700_000_000.0, "service/cart")
+    assert first != correlation.new_id(1_700_000_000.0, "service/pay")
+    assert first != correlation.new_id(1_700_000_000.5, "service/cart")

@@ -12,7 +12,7 @@ acts on: a label is a stranger's text and never chooses a target.
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -216,7 +216,7 @@ class _Round:
         name, title = _names(alert)
         values = {
             **_NEW,
-            "id": new_id(self._now),
+            "id": new_id(self._now, subject),
             "subject": subject,
             "service": alert.labels.get("service"),
             "known_service": service is not None,
@@ -369,7 +369,7 @@ def split(connection: Connection, incident: Row[Any], service: str, reason: str,
     worst = min((_severity(alert) for alert in alerts), key=SEVERITIES.index)
     _, title = _names(alerts[0])
     existing = statements.open_incidents_of(connection, {subject_of(service)}, lock=True)
-    split_id = existing[0].id if existing else new_id(now)
+    split_id = existing[0].id if existing else new_id(now, subject_of(service))
     values = {
         **_NEW,
         "id": split_id,
@@ -452,6 +452,11 @@ def _alert_entry(alert: Alert, message: str) -> Entry:
     return Entry(Kind.ALERT, message, data | {"annotations": dict(alert.annotations)})
 
 
-def new_id(now: float) -> str:
-    """An id that sorts by time and can be read out on the telephone: 20261122-130512-a3f1c2d4."""
-    return f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+def new_id(now: float, subject: str) -> str:
+    """An id that sorts by time and can be read out on the telephone: 20261122-130512-a3f1c2d4.
+
+    It follows from what it names, as one subject has one open incident at a time: so the same history, told
+    again, gives the same ids.
+    """
+    told_apart = hashlib.blake2s(f"{now!r} {subject}".encode(), digest_size=4).hexdigest()
+    return f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{told_apart}"

@@ -163,12 +163,8 @@ class StateCollector(Collector):
             "shf_signal_threshold", "Limit of a signal of a service.", labels=["service", "signal"]
         )
         for service in self._fabric.settings.services:
-            limits = self._fabric.settings.thresholds_of(service)
-            family.add_metric([service, "heartbeat"], limits.heartbeat)
-            family.add_metric([service, "error_ratio"], limits.error_ratio)
-            family.add_metric([service, "latency_p95"], limits.latency_factor)
-            family.add_metric([service, "cpu"], limits.cpu)
-            family.add_metric([service, "memory"], limits.memory)
+            for signal, limit in self._fabric.settings.thresholds_of(service).by_signal.items():
+                family.add_metric([service, signal], limit)
         yield family
 
     def _heartbeats(self) -> Iterator[Metric]:

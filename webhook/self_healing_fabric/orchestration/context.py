@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from self_healing_fabric.diagnosis.sources import SourcesOf, sources_of
 from self_healing_fabric.escalation.channels import Channel
 from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
@@ -22,7 +23,8 @@ from shf_queries import PrometheusClient
 
 @dataclass(frozen=True)
 class Context:
-    """The fabric's parts. `clock` returns seconds since 1970 (UTC)."""
+    """The fabric's parts. `clock` returns seconds since 1970 (UTC); `sources` tells who is asked besides
+    Prometheus."""
 
     settings: Settings
     store: Store
@@ -37,3 +39,4 @@ class Context:
     outside: tuple[Outside, ...] = ()  # guardrails that others bring
     gate: Gate | None = None  # asked before an incident may be called healed
     clock: Callable[[], float] = time.time
+    sources: SourcesOf = sources_of

@@ -51,20 +51,27 @@ def steady() -> float:
 class Leases:
     """The incidents that this process has claimed. Safe to share between threads.
 
-    The steady clock is always read before the store's: a process that freezes between the two then believes
-    that its lease ends too early, never too late.
+    The steady clock (`going_on` in its stead where time does not go by itself, as in a replay) is always read
+    before the store's: a process that freezes between the two then believes that its lease ends too early,
+    never too late.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], float], going_on: Callable[[], float] | None = None
+    ) -> None:
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
         self._store = store
         self._clock = clock
+        self._going_on = going_on
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._leader_until = 0.0
         self._claims = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def _steady(self) -> float:
+        return steady() if self._going_on is None else self._going_on()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -101,7 +108,7 @@ class Leases:
 
     def claim(self, limit: int) -> list[Incident]:
         """Claim what is due and nobody works on, the longest due first. Raises StoreUnavailable."""
-        mark, now, mine = steady(), self._clock(), self.held()
+        mark, now, mine = self._steady(), self._clock(), self.held()
         self._claims += 1
         in_turn = limit // IN_TURN or int(self._claims % IN_TURN == 0)
         rows = self._store.write(
@@ -131,7 +138,7 @@ class Leases:
         """Whether the incident is still ours: nobody else can have taken it over."""
         with self._lock:
             held = self._held.get(incident.id)
-        return held is not None and held.epoch == incident.epoch and steady() < held.until
+        return held is not None and held.epoch == incident.epoch and self._steady() < held.until
 
     def prolonged(self, incident: Incident, mark: float) -> None:
         """The incident's lease was renewed in the store by another write, begun at `mark` (steady clock)."""
@@ -143,13 +150,13 @@ class Leases:
     @property
     def leader(self) -> bool:
         """Whether this process does what one replica does for all."""
-        return not self._store.shared or steady() < self._leader_until
+        return not self._store.shared or self._steady() < self._leader_until
 
     def lead(self) -> bool:
         """Become, or remain, the leader where nobody else is. Raises StoreUnavailable."""
         if not self._store.shared:
             return True
-        mark, now = steady(), self._clock()
+        mark, now = self._steady(), self._clock()
         won = self._store.write(
             lambda connection: statements.acquire_lease(
                 connection, name=LEADER, owner=self.owner, now=now, lease=LEASE
@@ -160,7 +167,7 @@ class Leases:
 
     def renew(self) -> None:
         """Prolong everything that is held, but not a step that hangs. Raises StoreUnavailable."""
-        mark, now = steady(), self._clock()
+        mark, now = self._steady(), self._clock()
         with self._lock:
             for incident_id in [
                 each for each, held in self._held.items() if mark - held.since > LONGEST_STEP
@@ -185,15 +192,15 @@ class Leases:
                         del self._held[incident_id]
 
     def _run(self) -> None:
-        clock_checked = steady()
+        clock_checked = self._steady()
         away = False
         while not self._stopping.wait(RENEWAL):
             try:
                 self.renew()
                 self.lead()
-                if steady() - clock_checked > CLOCK_CHECK:
+                if self._steady() - clock_checked > CLOCK_CHECK:
                     self._store.set_clock()
-                    clock_checked = steady()
+                    clock_checked = self._steady()
                 away = False
             except StoreUnavailable as error:
                 if not away:

@@ -44,6 +44,17 @@ class Thresholds(Section):
     cpu: float = Field(0.90, gt=0, lt=1, description="share of the CPU")
     memory: float = Field(0.95, gt=0, lt=1, description="share of the memory limit")
 
+    @property
+    def by_signal(self) -> Mapping[str, float]:
+        """The limits by signal, as `shf_signal_threshold` exports them."""
+        return {
+            "heartbeat": self.heartbeat,
+            "error_ratio": self.error_ratio,
+            "latency_p95": self.latency_factor,
+            "cpu": self.cpu,
+            "memory": self.memory,
+        }
+
 
 class ServiceThresholds(Section):
     """Limits of one service where they differ from the others': as `thresholds`."""

@@ -93,6 +93,10 @@ class Source(Protocol):
 SourceMaker = Callable[[], Source]
 
 
+SourcesOf = Callable[[str, ServiceSettings, KubernetesSettings, Collection[str]], Mapping[str, "SourceMaker"]]
+"""As `sources_of`: for a service, its settings, the API server and what it depends on."""
+
+
 def sources_of(
     name: str, service: ServiceSettings, kubernetes: KubernetesSettings, depends_on: Collection[str]
 ) -> Mapping[str, SourceMaker]:

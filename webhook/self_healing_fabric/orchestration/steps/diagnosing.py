@@ -20,7 +20,6 @@ from self_healing_fabric.diagnosis.history import locate
 from self_healing_fabric.diagnosis.localization import Localization
 from self_healing_fabric.diagnosis.patterns import Change
 from self_healing_fabric.diagnosis.scoring import Symptom
-from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import Rise, State, Transition
@@ -78,7 +77,7 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     calibration = context.calibrator.calibration(now)
     dependencies, dependants = sorted(topology.direct_dependencies(service)), topology.dependants(service)
     with context.metrics.diagnosis_seconds.time():
-        sources = sources_of(service, configured, context.settings.kubernetes, dependencies)
+        sources = context.sources(service, configured, context.settings.kubernetes, dependencies)
         inquiry = Inquiry(sources, at=now, within=context.settings.diagnosis.timeout)
         seen = collect(
             context.prometheus,

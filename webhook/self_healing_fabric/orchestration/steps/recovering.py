@@ -106,11 +106,12 @@ def _act(
     measured = replace(measured, refused=refused)
     if facts.mode is Mode.DRY_RUN:
         refusal = journal.ask_guardrails(context, incident, action, strategy, disruptive, measured)
-        would = f"would {strategy} {effect.target}"
+        would, told = f"would {strategy} {effect.target}", journal.told_of(action, strategy)
         if refusal is not None:
             would = f"{refusal.guardrail} would refuse to {strategy} {effect.target}: {refusal.reason}"
-        told = Entry(Kind.NOTE, f"Dry run: {would}.", journal.told_of(action, strategy))
-        return to_people(context, "dry run: a person must do it", *entries, told)
+            told |= {"refused_by": refusal.guardrail}
+        note = Entry(Kind.NOTE, f"Dry run: {would}.", told)
+        return to_people(context, "dry run: a person must do it", *entries, note)
     refusal = journal.announce(
         context,
         incident,
