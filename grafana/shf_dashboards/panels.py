@@ -181,7 +181,7 @@ def rows(
     """A table of series: a column for each label, in this order, and one for the value."""
     panel = table.Panel().title(title).description(description).datasource(SOURCE)
     panel.span(width).height(height).unit("none").no_value(unknown).filterable(True)
-    panel.thresholds(neutral_below())
+    panel.thresholds(neutral_below()).cell_options(common_model.TableAutoCellOptions())
     panel.with_target(query(expression, instant=True).format(PromQueryFormat.TABLE))
     options = {
         "excludeByName": dict.fromkeys(("Time", *hidden), True),

@@ -57,10 +57,11 @@ def _all_samples(folder: Path) -> list[object]:
 
 @pytest.fixture(scope="session")
 def spans(prometheus: str) -> dict[str, Span]:
-    """The times to look at: nothing ever happened; incidents; the fabric and all else are gone."""
+    """The times to look at: nothing ever happened; incidents; scraped once; the fabric and all else gone."""
     gone = START + LENGTH + 900
     return {
         "calm": Span(prometheus, CALM, CALM + LENGTH),
         "incidents": Span(prometheus, START, START + LENGTH),
+        "newborn": Span(prometheus, CALM + SCRAPE - LENGTH, CALM + SCRAPE),
         "gone": Span(prometheus, gone, gone + LENGTH),
     }

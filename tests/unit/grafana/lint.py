@@ -25,7 +25,9 @@ THROUGH_TIME = {"timeseries", "state-timeline"}
 BUILT_IN = {"__rate_interval", "__range", "__interval", "__url_time_range"}
 _COUNTER = re.compile(r"\b(?:shf_\w+?|process_\w+?)_(?:total|bucket|count|sum)\b")
 _WINDOW = re.compile(r"\[([^\]:]+)(?::[^\]]*)?\]")
-_SELECTOR = re.compile(r"(?<![\w:$])((?:shf_|process_|service:|service_signal:|job:)[\w:]+)(\{[^}]*\})?")
+_SELECTOR = re.compile(
+    r"(?<![\w:$])((?:shf_|process_|service:|service_signal:|job:)[\w:]+|ALERTS(?:_FOR_STATE)?)(\{[^}]*\})?"
+)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 # Neither the registry nor what is remembered of it has a cluster: a threshold is of a service.
 _WITHOUT_CLUSTER = {"service_signal:shf_threshold:value"}
@@ -65,6 +67,9 @@ def _expressions(content: Content) -> Iterator[tuple[str, str]]:
             yield panel["title"], target["expr"]
     for annotation in content["annotations"]["list"]:
         yield f"annotation {annotation['name']}", annotation["expr"]
+    for variable in content["templating"]["list"]:
+        if variable["type"] == "query" and variable["name"] != "cluster":
+            yield f"variable {variable['name']}", variable["query"]
 
 
 @rule
@@ -145,6 +150,15 @@ def now_or_through_time(content: Content) -> Iterator[str]:
 
 
 @rule
+def newest_value(content: Content) -> Iterator[str]:
+    """A mean or a maximum of the range would hide what is the case now."""
+    for panel in _shown(content):
+        calcs = panel["options"].get("reduceOptions", {"calcs": ["lastNotNull"]})["calcs"]
+        if calcs != ["lastNotNull"]:
+            yield f"{panel['title']}: {calcs}"
+
+
+@rule
 def told_apart(content: Content) -> Iterator[str]:
     """By id and by title."""
     for key in ("id", "title"):
@@ -212,7 +226,8 @@ def clusters_can_be_chosen(content: Content) -> Iterator[str]:
     """Every series that belongs to a cluster is asked for in the chosen ones."""
     for title, expression in _expressions(content):
         for name, matchers in _SELECTOR.findall(expression):
-            if name not in _WITHOUT_CLUSTER and 'cluster=~"$cluster"' not in matchers:
+            of_none = name in _WITHOUT_CLUSTER or 'alertname="ShfWatchdog"' in matchers
+            if not of_none and 'cluster=~"$cluster"' not in matchers:
                 yield f"{title}: {name} of all clusters"
 
 
@@ -243,7 +258,7 @@ def all_means_all(content: Content) -> Iterator[str]:
     for each in content["templating"]["list"]:
         if each.get("includeAll") and each.get("allValue") != ".*":
             yield f"{each['name']}: All is {each.get('allValue')!r}"
-    if not {"cluster", "service"} <= {
+    if {"cluster", "service"} != {
         each["name"] for each in content["templating"]["list"] if each.get("multi")
     }:
         yield "clusters and services cannot be chosen"
@@ -319,7 +334,9 @@ def columns_have_a_width(content: Content) -> Iterator[str]:
             if any(one["id"] == "custom.width" and one["value"] > 0 for one in override["properties"])
         }
         names = {
-            name for each in panel["transformations"] for name in each["options"]["renameByName"].values()
+            name
+            for each in panel["transformations"]
+            for name in each["options"].get("renameByName", {}).values()
         }
         if names != wide:
             yield f"{panel['title']}: {sorted(names ^ wide)}"

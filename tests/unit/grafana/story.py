@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +27,12 @@ from prometheus_client import context_managers
 from pytest_httpserver import HTTPServer
 
 from self_healing_fabric.app import create_app
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.integration.status import StateCollector
+from self_healing_fabric.recovery.strategies import usable
 from self_healing_fabric.rules import RuleParameters, write_rules
+from self_healing_fabric.store import statements
+from self_healing_fabric.telemetry import Metrics
 from world import START, World
 
 SCRAPE = 15  # seconds
@@ -65,7 +71,14 @@ class Recording:
     """A fabric that lives a story, and what its /metrics said all the time."""
 
     def __init__(
-        self, directory: Path, server: HTTPServer, begin: float, target: Labels, **changes: Any
+        self,
+        directory: Path,
+        server: HTTPServer,
+        begin: float,
+        target: Labels,
+        *,
+        standby: bool,
+        **changes: Any,
     ) -> None:
         self.samples: list[Sample] = []
         self._target = target
@@ -76,7 +89,7 @@ class Recording:
             server,
             dict.fromkeys(SERVICES, ()),
             external_url=ADDRESS,
-            guardrails={"cooldown": 120},
+            guardrails={"cooldown": 540},
             thresholds={"heartbeat": 75},
             **changes,
         )
@@ -85,6 +98,12 @@ class Recording:
         self.world.fabric.drift.places = lambda: {"cart": 0.0}  # type: ignore[method-assign]
         self.client: FlaskClient = create_app(self.world.fabric).test_client()
         self._scraped = begin - SCRAPE
+        # A second replica sees the same store and has counted nothing.
+        self._standby: Metrics | None = None
+        if standby:
+            settings = self.world.context.settings
+            self._standby = Metrics(settings.services, usable(settings, self.world.context.strategies))
+            self._standby.registry.register(StateCollector(self.world.fabric))
 
     def until(self, minute: float, tick: float = SCRAPE) -> None:
         """Go on to this minute of the story."""
@@ -95,10 +114,37 @@ class Recording:
                 self._scrape()
 
     def stalls(self, minute: float) -> None:
-        """Until this minute the loop does nothing, although the process answers."""
+        """Until this minute the loop does nothing, although all open incidents are due."""
+        now = self.world.clock.now
+        for each in self.world.incidents():
+            if each.state not in (State.RESOLVED, State.CLOSED):
+                due = partial(statements.annotate, incident_id=each.id, changes={"due_at": now})
+                self.world.context.store.write(due)
         while self.world.clock.now < self.begin + minute * 60:
             self.world.clock.now += SCRAPE
             self._scrape()
+
+    def breaks_a_notification(self) -> None:
+        """One that cannot be worked in, whatever it was when it was taken in."""
+        now = self.world.clock.now
+        self.world.context.store.write(lambda connection: statements.put_in_inbox(connection, b"{}", now))
+
+    def standby_works(self) -> None:
+        """What the other replica has counted: on SQLite there is no second one to do it."""
+        counted = self._standby
+        assert counted is not None
+        counted.opened.labels("cart").inc()
+        counted.resolved.labels("cart", "healed").inc()
+        counted.recover_seconds.labels("cart").observe(200)
+        counted.actions.labels("cart", "restart", "succeeded").inc()
+        counted.actions.labels("cart", "restart", "indeterminate").inc()
+        counted.action_seconds.labels("restart").observe(20)
+        counted.blocks.labels("cart", "cooldown").inc(2)
+        counted.diagnosis_seconds.observe(8)
+        counted.requests.labels("202").inc(3)
+        counted.requests.labels("503").inc()
+        counted.alerts.labels("firing").inc(2)
+        counted.truncated.inc(4)
 
     def fails(self, service: str) -> None:
         """The service falls silent, and Alertmanager says so."""
@@ -132,20 +178,27 @@ class Recording:
         now = self._scraped = self.world.clock.now
         # Comparing with the servers is no part of the story; a fabric does it all the time.
         self.world.context.metrics.last_reconcile.set(now - 5)
-        target = self._target
-        cpu = {"process_cpu_seconds_total": 0.1 * (now - self.begin)}
-        for family in self.world.context.metrics.registry.collect():
+        self._keep(self.world.context.metrics, self._target, now)
+        if self._standby is not None:
+            self._keep(self._standby, {**self._target, "instance": "fabric-2:9931"}, now, leader=False)
+
+    def _keep(self, metrics: Metrics, target: Labels, now: float, *, leader: bool = True) -> None:
+        for family in metrics.registry.collect():
             for sample in family.samples:
                 if sample.name.startswith("shf_"):
-                    self.samples.append(Sample(sample.name, {**sample.labels, **target}, sample.value, now))
+                    value = sample.value if leader or sample.name != "shf_leader" else 0.0
+                    self.samples.append(Sample(sample.name, {**sample.labels, **target}, value, now))
+        cpu = {"process_cpu_seconds_total": 0.1 * (now - self.begin)}
         for name, value in {**MACHINE, **cpu}.items():
             self.samples.append(Sample(name, target, value, now))
+            # Other processes export the same.
+            self.samples.append(Sample(name, {**target, "job": "shop/cart"}, 2 * value, now))
 
 
 def calm(directory: Path, server: HTTPServer) -> list[Sample]:
     """Nothing ever happened, to someone whose targets have no label `cluster`."""
     with _steady_timers():
-        recording = Recording(directory, server, CALM, FABRIC)
+        recording = Recording(directory, server, CALM, FABRIC, standby=False)
         recording.until(LENGTH / 60)
         recording.world.close()
     return recording.samples
@@ -154,7 +207,7 @@ def calm(directory: Path, server: HTTPServer) -> list[Sample]:
 def incidents(directory: Path, server: HTTPServer) -> list[Sample]:
     """What happens is told in the order in which it happens; the last minutes are what people look at."""
     with _steady_timers():
-        recording = Recording(directory, server, START, {**FABRIC, **IN_CLUSTER})
+        recording = Recording(directory, server, START, {**FABRIC, **IN_CLUSTER}, standby=True)
         _live(recording)
         recording.world.close()
     return recording.samples
@@ -179,6 +232,8 @@ def _live(story: Recording) -> None:
     story.until(23)
     story.fails("search")
     story.until(25, tick=1)
+    story.until(30)
+    story.standby_works()
     story.until(44)
     world.healthy("search")
     story.ends("search")
@@ -190,20 +245,22 @@ def _live(story: Recording) -> None:
     story.ends("pay")
     # stock is silent while everything is paused; then the target refuses its restart, and people are called.
     story.sets_mode("paused")
-    story.until(49)
+    story.until(50)
     world.targets["stock"].answer = 404
     story.fails("stock")
-    story.until(50, tick=1)
-    story.sets_mode("automatic")
     story.until(52, tick=1)
+    story.sets_mode("automatic")
+    story.until(54, tick=1)
     # Someone sends nonsense. Someone asks before acting from now on, and nobody answers for mail.
     assert story.client.post("/api/v1/alerts", data="nonsense").status_code == 400
     story.sets_mode("approval")
-    story.stalls(53)
     story.until(57)
     story.fails("mail")
     story.until(58, tick=1)
-    story.until(LENGTH / 60)
+    # A notification cannot be worked in, and in the end the loop hangs.
+    story.breaks_a_notification()
+    story.until(59.25)
+    story.stalls(LENGTH / 60)
 
 
 def _steady_timers() -> Any:

@@ -84,6 +84,7 @@ FAULTS: dict[str, list[Fault]] = {
         lambda c: target(c, STATES, instant=True, range=False),
         lambda c: the(c, OPEN).update(type="graph"),
     ],
+    "newest_value": [lambda c: the(c, OPEN)["options"]["reduceOptions"].update(calcs=["mean"])],
     "told_apart": [
         lambda c: the(c, OPEN).update(id=the(c, STATES)["id"]),
         lambda c: the(c, OPEN).update(title=STATES),

@@ -7,10 +7,11 @@ see `story` and `node/show.mjs`. What people should see is written down in shown
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from viewer import Shown, Span, dashboards, parts, request, show
+from viewer import Shown, Span, dashboards, panels, parts, request, show
 
 pytestmark = pytest.mark.e2e
 
@@ -18,6 +19,7 @@ EXPECTED: dict[str, dict[str, dict[str, list[str]]]] = yaml.safe_load(
     Path(__file__).with_name("shown.yaml").read_text()
 )
 DASHBOARDS = dashboards()
+NO_FABRIC = "unknown: no fabric is scraped"
 PARTS = [
     pytest.param(dashboard, name, id=f"{dashboard}-{name}")
     for dashboard, content in DASHBOARDS.items()
@@ -66,6 +68,22 @@ def test_when_all_is_gone_it_says_that_nothing_is_known(dashboard: str, name: st
         for line in lines:
             assert line.startswith("NOTHING: unknown: ")
             assert line.endswith(" | text") or " | " not in line
+
+
+def of_the_fabric() -> list[Any]:
+    """The numbers that only a living fabric makes known."""
+    return [
+        pytest.param(dashboard, panel["title"], id=f"{dashboard}-{panel['title']}")
+        for dashboard, content in DASHBOARDS.items()
+        for panel in panels(content)
+        if panel["type"] == "stat" and panel["fieldConfig"]["defaults"]["noValue"] == NO_FABRIC
+    ]
+
+
+@pytest.mark.parametrize(("dashboard", "name"), of_the_fabric())
+def test_the_first_scrape_makes_all_known(dashboard: str, name: str, shown: Shown) -> None:
+    """There is nothing to count an increase from yet, and it is no less zero."""
+    assert shown[f"{dashboard} {name} newborn"] == EXPECTED[dashboard][name]["calm"]
 
 
 def test_nothing_is_red_when_nothing_ever_happened() -> None:

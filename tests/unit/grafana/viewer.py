@@ -102,7 +102,7 @@ def missing_for(programs: Iterable[str]) -> str | None:
     if lacking:
         return f"no {' and no '.join(lacking)} on PATH"
     if "node" in programs and not (NODE / "node_modules" / ".bin" / "esbuild").exists():
-        return "packages are missing: run `npm --prefix tests/unit/grafana/node ci --omit=dev`"
+        return "packages are missing: run `npm --prefix tests/unit/grafana/node ci`"
     return None
 
 

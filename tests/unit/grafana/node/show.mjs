@@ -24,7 +24,7 @@ const plain = (id, process, extra = {}) => ({
   id, path: id, name: id, description: '', editor: () => null, override: () => null, settings: {},
   process, shouldApply: () => true, ...extra,
 });
-const CUSTOM = ['width', 'cellOptions', 'lineStyle', 'transform', 'align', 'inspect', 'filterable'];
+const CUSTOM = ['width', 'cellOptions', 'lineStyle', 'transform', 'align', 'inspect', 'filterable', 'thresholdsStyle'];
 const registry = new grafana.FieldConfigOptionsRegistry(() => [
   plain('unit', grafana.unitOverrideProcessor),
   plain('min', grafana.numberOverrideProcessor),
@@ -239,6 +239,7 @@ function graph(panel, frames) {
     const text = (value) => textOf(field.display(value));
     const fixed = field.config.color?.mode === 'fixed' ? ` (${colour(theme.visualization.getColorByName(field.config.color.fixedColor))})` : '';
     const style = [
+      field.config.color?.mode === 'thresholds' ? 'BY THRESHOLDS' : undefined,
       field.config.custom?.lineStyle?.fill, field.config.custom?.transform,
       field.config.custom?.thresholdsStyle?.mode === 'dashed' ? `limit ${text(field.config.thresholds.steps.at(-1).value)}` : undefined,
     ].filter(Boolean).map((each) => ` ${each}`).join('');
@@ -248,6 +249,33 @@ function graph(panel, frames) {
       : `${text(Math.min(...values))} to ${text(Math.max(...values))}, last ${text(values.at(-1))}`;
     return `${title(field, frame, frames)}${fixed}${style}: ${values.length ? figures : 'NaN only'}`;
   });
+}
+
+// What other values would look like: each threshold and each value that has words, by the same display as the values.
+function scale(field) {
+  const valued = (field.config.mappings ?? []).filter((each) => each.type === 'value');
+  const spoken = valued.flatMap((each) => Object.keys(each.options));
+  const stepped = field.config.color?.mode === 'thresholds' || field.config.custom?.cellOptions?.type === 'color-text'
+    ? field.config.thresholds.steps.slice(1).map((step) => step.value) : [];
+  const others = (field.config.mappings ?? []).some((each) => each.options?.match === 'nan') ? [NaN] : [];
+  return [...stepped, ...spoken, ...others].map((value) => {
+    const display = field.display(field.type === 'number' ? Number(value) : value);
+    return `${textOf(display)} ${colour(display.color)}`;
+  });
+}
+
+function scales(request, panel, frames) {
+  const probe = { length: 1, fields: [{ name: 'Value', type: 'number', config: {}, values: [0] }] };
+  const [{ fields: [all] }] = finish(request, panel, [probe]);
+  const found = panel.type === 'table' ? [] : [`scale: ${scale(all).join(', ')}`];
+  if (panel.type === 'table') {
+    for (const frame of frames) {
+      for (const field of frame.fields) {
+        if (field.config.mappings?.length) found.push(`scale of ${title(field, frame, frames)}: ${scale(field).join(', ')}`);
+      }
+    }
+  }
+  return found.filter((line) => !line.endsWith(': '));
 }
 
 async function shown(request, panel) {
@@ -262,8 +290,9 @@ async function shown(request, panel) {
     table: (_, ...rest) => table(...rest), 'state-timeline': (_, ...rest) => timeline(...rest), timeseries: (_, ...rest) => graph(...rest),
   }[panel.type]?.(request, panel, frames);
   if (lines === undefined) throw new Error(`no panel type ${panel.type} is known here`);
-  const found = frames.length === 0 ? lines.map((line) => `NOTHING: ${line}`) : lines;
-  return ['table', 'stat'].includes(panel.type) ? found : found.sort();
+  if (frames.length === 0) return lines.map((line) => `NOTHING: ${line}`);
+  const ordered = ['table', 'stat'].includes(panel.type) ? lines : lines.sort();
+  return [...ordered, ...scales(request, panel, frames)];
 }
 
 async function marks(request, annotation) {
