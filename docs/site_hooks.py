@@ -46,8 +46,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def turned(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(here), match[2]))
         inside = ADDED.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
-        if inside is not None and files.get_file_from_path(inside) is not None:
+        exists = (ROOT / target).exists()
+        if inside is not None and (not exists or files.get_file_from_path(inside) is not None):
             link = posixpath.relpath(inside, posixpath.dirname(uri) or ".")
+        elif not exists:
+            return match[0]  # mkdocs says that it leads nowhere
         else:
             kind = "tree" if (ROOT / target).is_dir() else "blob"
             link = f"{config.repo_url.rstrip('/')}/{kind}/main/{target}"
