@@ -106,6 +106,11 @@ def all_signals_of(services: Iterable[str]) -> str:
     return f'{{__name__=~"service:shf_.+",service=~{one_of(services)}}}'
 
 
+def answering_of(services: Iterable[str]) -> str:
+    """The share of targets that answer now, of each of these services."""
+    return f"{HEARTBEAT.fresh_series}{{service=~{one_of(services)}}}"
+
+
 def start_time_of(service: str) -> str:
     """When the newest process of the service started, in seconds since 1970."""
     return f"max(process_start_time_seconds{{service={quote(service)}}})"

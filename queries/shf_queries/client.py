@@ -9,6 +9,7 @@ orchestrator's timers repeat it), and an answer with warnings counts as no answe
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,10 +39,19 @@ class PrometheusClient:
         url: base URL, with the path prefix if Prometheus has one.
         timeout: seconds for one call.
         bearer_token_file: read anew for every call, so that a token can be rotated.
+        on_call: told the seconds that each call took, and the error when it was not answered.
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, bearer_token_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        bearer_token_file: Path | None = None,
+        on_call: Callable[[float, str | None], None] | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
+        self._on_call = on_call
         self._timeout = timeout
         self._warnings = threading.local()
         self._session = requests.Session()
@@ -140,6 +150,18 @@ class PrometheusClient:
         return response.json()["data"]
 
     def _ask(self, call: Callable[[], T]) -> T:
+        began = time.monotonic()
+        error: str | None = None
+        try:
+            return self._asked(call)
+        except PrometheusUnavailable as unavailable:
+            error = str(unavailable)
+            raise
+        finally:
+            if self._on_call is not None:
+                self._on_call(time.monotonic() - began, error)
+
+    def _asked(self, call: Callable[[], T]) -> T:
         self._warnings.last = self._warnings.status = None
         try:
             answer = call()

@@ -419,6 +419,23 @@ def rules(
 
 
 @main.command()
+@access_options
+@json_option
+@_errors_as_sentences
+def status(as_json: bool, **where: Any) -> None:
+    """Show what the fabric is doing. Exits with 1 when it does not answer or does not do its work."""
+    from self_healing_fabric import screens
+
+    report = _api(**where).call("GET", "/api/v1/status")
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        screens.show_status(Console(highlight=False), report)
+    if not report.get("healthy"):
+        sys.exit(1)
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("shf.yaml"))
 @json_option
 @_errors_as_sentences

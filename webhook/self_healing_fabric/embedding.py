@@ -46,7 +46,7 @@ from self_healing_fabric.integration.collaborators import (
 )
 from self_healing_fabric.integration.events import SinkOfPlugin
 from self_healing_fabric.integration.lifecycle import Fabric
-from self_healing_fabric.integration.status import status
+from self_healing_fabric.integration.report import status
 from self_healing_fabric.settings import Settings, is_loopback
 from self_healing_fabric.store import statements
 

@@ -353,3 +353,47 @@ def clean(text: str) -> str:
 def printable(text: str) -> str:
     """The text without control characters: none of them may paint, erase or end a line."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def show_status(console: Console, report: Mapping[str, Any]) -> None:
+    """Print what the fabric is doing."""
+    works = "[green]works[/]" if report["healthy"] else "[red]does not work[/]"
+    role = "leader" if report["leader"] else "not the leader"
+    console.print(f"The fabric {works}: version {report['version']}, mode {report['mode']}, {role}.")
+    for problem in report["problems"]:
+        console.print(f"  [red]{clean(problem)}[/]")
+    found = ", ".join(f"{number} {state}" for state, number in sorted(report["incidents"].items()))
+    console.print(f"Incidents: {found or 'none open'}.")
+    inbox = report["inbox"]
+    console.print(f"Notifications: {inbox['waiting']} waiting, {inbox['failed']} failed.")
+    loop, reconciled = report["loop"], report["reconciled"]
+    taken = "" if loop["seconds"] is None else f", took {1000 * loop['seconds']:.0f} ms"
+    console.print(f"Last loop: {_ago(loop)}{taken}. Compared with the servers: {_ago(reconciled)}.")
+    table = Table("server", "answers", "latency", "last answer", "error", box=None, pad_edge=False)
+    for server in report["servers"]:
+        latency = server["latency_seconds"]
+        table.add_row(
+            clean(f"{server['kind']} {server['url']}"),
+            {True: "[green]yes[/]", False: "[red]no[/]", None: "not asked"}[server["answers"]],
+            "-" if latency is None else f"{1000 * latency:.0f} ms",
+            _ago(server["answered"]),
+            clean(server["error"] or ""),
+        )
+    console.print(table)
+    for kind in ("guardians", "guards"):
+        if report[kind]["answering"]:
+            each = ", ".join(
+                f"{clean(name)} {'unknown' if share is None else f'{share:.0%}'}"
+                for name, share in report[kind]["answering"].items()
+            )
+            console.print(f"{kind.capitalize()} that answer ({_ago(report[kind])}): {each}.")
+    if len(report["replicas"]) > 1:
+        for replica in report["replicas"]:
+            marks = [word for word in ("leader", "this") if replica[word]]
+            told = f" ({', '.join(marks)})" if marks else ""
+            console.print(f"Replica {clean(replica['name'])}{told}: {replica['incidents']} incidents.")
+
+
+def _ago(seen: Mapping[str, Any]) -> str:
+    age = seen["age_seconds"]
+    return "never" if age is None else f"{age:.0f} s ago"

@@ -20,7 +20,7 @@ from self_healing_fabric.api.problems import problem
 from self_healing_fabric.diagnosis import Pattern
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.integration.lifecycle import Fabric
-from self_healing_fabric.integration.status import status
+from self_healing_fabric.integration.report import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
 from self_healing_fabric.settings import Mode, Right, StrategyName

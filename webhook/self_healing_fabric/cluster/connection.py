@@ -6,8 +6,11 @@ of its own, so every call gets one; and loading a kubeconfig may write to it, wh
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from self_healing_fabric.cluster import ClusterUnusable
 from self_healing_fabric.quoting import quoted
+from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import KubernetesSettings
 
 try:
@@ -16,7 +19,7 @@ except ModuleNotFoundError as error:
     raise ClusterUnusable("workloads need an extra: pip install 'self-healing-fabric[kubernetes]'") from error
 
 
-__all__ = ["client", "close", "configuration"]
+__all__ = ["api_client", "client", "close", "configuration"]
 
 
 def configuration(settings: KubernetesSettings) -> client.Configuration:
@@ -41,6 +44,27 @@ def configuration(settings: KubernetesSettings) -> client.Configuration:
         ) from error
     made.retries = False
     return made
+
+
+def api_client(configuration: client.Configuration) -> client.ApiClient:
+    """A connection whose calls are noted in `servers_asked`."""
+    made = client.ApiClient(configuration)
+    made.rest_client = cast(Any, _Noted(made.rest_client, str(configuration.host)))
+    return made
+
+
+class _Noted:
+    """The client's REST layer, with a note of each call. Everything else is the layer's own."""
+
+    def __init__(self, rest: Any, host: str) -> None:
+        self._rest, self._host = rest, host
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rest, name)
+
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        with asking("kubernetes", self._host, answered=(client.ApiException,)):
+            return self._rest.request(*arguments, **options)
 
 
 def close(api: client.ApiClient) -> None:

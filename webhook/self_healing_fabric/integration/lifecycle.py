@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
+from self_healing_fabric import servers_asked
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.guardrails import outside
 from self_healing_fabric.guardrails.outside import Outside
@@ -58,6 +60,7 @@ class Fabric:
             settings.prometheus.url,
             timeout=settings.prometheus.timeout,
             bearer_token_file=settings.prometheus.bearer_token_file,
+            on_call=partial(servers_asked.note, "prometheus", settings.prometheus.url),
         )
         self.context = Context(
             settings=settings,
@@ -85,6 +88,7 @@ class Fabric:
         self.drift = DriftWatch(settings, lambda: self.context.leases.leader)
         self._tellings = tellings(self.context)
         self._draining = threading.Event()
+        self.started_at = self.context.clock()  # seconds since 1970
 
     @property
     def draining(self) -> bool:
@@ -98,7 +102,7 @@ class Fabric:
     def start(self) -> None:
         """Begin to work."""
         pushing = [name for name, service in self.settings.services.items() if service.pushes_heartbeats]
-        now = self.context.clock()
+        now = self.started_at = self.context.clock()
         self.store.write(lambda connection: statements.register_heartbeats(connection, pushing, now))
         for telling in self._tellings:
             telling.start()

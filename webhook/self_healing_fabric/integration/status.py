@@ -1,4 +1,4 @@
-"""What the fabric is doing, for people and for /metrics, read from the store at the moment of asking.
+"""The store's state as gauges for /metrics, read from the store at the moment of asking.
 
 Gauges that are counted up and down in memory drift and start wrong after a restart; these are a query, so
 they say what the store says.
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from self_healing_fabric import __version__
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.integration.guardrail_state import states
@@ -29,26 +27,6 @@ from self_healing_fabric.telemetry import UNKNOWN_SERVICE
 log = structlog.get_logger()
 
 SERVICE_STATES = {"healthy": 0, "healing": 1, "escalated": 2}
-
-
-def status(fabric: Fabric) -> dict[str, Any]:
-    """The answer of GET /api/v1/status."""
-    rows = fabric.store.read(statements.count_incidents)
-    waiting, failed = fabric.store.read(statements.count_inbox)
-    by_state: Counter[str] = Counter()
-    for row in rows:
-        by_state[row.state] += row.number
-    return {
-        "version": __version__,
-        "mode": fabric.store.read(lambda connection: mode.current(connection, fabric.settings)).value,
-        "orchestrator": "running" if fabric.orchestrator.alive() else "stopped",
-        "draining": fabric.draining,
-        "incidents": dict(by_state),
-        "inbox": {"waiting": waiting, "failed": failed},
-        "leader": fabric.context.leases.leader,
-        "services": len(fabric.settings.services),
-        "calibration": fabric.context.calibrator.calibration(fabric.context.clock()).as_dict(),
-    }
 
 
 class StateCollector(Collector):

@@ -55,7 +55,8 @@ class HealingOrchestrator:
         self._full = False  # the loop waits until somebody has finished
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="step")
         self._thread = threading.Thread(target=self._run, name="orchestrator", daemon=True)
-        self._reconciliation = Reconciliation(context)
+        self.reconciliation = Reconciliation(context)
+        self.last_look: tuple[float, float] | None = None  # when the loop last got through, and its seconds
         self._reconciler = ThreadPoolExecutor(1, thread_name_prefix="reconciliation")
         self._reconciling: Future[None] | None = None
         self._next_reconcile = 0.0  # on the monotonic clock: wall-clock jumps must not stop the comparison
@@ -86,16 +87,17 @@ class HealingOrchestrator:
             self._thread.join()
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._reconciler.shutdown(wait=True, cancel_futures=True)
-        self._reconciliation.close()
+        self.reconciliation.close()
         self._leases.stop()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._awake.clear()
-            pause = LONGEST_SLEEP
+            pause, began = LONGEST_SLEEP, time.monotonic()
             try:
                 self._reconcile_when_due()
                 pause = self._look()
+                self.last_look = self._context.clock(), time.monotonic() - began
             except StoreUnavailable as error:
                 log.error("store_unavailable", error=str(error))
             except Exception:
@@ -112,7 +114,7 @@ class HealingOrchestrator:
 
     def _reconcile(self) -> None:
         try:
-            self._reconciliation.run()
+            self.reconciliation.run()
         except StoreUnavailable as error:
             log.error("not_reconciled", error=str(error))
         except Exception:

@@ -20,7 +20,9 @@ from self_healing_fabric.incidents.ingestion import Moment, identity_time, store
 from self_healing_fabric.incidents.limits import CUT
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.health_watch import HealthWatch
 from self_healing_fabric.orchestration.leases import LEASE, LONGEST_STEP
+from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
 from self_healing_fabric.store import audit_statements, call_statements, statements
 from shf_queries import QueryError
@@ -66,11 +68,14 @@ class Reconciliation:
         self._context = context
         self._http = httpx.Client(trust_env=False, follow_redirects=False)
         self._reachable: dict[str, bool] = {}
+        self.health = HealthWatch(context.settings, context.prometheus)
+        self.compared_at: float | None = None  # seconds since 1970, by this replica
 
     def run(self) -> None:
         """Compare once, if this replica is the one that does. A server that is away changes nothing."""
         context = self._context
         context.graph.refresh(context.clock())
+        self.health.refresh(context.clock())
         if not context.leases.lead():
             return
         self._housekeeping()
@@ -78,7 +83,8 @@ class Reconciliation:
         # Without Alertmanager's word only ends can be learnt; what is silenced, nobody else knows.
         compared = (settings is not None and self._with_alertmanager(settings)) or self._with_prometheus()
         if compared:
-            context.metrics.last_reconcile.set(context.clock())
+            self.compared_at = context.clock()
+            context.metrics.last_reconcile.set(self.compared_at)
 
     def _housekeeping(self) -> None:
         """Timers that got lost or went out of reach, and incidents whose retention is over."""
@@ -137,8 +143,11 @@ class Reconciliation:
 
     def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
         headers = bearer_headers(settings.bearer_token_file)
-        answer = self._http.get(f"{settings.url}/api/v2/alerts", headers=headers, timeout=settings.timeout)
-        return _LISTED.validate_json(answer.raise_for_status().content)
+        with asking("alertmanager", settings.url):
+            answer = self._http.get(
+                f"{settings.url}/api/v2/alerts", headers=headers, timeout=settings.timeout
+            ).raise_for_status()
+        return _LISTED.validate_json(answer.content)
 
     def _with_prometheus(self) -> bool:
         """Without Alertmanager's list only the ends can be learnt: Prometheus does not know fingerprints."""

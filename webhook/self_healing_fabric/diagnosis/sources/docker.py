@@ -29,6 +29,7 @@ from self_healing_fabric.diagnosis.sources import (
 )
 from self_healing_fabric.diagnosis.sources.exits import OUT_OF_MEMORY, how_it_ended, supported_by
 from self_healing_fabric.incidents.evidence import Evidence
+from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import DockerRecovery
 
 try:
@@ -60,7 +61,8 @@ class DockerSource:
         """Inspect the container and read its events of the last hour."""
         wanted, ends = self._settings.container, time.monotonic() + within
         try:
-            engine = docker.DockerClient(base_url=self._settings.host, timeout=max(1, math.ceil(within)))
+            with asking("docker", self._settings.host):  # the client asks for the engine's version
+                engine = docker.DockerClient(base_url=self._settings.host, timeout=max(1, math.ceil(within)))
         except (DockerException, requests.RequestException) as error:
             raise SourceUnusable(
                 f"the engine at {self._settings.host} cannot be asked: {quoted(error)}"

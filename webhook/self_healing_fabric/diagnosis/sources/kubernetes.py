@@ -24,7 +24,7 @@ from self_healing_fabric.diagnosis.sources.workloads import Workload, bad_pods_f
 from self_healing_fabric.settings import KubernetesRecovery, KubernetesSettings
 
 try:
-    from self_healing_fabric.cluster.connection import client, close, configuration
+    from self_healing_fabric.cluster.connection import api_client, client, close, configuration
 except ClusterUnusable as error:
     raise SourceUnusable(str(error)) from error
 
@@ -120,7 +120,7 @@ class _Asking:
     """Questions to one API server, until the time is over; collects what was not answered."""
 
     def __init__(self, configuration: client.Configuration, timeout: float, ends: float) -> None:
-        self.api = client.ApiClient(configuration)
+        self.api = api_client(configuration)
         self.missing: list[str] = []
         self._timeout = timeout
         self._ends = ends

@@ -24,7 +24,7 @@ try:
     from urllib3 import Timeout
     from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-    from self_healing_fabric.cluster.connection import client, close, configuration
+    from self_healing_fabric.cluster.connection import api_client, close, configuration
 except (ModuleNotFoundError, ClusterUnusable) as error:
     raise TargetUnreadable(str(error)) from error
 
@@ -61,7 +61,7 @@ class Api:
     def __init__(self, settings: KubernetesSettings, timeout: float) -> None:
         self._timeout = timeout
         try:
-            self._api = client.ApiClient(configuration(settings))
+            self._api = api_client(configuration(settings))
         except ClusterUnusable as error:
             raise TargetUnreadable(str(error)) from error
 

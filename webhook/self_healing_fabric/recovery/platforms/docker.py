@@ -24,6 +24,7 @@ from self_healing_fabric.recovery.effects import (
     TargetUnreadable,
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
+from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import DockerRecovery
 
 try:
@@ -143,11 +144,12 @@ class DockerRestart(Effect):
     def _inspect(self) -> Mapping[str, Any]:
         wanted = self._settings.container
         try:
-            engine = self._engine()
-            try:
-                attributes: Mapping[str, Any] = engine.containers.get(wanted).attrs
-            finally:
-                engine.close()
+            with asking("docker", self._settings.host, answered=(NotFound,)):
+                engine = self._engine()
+                try:
+                    attributes: Mapping[str, Any] = engine.containers.get(wanted).attrs
+                finally:
+                    engine.close()
         except NotFound as error:
             raise TargetUnreadable(f"no container is called {wanted}") from error
         except (DockerException, requests.RequestException) as error:

@@ -21,7 +21,7 @@ from self_healing_fabric.recovery.effects import TargetUnreadable
 from self_healing_fabric.settings import KubernetesSettings
 
 try:
-    from self_healing_fabric.cluster.connection import client, close, configuration
+    from self_healing_fabric.cluster.connection import api_client, client, close, configuration
 except ClusterUnusable as error:
     raise TargetUnreadable(str(error)) from error
 
@@ -52,7 +52,7 @@ class Api:
 
     def __init__(self, settings: KubernetesSettings) -> None:
         try:
-            self._client = client.ApiClient(configuration(settings))
+            self._client = api_client(configuration(settings))
         except ClusterUnusable as error:
             raise TargetUnreadable(str(error)) from error
         self._timeout = settings.timeout

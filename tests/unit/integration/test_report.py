@@ -1,0 +1,240 @@
+"""The status tells what the fabric does: from one look at the store, without asking any server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from one_step import open_incident
+from self_healing_fabric import __version__, servers_asked
+from self_healing_fabric.app import BackgroundServer, create_app
+from self_healing_fabric.cli import main
+from self_healing_fabric.integration import report
+from self_healing_fabric.integration.lifecycle import Fabric
+from self_healing_fabric.settings import Settings
+from shf_demo.ports import reserved_ports
+
+
+class Servers:
+    """A Prometheus and an Alertmanager that say that all is well, and count what they are asked."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.calls: list[str] = []
+        self.away = False
+        self.url = server.url_for("")
+        server.expect_request("/prometheus/api/v1/query").respond_with_handler(self._query)
+        server.expect_request("/alertmanager/api/v2/alerts").respond_with_handler(self._alerts)
+
+    def _query(self, request: Request) -> Response:
+        self.calls.append(request.args["query"])
+        names = ("guardian-one", "guardian-two")
+        found = [
+            {"metric": {"service": name}, "value": [time.time(), value]}
+            for name, value in zip(names, ("1", "0.5"), strict=True)
+        ]
+        answer = {"status": "success", "data": {"resultType": "vector", "result": found}}
+        return Response(json.dumps(answer), status=503 if self.away else 200, mimetype="application/json")
+
+    def _alerts(self, _: Request) -> Response:
+        self.calls.append("alerts")
+        return Response("[]", status=503 if self.away else 200, mimetype="application/json")
+
+
+@pytest.fixture
+def servers(httpserver: HTTPServer) -> Iterator[Servers]:
+    """Nothing is known of them from another test."""
+    servers_asked._servers.clear()
+    yield Servers(httpserver)
+    servers_asked._servers.clear()
+
+
+@pytest.fixture
+def fabric(servers: Servers, tmp_path: Path) -> Iterator[Fabric]:
+    """Running, with three watched services."""
+    kinds = {"guardian-one": "guardian", "guardian-two": "guardian", "tokenguard": "guard", "cart": "service"}
+    with reserved_ports(1) as (port,):
+        made = Fabric(
+            Settings(
+                listen=f"127.0.0.1:{port}",
+                store=f"sqlite:///{tmp_path}/shf.db",
+                reconcile_interval=1,
+                prometheus={"url": f"{servers.url}prometheus".replace("://", "://me:secret@")},
+                alertmanager={"url": f"{servers.url}alertmanager"},
+                services={name: {"kind": kind} for name, kind in kinds.items()},
+            )
+        )
+        made.start()
+        yield made
+        made.stop()
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """A deadline for busy machines, not a measurement."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def reconciled(fabric: Fabric) -> bool:
+    watch = fabric.orchestrator.reconciliation
+    return watch.compared_at is not None and fabric.orchestrator.last_look is not None
+
+
+def test_a_fabric_that_works(fabric: Fabric, servers: Servers) -> None:
+    """Mode, leader, incidents, queue, loop, servers with their latency, versions, guardians and guards."""
+    open_incident(fabric.context, "restart", service="cart")
+    wait_until(lambda: reconciled(fabric))
+    told = report.status(fabric)
+    json.dumps(told)
+    assert told["healthy"] is True, told["problems"]
+    assert told["mode"] == "automatic"
+    assert told["leader"] is True
+    assert sum(told["incidents"].values()) == 1
+    assert told["inbox"] == {"waiting": 0, "failed": 0}
+    assert told["versions"]["fabric"] == __version__
+    assert told["loop"]["age_seconds"] >= 0
+    assert told["reconciled"]["age_seconds"] >= 0
+    prometheus, alertmanager = told["servers"]
+    assert (prometheus["kind"], alertmanager["kind"]) == ("prometheus", "alertmanager")
+    for server in told["servers"]:
+        assert server["answers"] is True
+        assert server["latency_seconds"] > 0
+    assert "secret" not in json.dumps(told)
+    assert told["guardians"]["answering"] == {"guardian-one": 1.0, "guardian-two": 0.5}
+    assert told["guards"]["answering"] == {"tokenguard": None}
+    (replica,) = told["replicas"]
+    assert replica["this"]
+    assert replica["leader"]
+
+
+def test_it_asks_nobody_and_reads_once(
+    fabric: Fabric, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten people who reload the page are no load on Prometheus."""
+    wait_until(lambda: reconciled(fabric))
+    report.status(fabric)  # the calibration is in memory from then on
+    fabric.orchestrator.stop()
+    before, reads, read = len(servers.calls), [], fabric.store.read
+    monkeypatch.setattr(fabric.store, "read", lambda function: reads.append(1) or read(function))
+    report.status(fabric)
+    assert len(servers.calls) == before
+    assert len(reads) == 1
+
+
+def test_the_watched_are_asked_for_in_one_query(fabric: Fabric, servers: Servers) -> None:
+    """However many guardians there are; other services are not among them."""
+    wait_until(lambda: fabric.orchestrator.reconciliation.health.seen)
+    queries = {call for call in servers.calls if call.startswith("service:shf_up:ratio")}
+    assert queries == {'service:shf_up:ratio{service=~"guardian-one|guardian-two|tokenguard"}'}
+
+
+def test_servers_that_are_away_are_named_and_then_it_is_not_healthy(
+    fabric: Fabric, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last answer stays with its age; who compares with nobody does not do its work."""
+    wait_until(lambda: reconciled(fabric))
+    servers.away = True
+
+    def failed() -> bool:
+        return all(each["answers"] is False for each in report.status(fabric)["servers"])
+
+    wait_until(failed)
+    told = report.status(fabric)
+    assert all("Status" in server["error"] or "503" in server["error"] for server in told["servers"])
+    assert "secret" not in json.dumps(told)
+    assert all(server["answered"]["age_seconds"] is not None for server in told["servers"])
+    assert told["healthy"] is True  # for as long as a restart of Prometheus takes
+    monkeypatch.setattr(report, "LEAST_PATIENCE", 0.0)
+    wait_until(lambda: not report.status(fabric)["healthy"])
+    assert "has not compared itself with the servers" in report.status(fabric)["problems"][0]
+
+
+def test_a_loop_that_has_ended_is_told(fabric: Fabric) -> None:
+    """An API that answers says nothing of the loop behind it."""
+    wait_until(lambda: reconciled(fabric))
+    fabric.orchestrator.stop()
+    assert report.status(fabric)["problems"] == ["the orchestrator does not run"]
+
+
+def test_a_loop_that_hangs_is_told(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alive is not enough."""
+    wait_until(lambda: reconciled(fabric))
+    monkeypatch.setattr(report, "LOOP_PATIENCE", -1.0)
+    assert "the loop has not got through" in report.status(fabric)["problems"][0]
+
+
+def test_replicas_with_their_leases(postgresql_url: str, servers: Servers) -> None:
+    """On PostgreSQL both are told, one of them as the leader."""
+    values = {
+        "store": postgresql_url,
+        "reconcile_interval": 1,
+        "prometheus": {"url": f"{servers.url}prometheus"},
+    }
+    one, two = Fabric(Settings(**values)), Fabric(Settings(**values))
+    try:
+        one.start()
+        wait_until(lambda: one.context.leases.leader)
+        two.start()
+        wait_until(lambda: reconciled(two) or two.orchestrator.last_look)
+        told = report.status(two)
+        assert told["healthy"] is True, told["problems"]
+        assert told["leader"] is False
+        by_name = {replica["name"]: replica for replica in told["replicas"]}
+        assert by_name[one.context.leases.owner]["leader"] is True
+        assert by_name[two.context.leases.owner] == {
+            "name": two.context.leases.owner,
+            "this": True,
+            "leader": False,
+            "incidents": 0,
+        }
+    finally:
+        one.stop()
+        two.stop()
+
+
+def test_the_command_tells_the_same(fabric: Fabric, tmp_path: Path) -> None:
+    """For people and for machines; 0 while it works, 1 when it does not, or does not answer."""
+    wait_until(lambda: reconciled(fabric))
+    server = BackgroundServer(create_app(fabric), fabric)
+    server.start()
+    url = f"http://{fabric.settings.listen}"
+    try:
+        shown = CliRunner().invoke(main, ["status", "--url", url])
+        machine = CliRunner().invoke(main, ["status", "--url", url, "--json"])
+        fabric.orchestrator.stop()
+        stopped = CliRunner().invoke(main, ["status", "--url", url])
+    finally:
+        server.stop()
+    gone = CliRunner().invoke(main, ["status", "--url", url])
+    assert shown.exit_code == 0, shown.output
+    for text in ("The fabric works", "mode automatic", "leader", "guardian-two 50%", "tokenguard unknown"):
+        assert text in shown.output
+    assert machine.exit_code == 0
+    assert json.loads(machine.output)["healthy"] is True
+    assert stopped.exit_code == 1
+    assert "the orchestrator does not run" in stopped.output
+    assert gone.exit_code == 1
+    assert "does not answer" in gone.output
+
+
+def test_errors_that_are_answers_are_told_apart() -> None:
+    """`not found` is an answer; the memory is bounded."""
+    servers_asked._servers.clear()
+    with pytest.raises(KeyError), servers_asked.asking("docker", "a", answered=(KeyError,)):
+        raise KeyError
+    with pytest.raises(OSError, match="away"), servers_asked.asking("docker", "b"):
+        raise OSError("away")
+    assert [each.answers for each in servers_asked.known("docker")] == [True, False]
+    for number in range(2 * servers_asked.MOST_SERVERS):
+        servers_asked.note("docker", str(number), 0.1)
+    assert len(servers_asked.known("docker")) == servers_asked.MOST_SERVERS
+    servers_asked._servers.clear()
