@@ -41,6 +41,7 @@ COMMANDS = [
     "mode",
     "rbac",
     "rules",
+    "status",
     "init",
     "replay",
 ]

@@ -95,7 +95,7 @@ def _used_plugins(settings: Settings) -> Mapping[str, Collection[str]]:
         "platforms": {name for service in services for name in service.recovery.platform},
         "evidence_sources": {name for service in services for name in service.evidence_sources},
         "guardrails": settings.plugins.guardrails,
-        "channels": settings.plugins.channels,
+        "channels": {name for each in settings.escalation.channels.values() for name in each.plugin or ()},
         "event_sinks": settings.plugins.event_sinks,
     }
 

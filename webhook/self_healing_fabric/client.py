@@ -40,7 +40,12 @@ class FabricClient:
         self._url = url.rstrip("/")
         try:
             self._http = httpx.Client(
-                base_url=self._url, headers=headers, auth=auth, timeout=TIMEOUT, trust_env=False
+                base_url=self._url,
+                headers=headers,
+                auth=auth,
+                timeout=TIMEOUT,
+                trust_env=False,
+                limits=httpx.Limits(max_keepalive_connections=0),  # who asks once leaves nothing open
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ApiError(f"{url} is no URL: {error}") from error

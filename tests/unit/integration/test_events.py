@@ -125,7 +125,7 @@ def test_a_receiver_that_was_away_gets_everything_in_order(
     """Errors that end are waited out; nothing is skipped and nothing overtakes."""
     fabric = make(events={"url": receiver.url})
     fabric.start()
-    receiver.answers = [500, 503, 429, 401]
+    receiver.answers = [202, 500, 503, 202, 429, 401]  # in the middle of a batch, too
     open_incident(fabric.context, "restart", service="cart")
     write(fabric, *(entry for entry, _ in STORY))
     wait_until(lambda: len(receiver.events) >= len(TOLD))
@@ -255,6 +255,8 @@ def test_a_lower_number_that_is_committed_later_is_not_skipped(postgresql_url: s
         now = time.time()
         fabric_like = type("C", (), {"store": store, "clock": store.clock})()
         open_incident(fabric_like, "restart", service="cart")
+        other = "20260101-000000-other"
+        open_incident(fabric_like, "restart", service="till", incident_id=other)
         written, go_on = threading.Event(), threading.Event()
 
         def slow(connection: Connection) -> None:
@@ -265,7 +267,7 @@ def test_a_lower_number_that_is_committed_later_is_not_skipped(postgresql_url: s
         writing = threading.Thread(target=lambda: store.write(slow))
         writing.start()
         assert written.wait(10)
-        store.write(lambda c: timeline.append(c, INCIDENT, [Entry(Kind.NOTE, "quick")], now))
+        store.write(lambda c: timeline.append(c, other, [Entry(Kind.NOTE, "quick")], now))
 
         def read(connection: Connection) -> list[str] | None:
             if not event_statements.nobody_writes(connection):

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from one_step import open_incident
+from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Settings
 from world import World
 
@@ -138,3 +141,26 @@ def test_without_the_package_the_configuration_says_what_is_missing() -> None:
     """The same file on a machine without the plugin does not start half a fabric."""
     with pytest.raises(ValueError, match="no plugin `quiet_hours` is installed among the guardrails"):
         Settings(plugins={"guardrails": {"quiet_hours": {"start": 1, "end": 2}}})
+
+
+@pytest.mark.usefixtures("plugin")
+def test_its_channel_is_written_to_once(tmp_path: Path, httpserver: HTTPServer, cache: Cache) -> None:
+    """A fabric that can do nothing calls a person through the file, with one line of what is wrong."""
+    book = tmp_path / "calls.jsonl"
+    world = world_of(tmp_path, httpserver, cache)
+    world.close()
+    world.values["plans"] = {"service_failure": []}
+    levels = [{"name": str(number), "call": ["human"]} for number in range(5)]
+    channels = {"human": {"plugin": {"notebook": {"file": str(book)}}}}
+    fabric = Fabric(Settings(**{**world.values, "escalation": {"levels": levels, "channels": channels}}))
+    open_incident(fabric.context, "nothing", service="cart")
+    fabric.start()
+    try:
+        end = time.monotonic() + 60
+        while not book.exists() or not book.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        fabric.stop()
+    (line,) = book.read_text().splitlines()
+    assert "cart" in json.loads(line)["title"]

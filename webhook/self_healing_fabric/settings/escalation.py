@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from self_healing_fabric.durations import Duration
+from self_healing_fabric.settings.plugins import ChannelOptions
 from self_healing_fabric.settings.values import HttpUrl, Section
 
 ALL_GUARDIANS = "all guardians"  # in a level's `call`: everyone whom a channel of the kind guardian reaches
@@ -76,11 +77,16 @@ class ChannelSettings(Section):
     guardian: GuardianChannel | None = Field(None, description="a program over HTTP")
     apprise: AppriseChannel | None = Field(None, description="people, extra `apprise`")
     alertmanager: AlertmanagerChannel | None = Field(None, description="an alert in Alertmanager")
+    plugin: ChannelOptions | None = Field(
+        None, description="a [plugin](plugins.md), and its options: `{NAME: {...}}`"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> ChannelSettings:
         if sum(value is not None for _, value in self) != 1:
             raise ValueError(f"give exactly one of: {', '.join(type(self).model_fields)}")
+        if self.plugin is not None and len(self.plugin) != 1:
+            raise ValueError(f"`plugin` takes one plugin, not {len(self.plugin)}")
         return self
 
     @property

@@ -29,11 +29,10 @@ EvidenceOptions = Annotated[Mapping[str, Any], _valid_options("evidence_sources"
 
 
 class PluginSettings(Section):
-    """[Plugins](plugins.md) that are used everywhere; services name platforms and evidence sources."""
+    """[Plugins](plugins.md) that are used everywhere; the others are named where they are used."""
 
     strategies: StrategyOptions = Field(
         {}, description="options by name; a strategy is used where a plan names it"
     )
     guardrails: GuardrailOptions = Field({}, description="options by name; asked before every effect")
-    channels: ChannelOptions = Field({}, description="options by name; every call goes to them too")
     event_sinks: EventSinkOptions = Field({}, description="options by name; get every event")

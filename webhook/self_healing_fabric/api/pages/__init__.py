@@ -37,7 +37,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.story import summary
 from self_healing_fabric.incidents.telling import Telling, by_urgency, needs_person, tell
 from self_healing_fabric.integration.lifecycle import Fabric
-from self_healing_fabric.integration.status import status
+from self_healing_fabric.integration.report import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.decisions import DECISIONS, Decide, decide, split_off

@@ -10,6 +10,7 @@ from self_healing_fabric.escalation.channels.delivery import CallFailed, Channel
 from self_healing_fabric.escalation.channels.guardian import GuardianChannel
 from self_healing_fabric.escalation.channels.log import LogChannel
 from self_healing_fabric.escalation.channels.people import AppriseChannel
+from self_healing_fabric.escalation.channels.plugin import channel_of_plugin
 from self_healing_fabric.settings import LOG, Settings
 
 __all__ = ["CallFailed", "Channel", "Receipt", "channels"]
@@ -18,6 +19,7 @@ KINDS: Mapping[str, Callable[[Any, Settings], Channel]] = {
     "guardian": GuardianChannel,
     "apprise": AppriseChannel,
     "alertmanager": AlertmanagerChannel,
+    "plugin": channel_of_plugin,
 }
 
 
