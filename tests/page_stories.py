@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from self_healing_fabric.app import create_app
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.store import statements
+from shf_queries import PrometheusClient
 from shf_queries.catalogue import ERROR_RATIO, LATENCY_P95, REQUEST_RATE
 from world import World
 
@@ -117,9 +119,9 @@ def _in_hand(world: World) -> None:
 
 
 @contextmanager
-def served(world: World) -> Iterator[str]:
-    """The application of the world's fabric on a free port; yields its URL."""
-    world.fabric.context = world.context
+def served(world: World, prometheus: PrometheusClient | None = None) -> Iterator[str]:
+    """The application of the world's fabric on a free port, asking this Prometheus; yields its URL."""
+    world.fabric.context = replace(world.context, prometheus=prometheus or world.context.prometheus)
     server = make_server("127.0.0.1", 0, create_app(world.fabric), threaded=True)
     thread = threading.Thread(target=server.serve_forever, name="pages")
     thread.start()

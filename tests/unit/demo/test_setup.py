@@ -12,7 +12,7 @@ import pytest
 
 SETUP = Path(__file__).resolve().parents[3] / "demo" / "setup.sh"
 PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager", "prometheus-blackbox-exporter")
-FOR_DASHBOARDS = ("node", "npm")  # of which only the tests want to know
+FOR_TESTS = ("node", "npm", "chromium")  # of the dashboards and of the pages
 TOOLS = ("sh", "env", "cat", "sort", "tr", "mkdir", "tee", "rm")
 
 
@@ -119,15 +119,15 @@ def test_what_cannot_be_installed_is_named(machine: Machine, programs: dict[str,
     assert "release archives" in done.stderr
 
 
-def test_only_the_tests_want_node(machine: Machine) -> None:
-    """Whoever runs the demo needs none; it comes with npm in most places, but not on Debian."""
+def test_only_the_tests_want_node_and_a_browser(machine: Machine) -> None:
+    """Whoever runs the demo needs neither; npm comes with Node.js in most places, but not on Debian."""
     for program in (*PROGRAMS, "postgres"):
         machine.put(program)
     assert machine.run().returncode == 0
     missing = machine.run("test")
     assert missing.returncode == 1
-    assert "apt-get install --no-install-recommends nodejs npm \n" in missing.stderr
-    for program in FOR_DASHBOARDS:
+    assert "apt-get install --no-install-recommends chromium nodejs npm \n" in missing.stderr
+    for program in FOR_TESTS:
         machine.put(program)
     assert machine.run("test").returncode == 0
 
@@ -135,7 +135,7 @@ def test_only_the_tests_want_node(machine: Machine) -> None:
 @pytest.mark.parametrize("place", ["postgres", "lib/15/bin/postgres"])
 def test_tests_want_postgresql_on_path_or_where_debian_keeps_it(machine: Machine, place: str) -> None:
     """Debian's servers are not on PATH; one of either place is good enough, for users as well as for root."""
-    for program in (*PROGRAMS, *FOR_DASHBOARDS):
+    for program in (*PROGRAMS, *FOR_TESTS):
         machine.put(program)
     assert machine.run().returncode == 0  # the demo needs none
     missing = machine.run("test")
@@ -153,7 +153,7 @@ def test_postgresql_is_installed_without_a_cluster_that_starts_with_the_machine(
     machine: Machine, status: int
 ) -> None:
     """During the install a setting forbids the cluster; afterwards it is gone, also on failure."""
-    for program in (*PROGRAMS, *FOR_DASHBOARDS, "dockerd", "busybox", "docker-compose"):
+    for program in (*PROGRAMS, *FOR_TESTS, "dockerd", "busybox", "docker-compose"):
         machine.put(program)
     machine.put("id", "echo 0")
     setting = f"{machine.cluster_settings}/*"

@@ -171,6 +171,7 @@ document.addEventListener("visibilitychange", () => {
 });
 
 if (live) for (const part of parts(live)) served.set(part.dataset.live, part.outerHTML);
+addEventListener("online", () => { if (live) { clearTimeout(timer); look(); } });
 offerName(document);
 showClock();
 if (live) lookLater();
