@@ -31,6 +31,7 @@ COMMANDS = [
     "acknowledge",
     "reject",
     "escalate",
+    "escalation",
     "close",
     "approve",
     "audit",
@@ -181,6 +182,7 @@ def test_check_ends_with_1_when_a_server_does_not_answer(shf: Shf, tmp_path: Pat
         f"prometheus {CLOSED}": False,
         "alertmanager": None,
         "service cart": None,
+        "escalation": None,
     }
     assert shf("check", "--config", path).exit_code == 1
 

@@ -20,6 +20,7 @@ from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.errors import ShfError
+from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.extensions import GROUPS, clashes, installed
 from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
@@ -69,6 +70,7 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
             lambda item: list(_service(item[0], item[1], settings)), settings.services.items()
         ):
             yield from findings
+    yield from _escalation(settings)
     if not settings.services:
         yield Finding("services", False, "none is configured: the fabric would act on nothing. Add them.")
 
@@ -200,6 +202,18 @@ def _alertmanager(settings: Settings) -> Iterator[Finding]:
         yield Finding(subject, True, f"has the receiver {receiver}")
     else:
         yield Finding(subject, False, f"has no receiver {receiver} (it has: {', '.join(names)})")
+
+
+def _escalation(settings: Settings) -> Iterator[Finding]:
+    """What each channel needs, without calling anybody; and contacts that nothing reaches."""
+    known = channels(settings)
+    for name, each in settings.escalation.channels.items():
+        yield _asked(f"channel {name}", each.kind, known[name].check)
+    called = {each for level in range(1, 5) for each in settings.escalation.contacts_of(level)}
+    silent = sorted(contact for contact in called if not settings.escalation.channels_of(contact))
+    if silent:
+        message = f"only the log hears of calls to: {', '.join(silent)}"
+        yield Finding("escalation", None, message)
 
 
 def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterator[Finding]:

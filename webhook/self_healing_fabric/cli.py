@@ -575,6 +575,35 @@ def replay(
         screens.show_replay(Console(highlight=False), report)
 
 
+@main.group()
+def escalation() -> None:
+    """Try out who is called when healing fails."""
+
+
+@escalation.command("test")
+@click.argument("level", type=click.IntRange(1, 4))
+@config_option
+@json_option
+@_errors_as_sentences
+def escalation_test(level: int, config: Path | None, as_json: bool) -> None:
+    """Send a test message to everybody whom LEVEL calls. Exits with 1 when somebody cannot be reached."""
+    from self_healing_fabric.configuration import config_path, load_settings
+    from self_healing_fabric.escalation.rehearsal import rehearse
+
+    found = []
+    console = Console(highlight=False, soft_wrap=True)
+    for each in rehearse(load_settings(config_path(config)), level):
+        found.append(each)
+        if not as_json:
+            word = {True: "[green]ok[/]   ", False: "[red]FAIL[/] ", None: "[yellow]note[/] "}[each.ok]
+            over = f" over {each.channel}" if each.channel else ""
+            console.print(f"{word} {escape(each.contact)}{escape(over)}: {escape(each.message)}")
+    if as_json:
+        click.echo(json.dumps([vars(each) for each in found], indent=2))
+    if any(each.ok is False for each in found):
+        sys.exit(1)
+
+
 def _api(
     *,
     config: Path | None,

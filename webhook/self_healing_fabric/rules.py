@@ -85,6 +85,10 @@ class RuleParameters(BaseModel):
         description="how long an alert outlives its cause, or the series of a target that vanished",
     )
 
+    unhealed_for: Duration = Field(
+        900.0, gt=0, description="a critical alert that lasts for so long pages, whatever the fabric says"
+    )
+
     baseline_window: Duration = Field(
         21_600.0, gt=0, description="the normal latency is the median of this long"
     )

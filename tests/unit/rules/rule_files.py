@@ -12,7 +12,7 @@ from self_healing_fabric.deployment import deployment_files
 RULES = deployment_files("alert_rules")
 FILES = tuple(
     f"{name}.rules.yml"
-    for name in ("heartbeat", "meta", "requests", "resources", "slo", "state", "thresholds")
+    for name in ("heartbeat", "meta", "paging", "requests", "resources", "slo", "state", "thresholds")
 )
 SIGNAL_OF_ALERT = {
     "ShfHeartbeatMissed": "heartbeat",
@@ -26,6 +26,8 @@ SIGNAL_OF_ALERT = {
     "ShfConfigDrift": "config_drift",
     "ShfStateDivergence": "state_divergence",
     "ShfRestartLoop": "restarts",
+    "ShfServiceFailing": None,
+    "ShfServiceUnhealed": None,
     "ShfWatchdog": None,
     "ShfMonitoringBlind": None,
     "ShfFabricDown": None,

@@ -51,6 +51,14 @@ DOES_NOT_APPLY: dict[str, dict[str, str]] = {
     "ShfAlertsDropped": NO_REQUESTS | ONE_SOURCE,
 }
 
+DOES_NOT_APPLY |= dict.fromkeys(
+    ("ShfServiceFailing", "ShfServiceUnhealed"),
+    NO_REQUESTS
+    | GAUGES
+    | ONE_SOURCE
+    | {"boundary": "an alert fires or does not", "nan": "Prometheus writes ALERTS itself, as 1"},
+)
+
 Scenario = dict[str, Any]
 
 

@@ -92,7 +92,7 @@ def test_groups_have_an_interval_only_when_asked(shipped: dict[str, str]) -> Non
     assert {group["name"]: group["interval"] for group in groups} == {
         **dict.fromkeys(("shf-heartbeat", "shf-meta", "shf-healer", "shf-requests"), "2s"),
         **dict.fromkeys(("shf-latency", "shf-latency-short"), "2s"),
-        **dict.fromkeys(("shf-resources", "shf-state", "shf-thresholds"), "2s"),
+        **dict.fromkeys(("shf-resources", "shf-state", "shf-thresholds", "shf-paging"), "2s"),
         **dict.fromkeys(("shf-latency-baseline", "shf-slo"), "1m"),
         **dict.fromkeys(("shf-restarts", "shf-thresholds-memory"), "1m"),
     }

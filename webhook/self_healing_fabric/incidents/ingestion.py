@@ -37,9 +37,14 @@ def _is_text(value: object) -> object:
 Moment = Annotated[AwareDatetime, AfterValidator(_exists_in_utc), BeforeValidator(_is_text)]
 
 
+OWN_ALERTS = frozenset({"ShfEscalation", "ShfHealing"})
+
+
 def store_alerts(connection: Connection, alerts: Iterable[Alert], now: float) -> None:
     """Store the alerts inside the caller's transaction; incidents are opened later, by the orchestrator."""
-    statements.upsert_alerts(connection, [_row(alert, now) for alert in alerts])
+    # What the fabric itself says in Alertmanager is no problem of its own, whatever the routes there do.
+    foreign = [alert for alert in alerts if alert.labels.get("alertname") not in OWN_ALERTS]
+    statements.upsert_alerts(connection, [_row(alert, now) for alert in foreign])
 
 
 def _row(alert: Alert, now: float) -> dict[str, Any]:

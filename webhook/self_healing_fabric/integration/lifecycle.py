@@ -24,6 +24,7 @@ from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.drift_watch import DriftWatch
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
+from self_healing_fabric.orchestration.page_hold import page_hold
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.orchestration.validation import Gate
 from self_healing_fabric.recovery.strategies import UNDO, strategies, usable
@@ -85,6 +86,7 @@ class Fabric:
         )
         self.orchestrator = HealingOrchestrator(self.context)
         self.caller = Caller(self.context)
+        self.page_hold = page_hold(self.context)
         self.drift = DriftWatch(settings, lambda: self.context.leases.leader)
         self._tellings = tellings(self.context)
         self._draining = threading.Event()
@@ -108,6 +110,8 @@ class Fabric:
             telling.start()
         self.orchestrator.start()
         self.caller.start()
+        if self.page_hold is not None:
+            self.page_hold.start()
         self.drift.start()
         log.info("started", services=len(self.settings.services), prometheus=self.settings.prometheus.url)
 
@@ -120,6 +124,8 @@ class Fabric:
         self.drain()
         self.drift.stop()
         self.caller.stop()
+        if self.page_hold is not None:
+            self.page_hold.stop()
         self.orchestrator.stop()
         for telling in self._tellings:
             telling.stop()

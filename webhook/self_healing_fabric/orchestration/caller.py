@@ -41,8 +41,9 @@ from self_healing_fabric.store.statements import AnyRow
 
 log = structlog.get_logger()
 
-POLL = 0.5  # seconds between two looks
-LEASE = 2.5  # seconds; a dead replica's call is sent by another one after at most so long
+POLL = 0.5  # seconds between two looks, at most
+LEAST_PAUSE = 0.02  # seconds
+LEASE = 2.0  # seconds; a dead replica's call is sent by another one after at most so long
 SENDERS = 8  # messages that one replica sends at a time
 AT_ONCE = 100  # calls that one claim looks at
 BACKOFF, MOST_BACKOFF = 1.0, 30.0  # seconds: longest wait after the first try, which doubles; at most
@@ -71,6 +72,7 @@ class Caller:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="caller", daemon=True)
         self._away = False
+        self._pause = POLL  # until the next look
 
     def start(self) -> None:
         """Take up what the last process left, then run in the background."""
@@ -87,6 +89,7 @@ class Caller:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._awake.clear()
+            self._pause = POLL
             try:
                 self._renew()
                 self._begin()
@@ -97,7 +100,7 @@ class Caller:
                 self._away = True
             except Exception:
                 log.exception("caller_failed")
-            self._awake.wait(POLL)
+            self._awake.wait(self._pause)
 
     def _begin(self) -> None:
         with self._lock:
@@ -128,9 +131,10 @@ class Caller:
             level_timers.run(context)
         if ended:
             self.tell_of_ends()
-        if limit > 0 and (risen or ended or (call is not None and call <= now)):
-            return self.claim(limit)
-        return []
+        due = min((each for each in (level, call) if each is not None), default=now + POLL)
+        # What has just been written down is due in a moment: look when it is, not half a second later.
+        self._pause = max(LEAST_PAUSE, min(due - now, POLL)) if limit > 0 else POLL
+        return self.claim(limit) if limit > 0 and (risen or ended or due <= now) else []
 
     def _renew(self) -> None:
         with self._lock:

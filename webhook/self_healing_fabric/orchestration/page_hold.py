@@ -1,0 +1,145 @@
+"""A page only when healing fails: the fabric tells Alertmanager what it heals, and that holds the page.
+
+It fails open. What holds a page is an alert, `ShfHealing`, that lives for half a minute and is posted again
+and again; whatever kills, freezes or cuts off the fabric ends it, and the page goes out. It is said only of
+incidents that the fabric may and does repair by itself right now, not for longer than a deadline, and it
+follows from the store each time, so a restart or another leader just goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, NotPosted, PostedAlert
+from self_healing_fabric.guardrails import mode
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.settings import Mode, PageHoldSettings
+from self_healing_fabric.store import statements
+from self_healing_fabric.store.statements import AnyRow
+
+log = structlog.get_logger()
+
+EXPIRES = 30.0  # seconds after the last sign of life; a new leader takes 6 to be found
+REFRESH = 10.0  # seconds between two signs of life
+LOOK = 1.0  # seconds between two looks at what is healed: a page must be held before it goes out
+TIMEOUT = 5.0  # seconds for one Alertmanager
+MOST = 2000  # incidents that hold; a storm beyond that pages
+
+# In these the fabric works by itself; resolved: its alerts end a while after it has healed.
+_HEALING = (State.DETECTED, State.DIAGNOSING, State.RECOVERING, State.VERIFYING)
+
+Place = tuple[str, str, str]  # cluster, namespace, service
+
+
+class PageHold:
+    """Runs from `start` to `stop`; `tell` is one round, for whoever drives it by hand."""
+
+    def __init__(
+        self,
+        context: Context,
+        settings: PageHoldSettings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._context = context
+        self._settings = settings
+        self._clock = clock  # Alertmanager's is the system's
+        self._alertmanagers = Alertmanagers.of(settings.urls, TIMEOUT, context.settings)
+        self._held: dict[Place, float] = {}  # since when
+        self._told = float("-inf")
+        self._reachable = True
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="page-hold", daemon=True)
+
+    def start(self) -> None:
+        """Begin to hold pages."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say nothing more. What is held expires: a fabric that was stopped heals nothing."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(LOOK):
+            try:
+                self.tell()
+            except (StoreUnavailable, NotPosted) as error:
+                if self._reachable:
+                    log.error("page_not_held", error=str(error))
+                self._reachable = False
+            except Exception:
+                log.exception("page_hold_failed")
+            else:
+                self._reachable = True
+
+    def tell(self) -> None:
+        """Post what is healed now, when that has changed or it is time for a sign of life.
+
+        Raises StoreUnavailable, NotPosted.
+        """
+        if not self._context.leases.leader:
+            self._held.clear()
+            return
+        places, now = self._context.store.read(self._healing), self._clock()
+        ended = [place for place in self._held if place not in places]
+        new = [place for place in places if place not in self._held]
+        if not ended and not new and now - self._told < REFRESH:
+            return
+        since = {place: self._held.get(place, now) for place in places}
+        alerts = [_alert(place, at, now + EXPIRES) for place, at in since.items()]
+        alerts += [_alert(place, self._held[place], now) for place in ended]
+        if alerts:
+            self._alertmanagers.post(alerts)
+        self._held, self._told = since, now
+
+    def _healing(self, connection: Connection) -> set[Place]:
+        """Where the fabric heals by itself, and nobody has to be called."""
+        now, found = self._context.clock(), set()
+        states = [each.value for each in (*_HEALING, State.RESOLVED)]
+        modes: dict[str, Mode] = {}
+        for row in statements.list_incidents(connection, states=states, limit=MOST):
+            if not row.known_service or not self._may_hold(row, now):
+                continue
+            if row.service not in modes:
+                modes[row.service] = mode.current(connection, self._context.settings, service=row.service)
+            if modes[row.service] is Mode.AUTOMATIC:
+                found.update(_places(row, statements.alerts_of(connection, row.id)))
+        return found
+
+    def _may_hold(self, row: AnyRow, now: float) -> bool:
+        if row.state == State.RESOLVED.value:
+            return True
+        in_time = now < row.opened_at + self._settings.deadline
+        return bool(in_time and row.level < self._settings.below_level)
+
+
+def page_hold(context: Context) -> PageHold | None:
+    """What holds pages, where that is configured."""
+    settings = context.settings.escalation.hold_page
+    return None if settings is None else PageHold(context, settings)
+
+
+def _places(incident: AnyRow, alerts: Iterable[AnyRow]) -> set[Place]:
+    """Where the incident's alerts say that its services are: the page has the same labels."""
+    found = {_place(alert.labels, alert.service) for alert in alerts if alert.service is not None}
+    return found or {("", "", incident.service)}
+
+
+def _place(labels: Mapping[str, Any], service: str) -> Place:
+    return str(labels.get("cluster", "")), str(labels.get("namespace", "")), service
+
+
+def _alert(place: Place, since: float, until: float) -> PostedAlert:
+    cluster, namespace, service = place
+    labels = {"alertname": HEALING, "cluster": cluster, "namespace": namespace, "service": service}
+    summary = {"summary": f"The Self-Healing Fabric heals {service}: its page waits"}
+    return PostedAlert({**labels, "severity": "none"}, min(since, until), until, summary)
