@@ -12,7 +12,7 @@ NODE_STAMP := $(NODE)/node_modules/.package-lock.json
 RULES = $(wildcard alert_rules/*.rules.yml)
 RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
 
-.PHONY: help setup venv demo test crash lint lock dist bench bench-rca scenarios clean
+.PHONY: help setup venv demo test crash lint lock dist audit bench bench-rca scenarios clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +62,18 @@ lint: setup venv ## check style, types, layers and rules
 lock: venv ## write locks/ anew from pyproject.toml; UPGRADE=1 takes the newest versions
 	$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras pyproject.toml --output-file locks/image.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group build --output-file locks/build.txt
+
+dist: venv ## build what is released: wheel, sdist and the bill of materials of the image, checked, into dist/
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --group release
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/bin/uv build --quiet --build-constraints locks/build.txt --require-hashes
+	$(VENV)/bin/twine check --strict dist/*.whl dist/*.tar.gz
+	$(VENV)/bin/check-wheel-contents dist/*.whl
+	$(VENV)/bin/cyclonedx-py requirements --output-reproducible --of JSON --output-file dist/sbom.cdx.json locks/image.txt
+
+audit: venv ## ask the package index for known vulnerabilities of what is locked; fails also where it cannot tell
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --group release
+	$(VENV)/bin/pip-audit --strict --require-hashes --disable-pip --requirement locks/image.txt
 
 bench: SETUP = test
 bench: setup venv ## measure everything on real servers and write docs/benchmarks.md: [ONLY=store,soak,...] [QUICK=1]; an hour and a half
