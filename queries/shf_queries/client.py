@@ -57,6 +57,8 @@ class PrometheusClient:
         self._session = requests.Session()
         # A proxy or .netrc of the host must not decide where evidence comes from.
         self._session.trust_env = False
+        # Nor may an answer: a redirect would carry the question to a host that nobody has configured.
+        self._session.max_redirects = 0
         self._session.hooks["response"].append(self._keep_warnings)
         if bearer_token_file is not None:
             self._session.auth = _BearerToken(bearer_token_file)

@@ -184,6 +184,16 @@ class Metrics:
             self.alerts.labels(status)
 
 
+def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Other people's text must neither begin a new line nor steer a terminal; a traceback keeps its lines."""
+    return {
+        key: "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
+        if isinstance(value, str) and key != "exception"
+        else value
+        for key, value in event.items()
+    }
+
+
 def configure_logging(*, json: bool) -> None:
     """Send structured log lines to standard error: JSON for machines, aligned text for a terminal."""
     renderer: structlog.typing.Processor = (
@@ -197,6 +207,8 @@ def configure_logging(*, json: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    if not json:  # JSON escapes by itself
+        processors.append(_printable)
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -149,6 +149,16 @@ def test_a_server_error_is_unavailable_after_one_try(
     assert len(faults.calls) == 1
 
 
+def test_a_redirect_is_not_followed(real: PrometheusClient, httpserver: HTTPServer) -> None:
+    """It would carry the question, and the token, to a host that nobody has configured."""
+    elsewhere = httpserver.url_for("/elsewhere")
+    httpserver.expect_request("/api/v1/query").respond_with_data(status=307, headers={"Location": elsewhere})
+    httpserver.expect_request("/elsewhere").respond_with_json(success([]))
+    with pytest.raises(PrometheusUnavailable):
+        real.instant("up")
+    assert [request.path for request, _ in httpserver.log] == ["/api/v1/query"]
+
+
 def test_a_server_error_is_not_repeated_on_the_wire(real: PrometheusClient, httpserver: HTTPServer) -> None:
     """The adapter under the library repeats nothing either: the server sees one request."""
     httpserver.expect_request("/api/v1/query").respond_with_data("busy", status=503)

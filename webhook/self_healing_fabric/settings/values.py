@@ -38,6 +38,9 @@ def _http_url(value: str) -> str:
     parts = urlsplit(value)  # raises ValueError for brackets, `port` for ports that cannot be
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not _is_word(value):
         raise ValueError("give an absolute URL that starts with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        # A URL is shown in timelines, logs and pages.
+        raise ValueError("leave user and password out of the URL: secrets belong into files")
     return value.rstrip("/") if parts.path == "/" else value
 
 
