@@ -17,6 +17,7 @@ from werkzeug import Request, Response
 from self_healing_fabric import __version__
 from self_healing_fabric.cli import main
 from self_healing_fabric.configuration import load_settings
+from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.settings import Mode
@@ -43,6 +44,7 @@ COMMANDS = [
     "rbac",
     "rules",
     "status",
+    "dashboards",
     "init",
     "replay",
 ]
@@ -108,6 +110,8 @@ def test_the_version_is_printed(shf: Shf) -> None:
         ("mode",),
         ("rules", "--set", "heartbeat"),
         ("rules", "--config", "missing.yaml"),
+        ("dashboards", "--runbooks", "ftp://wiki"),
+        ("dashboards", "--out", "/dev/null/dashboards"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_a_sentence(shf: Shf, arguments: tuple[str, ...]) -> None:
@@ -203,6 +207,30 @@ def test_rules_are_written_with_the_values_that_were_set(shf: Shf, tmp_path: Pat
     text = "".join((tmp_path / path).read_text() for path in paths)
     assert "[45s]" in text
     assert "0.07" in text
+
+
+def test_dashboards_are_written_as_they_are_shipped(shf: Shf, tmp_path: Path) -> None:
+    """All of them, and their paths are printed."""
+    result = shf("dashboards", "--out", "out/grafana")
+    assert json.loads(shf("dashboards", "--out", "again", "--json").stdout)[0].startswith("again/")
+    shipped = deployment_files("grafana") / "dashboards"
+    names = sorted(path.name for path in shipped.glob("*.json"))
+    assert result.stdout.split() == [f"out/grafana/{name}" for name in names]
+    for name in names:
+        assert (tmp_path / "out/grafana" / name).read_text() == (shipped / name).read_text()
+
+
+def test_dashboards_lead_to_the_runbooks_that_were_named(shf: Shf, tmp_path: Path) -> None:
+    """And differ in nothing else."""
+    assert shf("dashboards", "--out", "out", "--runbooks", "https://wiki.example/shf/").exit_code == 0
+    shipped = deployment_files("grafana") / "dashboards"
+    for path in (tmp_path / "out").iterdir():
+        content, before = json.loads(path.read_text()), json.loads((shipped / path.name).read_text())
+        (books,) = (each for each in content["templating"]["list"] if each["name"] == "runbooks")
+        (others,) = (each for each in before["templating"]["list"] if each["name"] == "runbooks")
+        assert books["query"] == "https://wiki.example/shf"
+        books["query"] = others["query"]
+        assert content == before
 
 
 def test_rules_take_their_limits_from_the_configuration(shf: Shf, tmp_path: Path) -> None:

@@ -604,6 +604,31 @@ def escalation_test(level: int, config: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("dashboards"),
+    show_default=True,
+    help="Folder to write the dashboards into: the one that Grafana's provisioning names.",
+)
+@click.option("--runbooks", metavar="URL", help="Folder of your own runbooks' pages.")
+@json_option
+@_errors_as_sentences
+def dashboards(out: Path, runbooks: str | None, as_json: bool) -> None:
+    """Write the Grafana dashboards as files to provision."""
+    from self_healing_fabric.dashboards import write_dashboards
+
+    if runbooks is not None and not runbooks.startswith(("https://", "http://")):
+        raise UsageError(f"--runbooks: {runbooks!r} is no http or https URL")
+    try:
+        paths = write_dashboards(out, runbooks)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written: {error.strerror}") from error
+    written = [str(path) for path in paths]
+    click.echo(json.dumps(written, indent=2) if as_json else "\n".join(written))
+
+
 def _api(
     *,
     config: Path | None,
