@@ -26,8 +26,12 @@ _LINK = re.compile(r"(\]\()(?!https?://|mailto:|#)([^)#\s]+)(#[^)\s]*)?(\))")
 
 
 def on_config(config: Any) -> Any:
-    """Put the runbooks where the navigation names them."""
-    config.nav = _with_runbooks(config.nav)
+    """Put the runbooks where the navigation names them, and pages that it does not name yet at its end."""
+    named = set(re.findall(r"[\w/-]+\.md", str(config.nav)))
+    pages = sorted(
+        path.relative_to(config.docs_dir).as_posix() for path in Path(config.docs_dir).rglob("*.md")
+    )
+    config.nav = [*_with_runbooks(config.nav), *(page for page in pages if page not in named)]
     return config
 
 

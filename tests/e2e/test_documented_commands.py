@@ -218,7 +218,8 @@ def _pages(own: bool) -> list[Any]:
 def test_commands_of_a_page_work(page: Path, stage: Sandbox) -> None:
     """A reader who has a running fabric can paste every command of the page, in order."""
     folder = f"~/{page_name(page).replace('/', '-')}"
-    stage.run(f"mkdir {folder}; cd {folder}; cp ~/shf.yaml .")
+    # The files of the repository that pages name; a copy, for a page may write beside them.
+    stage.run(f"mkdir {folder}; cd {folder}; cp ~/shf.yaml .; cp -r {ROOT}/deploy .")
     _act(stage, page)
 
 

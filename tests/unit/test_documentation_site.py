@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -56,6 +57,27 @@ def test_reference_is_what_the_code_says(name: str) -> None:
     """Each page of the reference is what its generator makes."""
     committed = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert REFERENCE[name]() == committed, f"docs/{name} is old: run `python docs/generate_reference.py`"
+
+
+def test_the_short_reference_names_what_there_is() -> None:
+    """Each metric and each call of docs/reference.md, which people write, is one of the generated pages."""
+    text = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+    metrics = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    unknown = {name for name in re.findall(r"\bshf_[a-z_]+\b", text) if f"`{name}`" not in metrics}
+    assert not unknown
+    described = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))["paths"]
+    for method, path in re.findall(r"\b(GET|PUT|POST) (/api/v1/[\w/]+)", text):
+        known = re.sub(r"\{\w+\}", "NAME", "\n".join(described)).splitlines()
+        wanted = re.sub(r"\b(ID|SERVICE)\b", "NAME", path)
+        assert wanted in known, f"{method} {path}"
+        assert method.lower() in list(described.values())[known.index(wanted)], f"{method} {path}"
+
+
+def test_every_page_is_in_the_site(site: Path) -> None:
+    """A page that the navigation does not name yet is at its end, and not lost."""
+    start = (site / "index.html").read_text(encoding="utf-8")
+    for page in ROOT.glob("docs/**/*.md"):
+        assert page.relative_to(ROOT / "docs").with_suffix(".html").as_posix() in start, page.name
 
 
 def test_the_drawing_has_every_way() -> None:
