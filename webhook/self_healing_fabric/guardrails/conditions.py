@@ -31,10 +31,10 @@ def deploying(_: Connection, proposal: Proposal, settings: Settings) -> Refusal 
     if query is None or not proposal.disruptive or proposal.restores:
         return None
     value = proposal.measured.deploying
-    if value is None or not math.isfinite(value):
-        reason = f"whether a deployment is under way cannot be told: {query} gives no single number"
+    if value is None or not math.isfinite(value) or value < 0:
+        reason = f"whether a deployment is under way cannot be told: {query} gives no single number from 0 up"
         return Refusal("deploying", reason, proposal.now + POLL)
-    if value <= 0:
+    if value == 0:
         return None
     return Refusal("deploying", "a deployment is under way", proposal.now + POLL)
 
