@@ -347,7 +347,6 @@ def _overview(fabric: Fabric) -> dict[str, Any]:
 
     rows, ended, overall, (services, strategies) = fabric.store.read(read)
     found = sorted((summary(row) for row in rows), key=by_urgency)
-    compared = next(iter(fabric.context.metrics.last_reconcile.collect())).samples[0].value
     healer = status(fabric)
     number = sum(count for state, count in healer["incidents"].items() if state in _OPEN)
     return {
@@ -358,7 +357,6 @@ def _overview(fabric: Fabric) -> dict[str, Any]:
         "mode": overall.value,
         "stricter": {**services, **strategies},
         "healer": healer,
-        "compared_at": compared or None,
     }
 
 
