@@ -46,10 +46,11 @@ test: setup venv $(NODE_STAMP) ## run all tests, with real Prometheus, Alertmana
 	$(VENV)/bin/python -m pytest
 
 crash: SETUP = test
-crash: setup venv ## kill real processes at every point, floods and storms; CRASH_SEEDS=50 for the whole matrix
+crash: setup venv $(NODE_STAMP) ## kill real processes at every point, floods and storms; CRASH_SEEDS=50 for the whole matrix
 	CRASH_SEEDS='$(or $(CRASH_SEEDS),4)' $(VENV)/bin/python -m pytest -m '' tests/crash
 	GUARDRAIL_SEQUENCES=10000 $(VENV)/bin/python -m pytest tests/unit/guardrails/test_never_exceeded.py
 	$(VENV)/bin/python -m pytest -m slow tests/e2e
+	$(VENV)/bin/python -m pytest -m slow tests/unit/grafana
 
 lint: setup venv ## check style, types, layers and rules
 	$(VENV)/bin/ruff check .
