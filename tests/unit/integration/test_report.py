@@ -66,7 +66,7 @@ def fabric(servers: Servers, tmp_path: Path) -> Iterator[Fabric]:
                 listen=f"127.0.0.1:{port}",
                 store=f"sqlite:///{tmp_path}/shf.db",
                 reconcile_interval=1,
-                prometheus={"url": f"{servers.url}prometheus".replace("://", "://me:secret@")},
+                prometheus={"url": f"{servers.url}prometheus"},
                 alertmanager={"url": f"{servers.url}alertmanager"},
                 services={name: {"kind": kind} for name, kind in kinds.items()},
             )
@@ -108,7 +108,6 @@ def test_a_fabric_that_works(fabric: Fabric, servers: Servers) -> None:
     for server in told["servers"]:
         assert server["answers"] is True
         assert server["latency_seconds"] > 0
-    assert "secret" not in json.dumps(told)
     assert told["guardians"]["answering"] == {"guardian-one": 1.0, "guardian-two": 0.5}
     assert told["guards"]["answering"] == {"tokenguard": None}
     (replica,) = told["replicas"]
@@ -150,7 +149,6 @@ def test_servers_that_are_away_are_named_and_then_it_is_not_healthy(
     wait_until(failed)
     told = report.status(fabric)
     assert all("Status" in server["error"] or "503" in server["error"] for server in told["servers"])
-    assert "secret" not in json.dumps(told)
     assert all(server["answered"]["age_seconds"] is not None for server in told["servers"])
     assert told["healthy"] is True  # for as long as a restart of Prometheus takes
     monkeypatch.setattr(report, "LEAST_PATIENCE", 0.0)
@@ -238,3 +236,11 @@ def test_errors_that_are_answers_are_told_apart() -> None:
         servers_asked.note("docker", str(number), 0.1)
     assert len(servers_asked.known("docker")) == servers_asked.MOST_SERVERS
     servers_asked._servers.clear()
+
+
+def test_what_a_url_holds_before_the_host_is_not_shown() -> None:
+    """A Docker host may name a user and a password, and errors quote it."""
+    url = "tcp://me:secret@engine:2375"
+    asked = servers_asked.Asked("docker", url, failed_at=1.0, error=f"{url} is away")
+    shown = report._server(asked, 2.0)
+    assert (shown["url"], shown["error"]) == ("tcp://engine:2375", "tcp://engine:2375 is away")
