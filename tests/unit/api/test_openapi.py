@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask import Response
 
+from self_healing_fabric.api.answers import Status
 from self_healing_fabric.api.contract import contract_of
 from self_healing_fabric.api.openapi import document
 
@@ -42,6 +43,11 @@ def test_it_is_served(api: Any, made: dict[str, Any]) -> None:
     """GET /api/v1/openapi.json answers with it."""
     answer = api.client.get("/api/v1/openapi.json")
     assert (answer.status_code, answer.json) == (200, json.loads(json.dumps(made)))
+
+
+def test_the_status_has_the_fields_that_are_described(api: Any) -> None:
+    """What is added to the status without its description is noticed here, before the slow test."""
+    assert set(api.client.get("/api/v1/status").json) == set(Status.__annotations__)
 
 
 def test_references_lead_somewhere(made: dict[str, Any]) -> None:

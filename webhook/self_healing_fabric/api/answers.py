@@ -101,15 +101,76 @@ class Inbox(TypedDict):
     failed: Annotated[int, Field(ge=0, description="three times an unexpected error: see the log")]
 
 
-class Status(TypedDict):
-    """What this replica is doing."""
+Seconds = Annotated[float | None, Field(ge=0, description="null: never yet")]
 
+
+class Versions(TypedDict):
+    """What runs."""
+
+    fabric: str
+    schema: Annotated[str | int, Field(description="of the store")]
+    python: str
+
+
+class Loop(TypedDict):
+    """The last time that the loop got through."""
+
+    age_seconds: Seconds
+    seconds: Annotated[float | None, Field(ge=0, description="that it took")]
+
+
+class Seen(TypedDict):
+    """How long ago something was seen."""
+
+    age_seconds: Seconds
+
+
+class ServerSeen(TypedDict):
+    """What the last real call to a server gave; none is asked for the status."""
+
+    kind: Annotated[str, Field(description="prometheus, alertmanager, docker or kubernetes")]
+    url: str
+    answers: Annotated[bool | None, Field(description="null: not asked yet")]
+    latency_seconds: Seconds
+    answered: Seen
+    error: str | None
+
+
+class HealthSeen(Seen):
+    """The health endpoints that an embedding program named, as Prometheus saw them."""
+
+    answering: Annotated[
+        dict[str, float | None], Field(description="share of the targets that answer; null: unknown")
+    ]
+
+
+class Replica(TypedDict):
+    """A replica that holds a lease, or this one."""
+
+    name: str
+    this: bool
+    leader: bool
+    incidents: Annotated[int, Field(ge=0, description="that it works on")]
+
+
+class Status(TypedDict):
+    """What the fabric is doing."""
+
+    healthy: Annotated[bool, Field(description="whether the fabric does its work, not whether services do")]
+    problems: Annotated[list[str], Field(description="why not, as sentences")]
     version: str
+    versions: Versions
     mode: Mode
     orchestrator: Literal["running", "stopped"]
     draining: Annotated[bool, Field(description="shutting down")]
     incidents: Annotated[dict[str, int], Field(description="number by state")]
     inbox: Inbox
+    loop: Loop
+    reconciled: Annotated[Seen, Field(description="the last comparison with the servers")]
+    servers: list[ServerSeen]
+    guardians: HealthSeen
+    guards: HealthSeen
+    replicas: list[Replica]
     leader: Annotated[bool, Field(description="whether this replica compares with the servers")]
     services: Number
     calibration: Annotated[
