@@ -20,7 +20,7 @@ This page is generated from the code (`docs/generate_reference.py`).
 
 def page() -> str:
     """The whole page."""
-    root = click.Context(main, info_name="shf", max_content_width=110)
+    root = click.Context(main, info_name="shf", **main.context_settings)
     return HEAD + "".join(_section(command, context) for command, context in _commands(main, root))
 
 

@@ -244,7 +244,7 @@ def _calls_of_shf(text: str) -> list[list[str]]:
 def _check_call(where: str, words: list[str], *, whole: bool = True) -> None:
     """Parse the words as click does and run nothing. Placeholders and missing files are no mistakes."""
     command: click.Command = main
-    context = click.Context(main, info_name="shf")
+    context = click.Context(main, info_name="shf", **main.context_settings)
     rest = list(words)
     while isinstance(command, click.Group):
         if not rest or rest[0].startswith("-") or PLACEHOLDER.fullmatch(rest[0]):
