@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,3 +120,41 @@ class LatePeer(_Server):
         content = frozenset((each["status"], each["fingerprint"], each["startsAt"]) for each in alerts)
         self.forwarded.append(Forwarded(path, content, status))
         return status
+
+
+class Pager(_Server):
+    """Notes when it is told of which service, and by which alert."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.pages: list[tuple[float, str, str]] = []  # at, service, alert
+
+    def receive(self, path: str, body: bytes) -> int:
+        """Note the alerts that fire."""
+        self.pages += [
+            (time.time(), alert["labels"].get("service", ""), alert["labels"]["alertname"])
+            for alert in json.loads(body)["alerts"]
+            if alert["status"] == "firing"
+        ]
+        return 200
+
+    def first(self, service: str) -> tuple[float, str] | None:
+        """When somebody was called for a service, and by which alert."""
+        return next(((at, alert) for at, named, alert in self.pages if named == service), None)
+
+
+class Pretender(_Server):
+    """A recovery API that says yes and repairs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def receive(self, path: str, body: bytes) -> int:
+        """Yes."""
+        return 200
+
+
+def set_pager(content: dict[str, Any], url: str) -> None:
+    """Fill in the receiver that people fill in."""
+    (receiver,) = [each for each in content["receivers"] if each["name"] == "pager"]
+    receiver["webhook_configs"] = [{"url": url}]

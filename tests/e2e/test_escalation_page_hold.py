@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from receivers import _Server
+from receivers import Pager, Pretender, set_pager
 
 from shf_demo.fleet import GUARDIANS
 from shf_demo.servers import Programs
@@ -30,38 +30,6 @@ HEALED, LATE, GIVEN_UP, ORPHANED, UNSEEN = SERVICES
 HOLD = 60.0  # seconds: the deadline of a hold
 PATIENCE = 180.0  # seconds, for busy machines
 QUIET = 50.0  # seconds after a healing in which a late page would have come
-
-
-class Pager(_Server):
-    """Notes when it is told of which service, and by which alert."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.pages: list[tuple[float, str, str]] = []  # at, service, alert
-
-    def receive(self, path: str, body: bytes) -> int:
-        """Note the alerts that fire."""
-        self.pages += [
-            (time.time(), alert["labels"].get("service", ""), alert["labels"]["alertname"])
-            for alert in json.loads(body)["alerts"]
-            if alert["status"] == "firing"
-        ]
-        return 200
-
-    def first(self, service: str) -> tuple[float, str] | None:
-        """When somebody was called for a service, and by which alert."""
-        return next(((at, alert) for at, named, alert in self.pages if named == service), None)
-
-
-class Pretender(_Server):
-    """A recovery API that says yes and repairs nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-
-    def receive(self, path: str, body: bytes) -> int:
-        """Yes."""
-        return 200
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +60,6 @@ def change(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
     content = yaml.safe_load(path.read_text())
     how(content)
     path.write_text(yaml.safe_dump(content))
-
-
-def set_pager(content: dict[str, Any], url: str) -> None:
-    """Fill in the receiver that people fill in."""
-    (receiver,) = [each for each in content["receivers"] if each["name"] == "pager"]
-    receiver["webhook_configs"] = [{"url": url}]
 
 
 def set_escalation(content: dict[str, Any], pretender: str) -> None:

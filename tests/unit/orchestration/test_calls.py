@@ -514,6 +514,18 @@ def test_any_other_answer_is_refused_noted_and_never_obeyed(guarded: Guarded, sa
     assert calls_of(world) == {"guardian-1 escalation": "sent"}
 
 
+def test_a_strategy_that_no_plan_allows_cannot_be_proposed(guarded: Guarded) -> None:
+    """The service could be restarted, and whoever configured it said that it must not be."""
+    plans: dict[str, list[str]] = {name: [] for name in ("transient", "degradation", "service_failure")}
+    world, (first, *_) = guarded(changes={"plans": plans})
+    first.answers.append((200, {"decision": "propose", "strategy": "restart"}))
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=10)
+    assert (world.incident().state, world.restarts()) == (State.ESCALATED, {})
+    assert any("no plan of cart allows restart" in line for line in world.story())
+
+
 def test_a_guardian_may_only_what_it_is_allowed(guarded: Guarded) -> None:
     """`may` bounds what an answer can decide."""
     world, (first, *_) = guarded()

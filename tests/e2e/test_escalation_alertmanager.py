@@ -1,0 +1,127 @@
+"""What the fabric posts to a real Alertmanager with the shipped routes, and what reaches the pager.
+
+Only the waits of the page's route are shortened; `test_escalation_page_hold` shows all of it with none.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from receivers import Pager, set_pager
+
+from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, PostedAlert
+from self_healing_fabric.escalation.calls import Call, Kind
+from self_healing_fabric.escalation.channels import channels
+from self_healing_fabric.escalation.messages import Message
+from self_healing_fabric.settings import Settings
+from shf_demo import configuration
+from shf_demo.ports import reserved_ports
+from shf_demo.servers import Programs, Server
+
+pytestmark = pytest.mark.e2e
+
+PLACE = {"cluster": "eu", "namespace": "shop", "service": "cart"}
+PATIENCE = 30.0  # seconds, for busy machines
+HOLD = 4.0  # seconds until a hold that nobody keeps alive ends
+
+
+@pytest.fixture(scope="module")
+def pager() -> Iterator[Pager]:
+    """Whom the receiver `pager` calls."""
+    with Pager() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def url(programs: Programs, tmp_path_factory: pytest.TempPathFactory, pager: Pager) -> Iterator[str]:
+    """An Alertmanager with the shipped configuration, whose page waits for one second and not for thirty."""
+    folder = tmp_path_factory.mktemp("alertmanager")
+    content = configuration.alertmanager("http://127.0.0.1:1")
+    set_pager(content, pager.url)
+    for route in content["route"]["routes"]:
+        if route["receiver"] == "pager":
+            route.update(group_wait="1s" if "unless" in route["matchers"][0] else "0s", group_interval="1s")
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(content))
+    with reserved_ports(1) as (port,):
+        address = f"127.0.0.1:{port}"
+        command = [
+            programs.alertmanager,
+            f"--config.file={folder / 'alertmanager.yml'}",
+            f"--storage.path={folder / 'data'}",
+            f"--web.listen-address={address}",
+            "--cluster.listen-address=",
+        ]
+        ready = f"http://{address}/-/ready"
+        with Server("alertmanager", command, ready, folder / "log", environment=os.environ) as server:
+            server.wait_ready()
+            yield f"http://{address}"
+
+
+def fails(url: str, service: str) -> None:
+    """The page of a service fires, as Prometheus would say."""
+    labels = {**PLACE, "service": service, "alertname": "ShfServiceFailing", "severity": "critical"}
+    now = time.time()
+    posted = PostedAlert({**labels, "page": "unless_healing"}, now, now + 300)
+    Alertmanagers([url], 5, None).post([posted])
+
+
+def state_of(url: str, **labels: str) -> str | None:
+    """Active, suppressed, or not there."""
+    asked = {"filter": [f'{name}="{value}"' for name, value in labels.items()]}
+    found = httpx.get(f"{url}/api/v2/alerts", params=asked, trust_env=False).raise_for_status().json()
+    return found[0]["status"]["state"] if found else None
+
+
+def wait(what: str, condition: Any) -> None:
+    """Until it holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+def test_a_hold_that_nobody_keeps_alive_lets_the_page_out(url: str, pager: Pager) -> None:
+    """Held while ShfHealing lives, paged when it has expired by itself: nobody had to end it."""
+    now = time.time()
+    hold = PostedAlert({**PLACE, "alertname": HEALING}, now, now + HOLD)
+    Alertmanagers([url], 5, None).post([hold])
+    fails(url, "cart")
+    wait("held", lambda: state_of(url, alertname="ShfServiceFailing", service="cart") == "suppressed")
+    wait("paged", lambda: pager.first("cart") is not None)
+    at, alert = pager.first("cart") or (0.0, "")
+    assert alert == "ShfServiceFailing"
+    assert at >= now + HOLD
+
+
+def test_a_hold_of_another_place_holds_nothing(url: str, pager: Pager) -> None:
+    """The same service in another cluster is another one."""
+    now = time.time()
+    Alertmanagers([url], 5, None).post(
+        [PostedAlert({**PLACE, "cluster": "us", "service": "other", "alertname": HEALING}, now, now + 60)]
+    )
+    fails(url, "other")
+    wait("paged", lambda: pager.first("other") is not None)
+
+
+def test_an_escalation_pages_at_once_and_ends_with_the_incident(url: str, pager: Pager) -> None:
+    """One page for the incident: it holds the service's other page. Over, the alert is ended."""
+    settings = Settings(escalation={"channels": {"on-call": {"alertmanager": {"urls": [url]}}}})
+    channel = channels(settings)["on-call"]
+    call = Call("c", Kind.ESCALATION, "i1", "shop", 4, "everyone", "human", ("human",), "not healed")
+    alert = {"service": "shop", "labels": {"cluster": "eu", "namespace": "shop"}, "annotations": {}}
+    stories = {"i1": {"severity": "critical", "acknowledged_by": None, "alerts": [alert]}}
+    receipt = channel.send(Message("c", "title", "body", {"links": {}}, (call,), stories), {})
+    fails(url, "shop")
+    wait("paged", lambda: pager.first("shop") is not None)
+    wait("held", lambda: state_of(url, alertname="ShfServiceFailing", service="shop") == "suppressed")
+    ended = Call(**{**vars(call), "kind": Kind.ENDED})
+    channel.send(Message("e", "over", "body", {"links": {}}, (ended,), stories), receipt.progress)
+    wait("ended", lambda: state_of(url, alertname="ShfEscalation", service="shop") is None)
+    assert {alert for _, service, alert in pager.pages if service == "shop"} >= {"ShfEscalation"}
+    assert (pager.first("shop") or (0.0, ""))[1] == "ShfEscalation"
