@@ -118,11 +118,11 @@ def story(fabric: Fabric, incident_id: str) -> Incident:
 
 def _prospects(fabric: Fabric, connection: Connection, row: Any) -> Prospects:
     """What comes next, when, and what a person may decide now."""
-    levels, pending = fabric.settings.escalation.levels, row.verification or {}
+    levels, pending = fabric.settings.escalation.levels, row.verification
     under_way = statements.unfinished_action_of(connection, row.id) is not None
     level = next_level(row, fabric.settings)
     proof: Proof | None = None
-    if row.state == State.VERIFYING.value:
+    if row.state == State.VERIFYING.value and pending:
         proof = {"since": rfc3339(pending["since"]), "deadline": rfc3339(pending["deadline"])}
     return {
         "due_at": rfc3339(row.due_at),
