@@ -16,6 +16,11 @@ import yaml
 from self_healing_fabric.rules import RuleParameters, write_rules
 from shf_demo.servers import Server
 
+HEALED = frozenset(
+    {"heartbeat", "error_ratio", "latency_p95", "cpu", "memory", "config_drift", "state_divergence"}
+)
+PAGED_AFTER = 3.0  # seconds after an alert with evaluations of a second: it is counted in another group
+
 
 def program() -> str:
     """Where prometheus is; skips the test loudly without it, and fails on CI."""
@@ -72,4 +77,13 @@ def firing(prometheus: httpx.Client) -> dict[tuple[str, str | None], dict[str, A
         (alert["labels"]["alertname"], alert["labels"].get("service")): alert
         for alert in alerts
         if alert["state"] == "firing"
+    }
+
+
+def paging(found: dict[tuple[str, str | None], dict[str, Any]]) -> set[tuple[str, str | None]]:
+    """The alerts that call people unless the fabric heals: one of each service with a critical signal."""
+    return {
+        ("ShfServiceFailing", alert["labels"].get("service"))
+        for alert in found.values()
+        if alert["labels"]["severity"] == "critical" and alert["labels"].get("signal") in HEALED
     }

@@ -209,7 +209,8 @@ def test_more_connections_than_select_can_watch(tmp_path: Path) -> None:
         ]
         body = Delivery("s0000", 0).body()
         opened[-1].sendall(
-            b"POST /api/v1/alerts HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            b"POST /api/v1/alerts HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
         )
         assert opened[-1].recv(100).startswith(b"HTTP/1.1 202 ")
         with Flood(fabric.url, one_alert_each(50), connections=50, insist=False) as flood:
