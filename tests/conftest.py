@@ -21,6 +21,8 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 TEMPLATE, SHARED = "migrated", "emptied"  # databases
+PUT_THERE_BY_MIGRATIONS = {"audit_chain": "number = 1"}
+HEAD_OF_THE_CHAIN = "INSERT INTO audit_heads SELECT '', number, hash, at FROM audit_chain"
 _numbers = count()
 
 
@@ -53,7 +55,7 @@ def _shared(postgresql: PostgresqlServer, migrated: str) -> str:
 @pytest.fixture
 def postgresql_url(postgresql: PostgresqlServer, _shared: str) -> str:
     """The URL of a database with the newest schema and no rows. Who changes its schema makes a new one."""
-    return postgresql.empty_database(_shared)
+    return postgresql.empty_database(_shared, keep=PUT_THERE_BY_MIGRATIONS, then=HEAD_OF_THE_CHAIN)
 
 
 @pytest.fixture
