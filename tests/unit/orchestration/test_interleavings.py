@@ -180,7 +180,7 @@ class Process:
             clock=world.clock,
         )
         self.orchestrator = HealingOrchestrator(self.context)
-        self.reconciliation = self.orchestrator._reconciliation
+        self.reconciliation = self.orchestrator.reconciliation
 
 
 class Expected:
