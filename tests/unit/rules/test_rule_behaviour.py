@@ -101,7 +101,9 @@ def test_the_fabric_gets_the_signals_and_people_get_all_else(
     ]
     done = subprocess.run([*command, *labels], capture_output=True, text=True, check=True)
     healed = SIGNAL_OF_ALERT[name] in HEALED
-    expected = "watchdog" if name == "ShfWatchdog" else "self-healing-fabric" if healed else "people"
+    pages = {"ShfServiceFailing", "ShfServiceUnhealed"}
+    people = "pager" if name in pages else "watchdog" if name == "ShfWatchdog" else "people"
+    expected = "self-healing-fabric" if healed else people
     assert done.stdout.strip() == expected
 
 
