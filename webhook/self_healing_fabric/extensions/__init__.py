@@ -19,6 +19,7 @@ from self_healing_fabric.extensions.entry_points import (
     names,
     options_of,
 )
+from self_healing_fabric.extensions.making import make
 
 __all__ = [
     "BUILT_IN",
@@ -30,6 +31,7 @@ __all__ = [
     "clashes",
     "installed",
     "load",
+    "make",
     "names",
     "options_of",
 ]

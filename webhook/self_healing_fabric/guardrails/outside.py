@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from self_healing_fabric.errors import ConfigurationError, Problem
-from self_healing_fabric.extensions import Misbehaved, PluginUnusable, call, load
+from self_healing_fabric.extensions import Misbehaved, call, make
 from self_healing_fabric.guardrails.proposals import Proposal, Refusal
 from self_healing_fabric.settings import Settings
 
@@ -74,14 +73,8 @@ def plugins(settings: Settings) -> tuple[Outside, ...]:
     """The guardrails that the configuration names. Raises ConfigurationError when one cannot be made."""
     found = []
     for name, options in settings.plugins.guardrails.items():
-        who = f"plugin {name}"
-        try:
-            factory = load("guardrails", name)
-            made = call(who, partial(factory, settings, options), within=ANSWERS_WITHIN)
-        except (PluginUnusable, Misbehaved) as error:
-            problem = Problem(f"plugins.guardrails.{name}", str(error))
-            raise ConfigurationError("the configuration", [problem]) from error
-        found.append(Outside(name, who, partial(_check, made)))
+        made = make("guardrails", name, settings, options, within=ANSWERS_WITHIN)
+        found.append(Outside(name, f"plugin {name}", partial(_check, made)))
     return tuple(found)
 
 

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Protocol
 
 import httpx
@@ -24,8 +23,8 @@ import structlog
 from sqlalchemy import Connection
 
 from self_healing_fabric.certificates import authorities
-from self_healing_fabric.errors import ConfigurationError, Problem, ShfError, StoreUnavailable
-from self_healing_fabric.extensions import Misbehaved, PluginUnusable, call, load
+from self_healing_fabric.errors import ShfError, StoreUnavailable
+from self_healing_fabric.extensions import call, make
 from self_healing_fabric.incidents.timeline import Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.settings import EventSettings, bearer_headers
@@ -259,12 +258,6 @@ def tellings(context: Context) -> list[Telling]:
     if settings.events is not None:
         found.append(Telling(context, "http", HttpSink(settings.events)))
     for name, options in settings.plugins.event_sinks.items():
-        who = f"plugin {name}"
-        try:
-            factory = load("event_sinks", name)
-            sink = call(who, partial(factory, settings, options), within=LONGEST_CALL)
-        except (PluginUnusable, Misbehaved) as error:
-            problem = Problem(f"plugins.event_sinks.{name}", str(error))
-            raise ConfigurationError("the configuration", [problem]) from error
-        found.append(Telling(context, name, SinkOfPlugin(who, sink.send)))
+        sink = make("event_sinks", name, settings, options, within=LONGEST_CALL)
+        found.append(Telling(context, name, SinkOfPlugin(f"plugin {name}", sink.send)))
     return found

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from self_healing_fabric.errors import ConfigurationError, Problem, ShfError
+from self_healing_fabric.errors import ShfError
 from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
 from self_healing_fabric.escalation.messages import Message
-from self_healing_fabric.extensions import Misbehaved, PluginUnusable, call, load
+from self_healing_fabric.extensions import Misbehaved, call, make
 from self_healing_fabric.settings import Settings
 
 SENT_WITHIN = 30.0  # seconds for one try
@@ -53,10 +53,5 @@ class ChannelOfPlugin:
 def channel_of_plugin(given: Mapping[str, Any], settings: Settings) -> ChannelOfPlugin:
     """Make the channel. Raises ConfigurationError when the plugin cannot make it."""
     ((name, options),) = given.items()
-    try:
-        factory = load("channels", name)
-        made = call(f"plugin {name}", partial(factory, settings, options), within=SENT_WITHIN)
-    except (PluginUnusable, Misbehaved) as error:
-        problem = Problem("escalation.channels", f"{name}: {error}")
-        raise ConfigurationError("the configuration", [problem]) from error
+    made = make("channels", name, settings, options, within=SENT_WITHIN, section="escalation.channels")
     return ChannelOfPlugin(name, made)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from self_healing_fabric.errors import ConfigurationError, Problem
-from self_healing_fabric.extensions import Misbehaved, PluginUnusable, call, load
+from self_healing_fabric.extensions import make
 from self_healing_fabric.recovery.effects import Effect
 from self_healing_fabric.recovery.effects_of_plugins import READ_WITHIN, EffectOfPlugin, looked
 from self_healing_fabric.settings import Settings
@@ -31,11 +30,4 @@ class OfPlugin:
 
 def of_plugin(name: str, settings: Settings, options: Any) -> OfPlugin:
     """Make the strategy. Raises ConfigurationError when the plugin cannot make it."""
-    try:
-        factory = load("strategies", name)
-        if options is None and getattr(factory, "Options", None) is not None:
-            options = factory.Options()
-        return OfPlugin(name, call(f"plugin {name}", lambda: factory(settings, options), within=READ_WITHIN))
-    except (PluginUnusable, Misbehaved) as error:
-        problem = Problem(f"plugins.strategies.{name}", str(error))
-        raise ConfigurationError("the configuration", [problem]) from error
+    return OfPlugin(name, make("strategies", name, settings, options, within=READ_WITHIN))
