@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -104,19 +104,9 @@ def check(config: Path | None, as_json: bool) -> None:
 
     path = config_path(config)
     settings = load_settings(path)
-    console = Console(highlight=False, soft_wrap=True)
-    findings = []
     if not as_json:
-        console.print(f"[green]ok[/]    {escape(str(path))}: valid")
-    for finding in run_checks(settings):
-        findings.append(finding)
-        if not as_json:
-            word = {True: "[green]ok[/]   ", False: "[red]FAIL[/] ", None: "[yellow]note[/] "}[finding.ok]
-            console.print(f"{word} {escape(finding.subject)}: {escape(finding.message)}")
-    if as_json:
-        click.echo(json.dumps([vars(finding) for finding in findings], indent=2))
-    if any(finding.ok is False for finding in findings):
-        sys.exit(1)
+        Console(highlight=False, soft_wrap=True).print(f"[green]ok[/]    {escape(str(path))}: valid")
+    _tell_findings(run_checks(settings), lambda finding: finding.subject, as_json)
 
 
 @main.command()
@@ -590,18 +580,10 @@ def escalation_test(level: int, config: Path | None, as_json: bool) -> None:
     from self_healing_fabric.configuration import config_path, load_settings
     from self_healing_fabric.escalation.rehearsal import rehearse
 
-    found = []
-    console = Console(highlight=False, soft_wrap=True)
-    for each in rehearse(load_settings(config_path(config)), level):
-        found.append(each)
-        if not as_json:
-            word = {True: "[green]ok[/]   ", False: "[red]FAIL[/] ", None: "[yellow]note[/] "}[each.ok]
-            over = f" over {each.channel}" if each.channel else ""
-            console.print(f"{word} {escape(each.contact)}{escape(over)}: {escape(each.message)}")
-    if as_json:
-        click.echo(json.dumps([vars(each) for each in found], indent=2))
-    if any(each.ok is False for each in found):
-        sys.exit(1)
+    def subject(reached: Any) -> str:
+        return f"{reached.contact} over {reached.channel}" if reached.channel else str(reached.contact)
+
+    _tell_findings(rehearse(load_settings(config_path(config)), level), subject, as_json)
 
 
 @main.command()
@@ -672,6 +654,20 @@ def _pause(text: str) -> float:
     if seconds < 0.1:
         raise UsageError("--interval: at least 100ms")
     return seconds
+
+
+def _tell_findings(findings: Iterable[Any], subject: Callable[[Any], str], as_json: bool) -> None:
+    """Print each as soon as it is known, or all as JSON; the exit status is 1 when one is not `ok`."""
+    console, found = Console(highlight=False, soft_wrap=True), []
+    for finding in findings:
+        found.append(finding)
+        if not as_json:
+            word = {True: "[green]ok[/]   ", False: "[red]FAIL[/] ", None: "[yellow]note[/] "}[finding.ok]
+            console.print(f"{word} {escape(subject(finding))}: {escape(finding.message)}")
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in found], indent=2))
+    if any(finding.ok is False for finding in found):
+        sys.exit(1)
 
 
 def _user() -> str:
