@@ -63,8 +63,11 @@ class PrometheusClient:
         if bearer_token_file is not None:
             self._session.auth = _BearerToken(bearer_token_file)
         self._connection = PrometheusConnect(self.url, retry=Retry(0), session=self._session)
-        # PrometheusConnect has just mounted an adapter with a pool of ten on this URL.
-        self._session.mount(self.url, HTTPAdapter(max_retries=Retry(0), pool_maxsize=POOL_SIZE))
+        # PrometheusConnect has just mounted an adapter with a pool of ten. There is to be one for this URL,
+        # as requests spells it, and none else: a call to another place fails before a connection is opened.
+        self._session.adapters.clear()
+        spelt = str(requests.Request("GET", f"{self.url}/").prepare().url)
+        self._session.mount(spelt, HTTPAdapter(max_retries=Retry(0), pool_maxsize=POOL_SIZE))
 
     def instant(self, promql: str, *, at: float | None = None) -> tuple[Sample, ...]:
         """Evaluate `promql` at one time (seconds since 1970; now when None) and return its vector."""

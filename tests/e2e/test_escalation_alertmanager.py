@@ -19,7 +19,7 @@ from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, Posted
 from self_healing_fabric.escalation.calls import Call, Kind
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.escalation.messages import Message
-from self_healing_fabric.settings import Settings
+from self_healing_fabric.settings import AlertmanagerChannel, Settings
 from shf_demo import configuration
 from shf_demo.ports import reserved_ports
 from shf_demo.servers import Programs, Server
@@ -68,7 +68,7 @@ def fails(url: str, service: str) -> None:
     labels = {**PLACE, "service": service, "alertname": "ShfServiceFailing", "severity": "critical"}
     now = time.time()
     posted = PostedAlert({**labels, "page": "unless_healing"}, now, now + 300)
-    Alertmanagers([url], 5, None).post([posted])
+    Alertmanagers(AlertmanagerChannel(urls=(url,)), 5, Settings()).post([posted])
 
 
 def state_of(url: str, **labels: str) -> str | None:
@@ -90,7 +90,7 @@ def test_a_hold_that_nobody_keeps_alive_lets_the_page_out(url: str, pager: Pager
     """Held while ShfHealing lives, paged when it has expired by itself: nobody had to end it."""
     now = time.time()
     hold = PostedAlert({**PLACE, "alertname": HEALING}, now, now + HOLD)
-    Alertmanagers([url], 5, None).post([hold])
+    Alertmanagers(AlertmanagerChannel(urls=(url,)), 5, Settings()).post([hold])
     fails(url, "cart")
     wait("held", lambda: state_of(url, alertname="ShfServiceFailing", service="cart") == "suppressed")
     wait("paged", lambda: pager.first("cart") is not None)
@@ -102,7 +102,7 @@ def test_a_hold_that_nobody_keeps_alive_lets_the_page_out(url: str, pager: Pager
 def test_a_hold_of_another_place_holds_nothing(url: str, pager: Pager) -> None:
     """The same service in another cluster is another one."""
     now = time.time()
-    Alertmanagers([url], 5, None).post(
+    Alertmanagers(AlertmanagerChannel(urls=(url,)), 5, Settings()).post(
         [PostedAlert({**PLACE, "cluster": "us", "service": "other", "alertname": HEALING}, now, now + 60)]
     )
     fails(url, "other")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 
+from self_healing_fabric import outbound
 from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
@@ -184,12 +185,9 @@ def _alertmanager(settings: Settings) -> Iterator[Finding]:
     url = settings.alertmanager.url
     subject = f"alertmanager {url}"
     try:
-        answer = httpx.get(
-            f"{url}/api/v2/receivers",
-            headers=bearer_headers(settings.alertmanager.bearer_token_file),
-            timeout=settings.alertmanager.timeout,
-            trust_env=False,
-        )
+        headers = bearer_headers(settings.alertmanager.bearer_token_file)
+        with outbound.client_for(settings.alertmanager, timeout=settings.alertmanager.timeout) as client:
+            answer = client.get(f"{url}/api/v2/receivers", headers=headers)
         names = [str(item["name"]) for item in answer.raise_for_status().json()]
     except OSError as error:
         yield Finding(subject, False, f"cannot be asked: {error}")
@@ -219,7 +217,7 @@ def _escalation(settings: Settings) -> Iterator[Finding]:
 def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterator[Finding]:
     subject = f"service {name}"
     if service.health:
-        yield _asked(subject, f"health {service.health}", lambda: _probe(str(service.health)))
+        yield _asked(subject, f"health {service.health}", lambda: _probe(service))
     if service.recovery.configuration is not None:
         yield _asked(subject, "configuration", lambda: _configuration(name, settings))
     if service.recovery.kubernetes is not None:
@@ -265,6 +263,7 @@ def _asked(subject: str, what: str, ask: Callable[[], str]) -> Finding:
         return Finding(subject, False, f"{what}: {error or type(error).__name__}")
 
 
-def _probe(url: str) -> str:
-    status = httpx.get(url, timeout=PROBE_TIMEOUT, trust_env=False).raise_for_status().status_code
+def _probe(service: ServiceSettings) -> str:
+    with outbound.client_for(service, timeout=PROBE_TIMEOUT) as client:
+        status = client.get(str(service.health)).raise_for_status().status_code
     return f"answers {status}"

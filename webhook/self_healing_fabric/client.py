@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError
 
 TIMEOUT = 10.0  # seconds
@@ -39,14 +40,7 @@ class FabricClient:
             auth = (username, _secret(password_file))
         self._url = url.rstrip("/")
         try:
-            self._http = httpx.Client(
-                base_url=self._url,
-                headers=headers,
-                auth=auth,
-                timeout=TIMEOUT,
-                trust_env=False,
-                limits=httpx.Limits(max_keepalive_connections=0),  # who asks once leaves nothing open
-            )
+            self._http = outbound.client_to(self._url, timeout=TIMEOUT, headers=headers, auth=auth)
         except (httpx.InvalidURL, ValueError) as error:
             raise ApiError(f"{url} is no URL: {error}") from error
 

@@ -20,6 +20,7 @@ from self_healing_fabric.diagnosis.sources.health import (
     HealthSource,
     failing_checks,
 )
+from self_healing_fabric.settings import ServiceSettings
 from shf_demo.ports import free_ports
 
 ACTUATOR = {
@@ -91,8 +92,12 @@ def test_a_body_without_end_is_bounded() -> None:
     assert len(failing_checks(wide)) <= 200
 
 
+def source(url: str, *depends_on: str) -> HealthSource:
+    return HealthSource("cart", ServiceSettings(health=url), depends_on)
+
+
 def look(server: HTTPServer, *depends_on: str, within: float = 5.0) -> Report:
-    return HealthSource("cart", server.url_for("/health"), depends_on).look(1000.0, within)
+    return source(server.url_for("/health"), *depends_on).look(1000.0, within)
 
 
 def supported(report: Report) -> dict[str, tuple[Pattern | None, str | None]]:
@@ -195,7 +200,7 @@ def test_a_service_that_hangs_is_not_waited_for_long() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts, and never answers
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/health"
         began = time.monotonic()
-        (fact,) = HealthSource("cart", url, ()).look(1000.0, 30.0).facts
+        (fact,) = source(url).look(1000.0, 30.0).facts
     assert time.monotonic() - began < PATIENCE + 1.0
     assert fact.condition is Condition.DOWN
     assert "does not answer" in fact.evidence.statement
@@ -213,7 +218,7 @@ def test_no_redirect_is_followed(httpserver: HTTPServer) -> None:
 def test_a_refused_connection_is_a_fact_and_no_gap() -> None:
     """That nobody answers is what was to be learnt."""
     (port,) = free_ports(1)
-    report = HealthSource("cart", f"http://127.0.0.1:{port}/health", ()).look(1000.0, 2.0)
+    report = source(f"http://127.0.0.1:{port}/health").look(1000.0, 2.0)
     (fact,) = report.facts
     assert report.missing == ()
     assert "does not answer" in fact.evidence.statement
@@ -222,5 +227,5 @@ def test_a_refused_connection_is_a_fact_and_no_gap() -> None:
 
 def test_a_name_that_does_not_resolve_speaks_for_the_network() -> None:
     """The resolver's error, not the service's."""
-    (fact,) = HealthSource("cart", "http://cart.invalid/health", ()).look(1000.0, 5.0).facts
+    (fact,) = source("http://cart.invalid/health").look(1000.0, 5.0).facts
     assert list(fact.supports) == [Pattern.NETWORK_ISSUE]

@@ -28,6 +28,8 @@ def configuration(settings: KubernetesSettings) -> client.Configuration:
     Raises ClusterUnusable.
     """
     made = client.Configuration()
+    # The client takes proxies from the environment; a kubeconfig may name one (`proxy-url`), nobody else.
+    made.proxy = made.no_proxy = None
     try:
         if settings.kubeconfig is None and settings.context is None:
             config.load_incluster_config(client_configuration=made)

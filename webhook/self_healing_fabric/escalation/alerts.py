@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.certificates import authorities
+from self_healing_fabric import outbound
 from self_healing_fabric.quoting import quoted
-from self_healing_fabric.settings import Settings, bearer_headers
+from self_healing_fabric.settings import AlertmanagerChannel, PageHoldSettings, Settings, bearer_headers
 
 ESCALATION = "ShfEscalation"
 HEALING = "ShfHealing"
@@ -51,22 +51,20 @@ class NotPosted(Exception):
 class Alertmanagers:
     """The Alertmanagers of one cluster."""
 
-    def __init__(self, urls: Sequence[str], timeout: float, bearer_token_file: Path | None) -> None:
-        self.urls = tuple(urls)
-        self._timeout = timeout
-        self._bearer_token_file = bearer_token_file
-
-    @classmethod
-    def of(cls, urls: Sequence[str], timeout: float, settings: Settings) -> Alertmanagers:
-        """Those that are named, else the one that the fabric compares with."""
+    def __init__(
+        self, named: AlertmanagerChannel | PageHoldSettings, timeout: float, settings: Settings
+    ) -> None:
+        """Those that `named` names, else the one that the fabric compares with."""
         known = settings.alertmanager
-        own = (known.url,) if known is not None else ()
-        return cls(urls or own, timeout, known.bearer_token_file if known is not None else None)
+        self.urls = named.urls or ((known.url,) if known is not None else ())
+        self._timeout = timeout
+        self._bearer_token_file: Path | None = known.bearer_token_file if known is not None else None
+        self._named = (named, known)
 
     def post(self, alerts: Sequence[PostedAlert]) -> None:
         """Tell all of them. Raises NotPosted when none took it."""
         failures = []
-        with httpx.Client(verify=authorities(), trust_env=False, timeout=self._timeout) as client:
+        with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
                 try:
                     headers = bearer_headers(self._bearer_token_file)
@@ -81,7 +79,7 @@ class Alertmanagers:
 
     def check(self) -> str:
         """Ask each for its status. Raises NotPosted when one does not answer."""
-        with httpx.Client(verify=authorities(), trust_env=False, timeout=self._timeout) as client:
+        with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
                 try:
                     headers = bearer_headers(self._bearer_token_file)

@@ -22,7 +22,7 @@ import httpx
 import structlog
 from sqlalchemy import Connection
 
-from self_healing_fabric.certificates import authorities
+from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError, StoreUnavailable
 from self_healing_fabric.extensions import call, make
 from self_healing_fabric.incidents.timeline import Kind
@@ -105,9 +105,7 @@ class HttpSink:
 
     def __init__(self, settings: EventSettings) -> None:
         self._settings = settings
-        self._http = httpx.Client(
-            timeout=settings.timeout, follow_redirects=False, trust_env=False, verify=authorities()
-        )
+        self._http = outbound.client_for(settings, timeout=settings.timeout)
 
     def send(self, event: Mapping[str, Any]) -> None:
         """Deliver one. Raises EventRefused, httpx.HTTPError, OSError."""

@@ -51,7 +51,7 @@ class PageHold:
         self._context = context
         self._settings = settings
         self._clock = clock  # Alertmanager's is the system's
-        self._alertmanagers = Alertmanagers.of(settings.urls, TIMEOUT, context.settings)
+        self._alertmanagers = Alertmanagers(settings, TIMEOUT, context.settings)
         self._held: dict[Place, float] = {}  # since when
         self._told = float("-inf")
         self._reachable = True

@@ -16,6 +16,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
+from self_healing_fabric import outbound
 from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
 from self_healing_fabric.incidents.limits import CUT
 from self_healing_fabric.incidents.models import Alert
@@ -66,7 +67,7 @@ class Reconciliation:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._http = httpx.Client(trust_env=False, follow_redirects=False)
+        self._http = outbound.client_for(context.settings.alertmanager)
         self._reachable: dict[str, bool] = {}
         self.health = HealthWatch(context.settings, context.prometheus)
         self.compared_at: float | None = None  # seconds since 1970, by this replica

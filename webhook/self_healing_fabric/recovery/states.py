@@ -90,7 +90,7 @@ class Replica:
         self.voter = Voter(replica.name, replica.domain)
         self.url = replica.url.rstrip("/")
         self._settings = settings
-        self._calls = Calls(settings.timeout, settings.bearer_token_file)
+        self._calls = Calls(replica, settings.timeout, settings.bearer_token_file)
 
     def claim(self) -> Claim:
         """The answer to GET URL/digest."""

@@ -88,12 +88,14 @@ from self_healing_fabric.settings.state import (
     VoterName,
 )
 from self_healing_fabric.settings.values import (
+    CalledUrl,
     HttpUrl,
     Mode,
     Section,
     ServiceName,
     Share,
     StrategyName,
+    called_urls,
     number_of,
 )
 
@@ -111,6 +113,7 @@ __all__ = [
     "AppriseChannel",
     "AuthSettings",
     "BoundsSettings",
+    "CalledUrl",
     "CallerSettings",
     "ChannelSettings",
     "ConfigMapKey",
@@ -164,6 +167,7 @@ __all__ = [
     "VerificationSettings",
     "VoterName",
     "bearer_headers",
+    "called_urls",
     "is_loopback",
     "number_of",
     "split_listen",

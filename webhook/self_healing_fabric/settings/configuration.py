@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from self_healing_fabric.durations import Duration
-from self_healing_fabric.settings.values import HttpUrl, Section
+from self_healing_fabric.settings.values import CalledUrl, Section
 
 _RELATIVE_PATH = r"^[^/\x00-\x1f][^\x00-\x1f]*$"
 _NAMESPACE = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -67,7 +67,7 @@ class LiveConfiguration(Section):
     The URL answers GET with the configuration and an `ETag`, and takes PUT with `If-Match`.
     """
 
-    http: HttpUrl | None = Field(None, description="GET answers it with an ETag, PUT with If-Match sets it")
+    http: CalledUrl | None = Field(None, description="GET answers it with an ETag, PUT with If-Match sets it")
     bearer_token_file: Path | None = Field(None, description="with `http`: token to send; read anew")
     configmap: ConfigMapKey | None = Field(None, description="a key of a ConfigMap")
     object: KubernetesObject | None = Field(None, description="an object, by server-side apply")

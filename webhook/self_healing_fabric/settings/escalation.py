@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from self_healing_fabric.durations import Duration
 from self_healing_fabric.settings.plugins import ChannelOptions
-from self_healing_fabric.settings.values import HttpUrl, Section
+from self_healing_fabric.settings.values import CalledUrl, Section
 
 ALL_GUARDIANS = "all guardians"  # in a level's `call`: everyone whom a channel of the kind guardian reaches
 LOG = "log"  # the channel that hears of every call
@@ -45,7 +45,7 @@ DEFAULT_LEVELS = (
 class GuardianChannel(Section):
     """A program that is called over HTTP with the whole incident, and may answer with a decision."""
 
-    url: HttpUrl = Field(description="called with POST")
+    url: CalledUrl = Field(description="called with POST")
     secret_file: Path = Field(description="signs the calls; read anew for every call")
     timeout: Duration = Field(5.0, gt=0, le=30, description="for one try")
     may: tuple[GuardianDecision, ...] = Field(
@@ -62,7 +62,7 @@ class AppriseChannel(Section):
 class AlertmanagerChannel(Section):
     """An alert with the label `escalation_level`, for the routes and on-call rotas that exist."""
 
-    urls: tuple[HttpUrl, ...] = Field(
+    urls: tuple[CalledUrl, ...] = Field(
         (), description="every Alertmanager of the cluster; `alertmanager.url` by default"
     )
     timeout: Duration = Field(5.0, gt=0, le=30, description="for one try")
@@ -122,7 +122,7 @@ class BoundsSettings(Section):
 class PageHoldSettings(Section):
     """Holds the page while the fabric heals: keeps the alert ShfHealing alive in Alertmanager."""
 
-    urls: tuple[HttpUrl, ...] = Field(
+    urls: tuple[CalledUrl, ...] = Field(
         (), description="every Alertmanager of the cluster; `alertmanager.url` by default"
     )
     deadline: Duration = Field(300.0, gt=0, description="after the incident opened; then the page goes out")

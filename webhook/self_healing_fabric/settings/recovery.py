@@ -11,7 +11,7 @@ from self_healing_fabric.durations import Duration
 from self_healing_fabric.settings.configuration import ConfigurationSettings
 from self_healing_fabric.settings.plugins import PlatformOptions
 from self_healing_fabric.settings.state import StateSettings
-from self_healing_fabric.settings.values import HttpUrl, Section
+from self_healing_fabric.settings.values import CalledUrl, Section
 
 # Seconds. A worker waits for so long, and who finds the effect interrupted before it asks the target; a step
 # that takes longer than two of them hangs (`leases.LONGEST_STEP`).
@@ -26,13 +26,13 @@ class HttpRecovery(Section):
     answer got lost can not be learnt from the target and goes to a human.
     """
 
-    restart: HttpUrl | None = Field(
+    restart: CalledUrl | None = Field(
         None, description="called with POST and an Idempotency-Key; 2xx means accepted"
     )
-    started_at: HttpUrl | None = Field(
+    started_at: CalledUrl | None = Field(
         None, description="answers JSON with `started_at`, new after each restart"
     )
-    scale: HttpUrl | None = Field(
+    scale: CalledUrl | None = Field(
         None,
         description='GET answers JSON with `replicas`; PUT {"replicas": N} sets how many there should be',
     )
@@ -52,7 +52,7 @@ class HttpRecovery(Section):
 class RetryCall(Section):
     """A call that may be repeated without harm, made by `retry` instead of a probe of the health endpoint."""
 
-    url: HttpUrl = Field(description="what is called")
+    url: CalledUrl = Field(description="what is called")
     method: Literal["GET", "PUT", "POST"] = Field("GET", description="GET, PUT or POST")
     expect: tuple[Annotated[int, Field(ge=200, le=399)], ...] = Field(
         (), description="statuses that mean it worked; any 2xx by default"

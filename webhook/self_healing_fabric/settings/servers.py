@@ -7,13 +7,15 @@ from pathlib import Path
 from pydantic import Field
 
 from self_healing_fabric.durations import Duration
-from self_healing_fabric.settings.values import HttpUrl, Section
+from self_healing_fabric.settings.values import CalledUrl, HttpUrl, Section
 
 
 class PrometheusSettings(Section):
     """The Prometheus that evaluates the rules and answers for the evidence."""
 
-    url: HttpUrl = Field("http://127.0.0.1:9090", description="base URL, with its path prefix if it has one")
+    url: CalledUrl = Field(
+        "http://127.0.0.1:9090", description="base URL, with its path prefix if it has one"
+    )
     external_url: HttpUrl | None = Field(
         None, description="where people reach it, for links; `url` by default"
     )
@@ -32,7 +34,7 @@ class GrafanaSettings(Section):
 class AlertmanagerSettings(Section):
     """The Alertmanager whose notifications may be lost: it is asked for them every 10 s."""
 
-    url: HttpUrl = Field(description="base URL")
+    url: CalledUrl = Field(description="base URL")
     receiver: str = Field("self-healing-fabric", description="the receiver that leads to the fabric")
     timeout: Duration = Field(5.0, gt=0, le=30, description="for one call")
     bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")

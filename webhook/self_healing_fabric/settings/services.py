@@ -12,7 +12,7 @@ from self_healing_fabric.settings.escalation import ServicePolicy
 from self_healing_fabric.settings.guardrails import ServiceLimits
 from self_healing_fabric.settings.plugins import EvidenceOptions
 from self_healing_fabric.settings.recovery import RecoverySettings
-from self_healing_fabric.settings.values import HttpUrl, Mode, Section, ServiceName, StrategyName
+from self_healing_fabric.settings.values import CalledUrl, HttpUrl, Mode, Section, ServiceName, StrategyName
 
 Plans = Mapping[str, tuple[StrategyName, ...]]
 
@@ -73,7 +73,7 @@ class ServiceSettings(Section):
         "service", description="guardians can be called by escalation"
     )
     tier: Literal["critical", "standard", "low"] = Field("standard", description="how much depends on it")
-    health: HttpUrl | None = Field(None, description="health endpoint; 2xx is healthy")
+    health: CalledUrl | None = Field(None, description="health endpoint; 2xx is healthy")
     metrics: HttpUrl | None = Field(None, description="metrics endpoint, for service discovery")
     pushes_heartbeats: bool = Field(
         False, description="a job that cannot be scraped calls POST /api/v1/heartbeats/NAME"

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from self_healing_fabric.durations import Duration
-from self_healing_fabric.settings.values import HttpUrl, Section
+from self_healing_fabric.settings.values import CalledUrl, Section
 
 LEAST_DOMAINS = 3  # of two that differ nobody can tell which one is right
 VoterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$")]
@@ -19,7 +19,7 @@ class StateReplica(Section):
     """A replica that must hold the same state as the others, and serves it."""
 
     name: VoterName = Field(description="what it is called in timelines")
-    url: HttpUrl = Field(description="base URL of its state ([contract](state-repair.md))")
+    url: CalledUrl = Field(description="base URL of its state ([contract](state-repair.md))")
     failure_domain: str | None = Field(
         None,
         min_length=1,

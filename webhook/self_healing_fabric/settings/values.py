@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -48,13 +50,52 @@ def _is_word(text: str) -> bool:
     return text.isprintable() and " " not in text
 
 
+class _Called:
+    """Marks the URLs that the fabric calls; the others are only shown."""
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+CalledUrl = Annotated[HttpUrl, _Called()]
 
 
 class Section(BaseModel):
     """A part of the configuration: immutable, and refusing keys that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def called_urls(section: BaseModel) -> Iterator[str]:
+    """The URLs in a section of the configuration, and in those within it, that the fabric calls."""
+    called = _fields_of_called_urls(type(section))
+    for name in type(section).model_fields:
+        yield from _called_in(getattr(section, name), called=name in called)
+
+
+def _called_in(value: Any, *, called: bool) -> Iterator[str]:
+    if isinstance(value, BaseModel):
+        yield from called_urls(value)
+    elif isinstance(value, str):
+        if called:
+            yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _called_in(each, called=called)
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _called_in(each, called=called)
+
+
+@functools.cache
+def _fields_of_called_urls(section: type[BaseModel]) -> frozenset[str]:
+    fields = section.model_fields.items()
+    return frozenset(
+        name for name, field in fields if _is_marked((*field.metadata, *get_args(field.annotation)))
+    )
+
+
+def _is_marked(parts: tuple[Any, ...]) -> bool:
+    """Whether the mark is among the parts of `X | None`, `tuple[X, ...]` or `Annotated[X, ...]`."""
+    return any(isinstance(each, _Called) or _is_marked(get_args(each)) for each in parts)
 
 
 def _share(value: int | str) -> int | str:

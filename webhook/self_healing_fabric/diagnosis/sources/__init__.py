@@ -106,7 +106,7 @@ def sources_of(
     that is not installed must not keep the others from being asked. Making one may raise SourceUnusable.
     """
     makers: dict[str, SourceMaker] = {}
-    recovery, health = service.recovery, service.health
+    recovery = service.recovery
     if recovery.docker is not None:
         docker = recovery.docker
 
@@ -125,13 +125,12 @@ def sources_of(
             return KubernetesSource(name, workload, kubernetes)
 
         makers["kubernetes"] = of_kubernetes
-    if health is not None:
-        url = health
+    if service.health is not None:
 
         def of_health() -> Source:
             from self_healing_fabric.diagnosis.sources.health import HealthSource
 
-            return HealthSource(name, url, depends_on)
+            return HealthSource(name, service, depends_on)
 
         makers["health"] = of_health
     for plugin, options in service.evidence_sources.items():

@@ -33,8 +33,9 @@ from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import DockerRecovery
 
 try:
-    import docker
     from docker.errors import DockerException, NotFound
+
+    from self_healing_fabric.containers import Engine
 except ModuleNotFoundError as error:
     raise SourceUnusable("containers need an extra: pip install 'self-healing-fabric[docker]'") from error
 
@@ -62,7 +63,7 @@ class DockerSource:
         wanted, ends = self._settings.container, time.monotonic() + within
         try:
             with asking("docker", self._settings.host):  # the client asks for the engine's version
-                engine = docker.DockerClient(base_url=self._settings.host, timeout=max(1, math.ceil(within)))
+                engine = Engine(self._settings.host, max(1, math.ceil(within)))
         except (DockerException, requests.RequestException) as error:
             raise SourceUnusable(
                 f"the engine at {self._settings.host} cannot be asked: {quoted(error)}"
@@ -154,9 +155,7 @@ class DockerSource:
                 Condition.PARTIAL,
             )
 
-    def _events(
-        self, engine: docker.DockerClient, id_: str, at: float, ends: float
-    ) -> Sequence[Mapping[str, Any]]:
+    def _events(self, engine: Engine, id_: str, at: float, ends: float) -> Sequence[Mapping[str, Any]]:
         """The container's events of the last hour, oldest first, asked by a request that can time out."""
         now = _moment(engine.info().get("SystemTime", "")) or at
         # The client's own `events` waits without a timeout for an engine that hangs.

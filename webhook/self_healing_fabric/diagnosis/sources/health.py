@@ -22,10 +22,11 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.certificates import authorities
+from self_healing_fabric import outbound
 from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.sources import Condition, Fact, Report, quoted
 from self_healing_fabric.incidents.evidence import Evidence
+from self_healing_fabric.settings import ServiceSettings
 
 PATIENCE = 2.0  # seconds; a service that hangs must not keep its own repair waiting for longer
 LARGEST_BODY = 65_536  # bytes; what is longer is not read at all
@@ -93,13 +94,14 @@ class FailingCheck:
 
 
 class HealthSource:
-    """One health endpoint, of a service that depends on services of these names."""
+    """The health endpoint that a service's settings name; it depends on services of these names."""
 
     name = "health"
 
-    def __init__(self, service: str, url: str, depends_on: Collection[str]) -> None:
+    def __init__(self, service: str, settings: ServiceSettings, depends_on: Collection[str]) -> None:
         self._service = service
-        self._url = url
+        self._settings = settings
+        self._url = url = str(settings.health)
         self._depends_on = tuple(depends_on)
         self._query = f"curl -s -i {shlex.quote(url)}"
 
@@ -118,14 +120,8 @@ class HealthSource:
 
     def _get(self, ends: float) -> tuple[int, bytes | None]:
         """The status and the body; None for a body that is longer than anything worth reading."""
-        # No redirects: they would send the question to a host that the configuration does not name.
         with (
-            httpx.Client(
-                timeout=ends - time.monotonic(),
-                follow_redirects=False,
-                trust_env=False,
-                verify=authorities(),
-            ) as client,
+            outbound.client_for(self._settings, timeout=ends - time.monotonic()) as client,
             client.stream("GET", self._url, headers={"Accept": "application/json, */*;q=0.5"}) as answer,
         ):
             body = bytearray()

@@ -35,7 +35,7 @@ class AlertmanagerChannel:
     def __init__(
         self, settings: AlertmanagerSettings, whole: Settings, clock: Callable[[], float] = time.time
     ) -> None:
-        self._alertmanagers = Alertmanagers.of(settings.urls, settings.timeout, whole)
+        self._alertmanagers = Alertmanagers(settings, settings.timeout, whole)
         self._expires = settings.expires
         self._clock = clock
         self.alive_for: float | None = settings.expires / SIGNS_OF_LIFE

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.certificates import authorities
+from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
 from self_healing_fabric.escalation.messages import Message
@@ -57,12 +57,7 @@ class GuardianChannel:
                 "Idempotency-Key": message.key,
             }
             with (
-                httpx.Client(
-                    verify=authorities(),
-                    trust_env=False,
-                    follow_redirects=False,
-                    timeout=self._settings.timeout,
-                ) as client,
+                outbound.client_for(self._settings, timeout=self._settings.timeout) as client,
                 client.stream(
                     "POST",
                     self._settings.url,

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.certificates import authorities
+from self_healing_fabric import outbound
 from self_healing_fabric.recovery.configuration.desired import LARGEST, too_large
 from self_healing_fabric.recovery.configuration.live import Change, Document, Running, stored_bytes
 from self_healing_fabric.recovery.configuration.masking import Masker
@@ -33,6 +33,7 @@ class HttpEndpoint(Document):
     platform = "http"
 
     def __init__(self, settings: ConfigurationSettings, masker: Masker) -> None:
+        self._live = settings.live
         self.url = str(settings.live.http)
         self.target = f"configuration:{self.url}"
         self.longest_write = self._timeout = settings.live.timeout
@@ -95,16 +96,10 @@ class HttpEndpoint(Document):
             return Outcome(Status.FAILED, f"{self.url} refused with {answer.status_code}")
         return f"{self.url} answered {answer.status_code}"
 
-    def _client(self) -> httpx.Client:
+    def _client(self) -> outbound.Client:
         try:
             headers = bearer_headers(self._token_file)
         except OSError as error:
             raise TargetUnreadable(f"{self._token_file} cannot be read: {error.strerror}") from error
-        # An ETag is one of the encoding that was sent; and no redirects, for they lead to other hosts.
-        return httpx.Client(
-            timeout=self._timeout,
-            headers={**headers, "Accept-Encoding": "identity"},
-            follow_redirects=False,
-            trust_env=False,
-            verify=authorities(),
-        )
+        headers["Accept-Encoding"] = "identity"  # an ETag is one of the encoding that was sent
+        return outbound.client_for(self._live, timeout=self._timeout, headers=headers)

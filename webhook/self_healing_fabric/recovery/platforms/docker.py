@@ -28,8 +28,9 @@ from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import DockerRecovery
 
 try:
-    import docker
     from docker.errors import DockerException, NotFound
+
+    from self_healing_fabric.containers import Engine
 except ModuleNotFoundError as error:
     raise TargetUnreadable("containers need an extra: pip install 'self-healing-fabric[docker]'") from error
 
@@ -159,5 +160,5 @@ class DockerRestart(Effect):
             raise TargetUnreadable(f"no container is called {wanted}; {name} only has an id that begins so")
         return attributes
 
-    def _engine(self) -> docker.DockerClient:
-        return docker.DockerClient(base_url=self._settings.host, timeout=round(ENGINE_TIMEOUT))
+    def _engine(self) -> Engine:
+        return Engine(self._settings.host, round(ENGINE_TIMEOUT))

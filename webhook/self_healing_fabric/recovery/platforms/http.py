@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.certificates import authorities
+from self_healing_fabric import outbound
 from self_healing_fabric.recovery.effects import (
     Effect,
     NotApplicable,
@@ -23,7 +23,7 @@ from self_healing_fabric.recovery.effects import (
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.scaling import scaled_up
-from self_healing_fabric.settings import HttpRecovery, ScaleSettings, bearer_headers
+from self_healing_fabric.settings import HttpRecovery, ScaleSettings, Section, bearer_headers
 
 READ_TIMEOUT = 5.0  # seconds to ask the target for what it says of itself
 INTERRUPTED = "the fabric was interrupted during the action"
@@ -65,7 +65,8 @@ class HttpPlatform:
         return "; ".join(found)
 
     def _calls(self) -> Calls:
-        return Calls(self._settings.timeout, self._settings.bearer_token_file, self._settings.expect)
+        settings = self._settings
+        return Calls(settings, settings.timeout, settings.bearer_token_file, settings.expect)
 
 
 class HttpRestart(Effect):
@@ -180,16 +181,20 @@ class _Forbidden(Exception):
 
 
 class Calls:
-    """Calls of one service's API: to the configured URLs only, without redirects, with timeouts.
+    """Calls of one service's API, with timeouts.
 
     Args:
+        named: the section of the configuration whose URLs may be called.
         timeout: seconds for an order.
         bearer_token_file: holds the token to send, or None.
         expect: statuses that mean accepted; any 2xx when empty.
     """
 
-    def __init__(self, timeout: float, bearer_token_file: Path | None, expect: Sequence[int] = ()) -> None:
-        self._timeout, self._bearer_token_file, self._expect = timeout, bearer_token_file, expect
+    def __init__(
+        self, named: Section, timeout: float, bearer_token_file: Path | None, expect: Sequence[int] = ()
+    ) -> None:
+        self._named, self._timeout = named, timeout
+        self._bearer_token_file, self._expect = bearer_token_file, expect
 
     def send(
         self,
@@ -257,13 +262,10 @@ class Calls:
     def _accepts(self, answer: httpx.Response) -> bool:
         return answer.status_code in self._expect if self._expect else answer.is_success
 
-    def client(self, timeout: float) -> httpx.Client:
+    def client(self, timeout: float) -> outbound.Client:
         """A client for one call, whose every wait ends after `timeout` seconds. Raises TargetUnreadable."""
         try:
             headers = bearer_headers(self._bearer_token_file)
         except OSError as error:
             raise TargetUnreadable(f"{self._bearer_token_file} cannot be read: {error.strerror}") from error
-        # No redirects: they would send the call to a host that the configuration does not name.
-        return httpx.Client(
-            timeout=timeout, headers=headers, follow_redirects=False, trust_env=False, verify=authorities()
-        )
+        return outbound.client_for(self._named, timeout=timeout, headers=headers)

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from self_healing_fabric.certificates import authorities
+from self_healing_fabric import outbound
 from self_healing_fabric.recovery.effects import Effect, NotApplicable
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
-from self_healing_fabric.settings import RetryCall, RetrySettings, Settings, bearer_headers
+from self_healing_fabric.settings import RetryCall, RetrySettings, ServiceSettings, Settings, bearer_headers
 
 
 def full_jitter(attempt: int, settings: RetrySettings) -> float:
@@ -42,7 +42,7 @@ class Retry:
             if configured.health is None:
                 raise NotApplicable(f"{service} has no `health` endpoint and no `recovery.retry`")
             call = RetryCall(url=configured.health)
-        return SafeCall(call, self._settings.retry)
+        return SafeCall(call, self._settings.retry, configured)
 
 
 class SafeCall(Effect):
@@ -51,10 +51,11 @@ class SafeCall(Effect):
     platform = "http"
     longest_effect = 0.0  # it may be repeated at once, so there is nothing to wait for
 
-    def __init__(self, call: RetryCall, settings: RetrySettings) -> None:
+    def __init__(self, call: RetryCall, settings: RetrySettings, service: ServiceSettings) -> None:
         self.target = f"{call.method} {call.url}"
         self._call = call
         self._settings = settings
+        self._service = service
 
     def snapshot(self) -> Mapping[str, Any]:
         """Nothing to remember: nothing is changed."""
@@ -83,15 +84,9 @@ class SafeCall(Effect):
         """Why it failed, or None."""
         call = self._call
         try:
-            answer = httpx.request(
-                call.method,
-                call.url,
-                headers={"Idempotency-Key": key, **bearer_headers(call.bearer_token_file)},
-                timeout=self._settings.timeout,
-                follow_redirects=False,
-                trust_env=False,
-                verify=authorities(),
-            )
+            headers = {"Idempotency-Key": key, **bearer_headers(call.bearer_token_file)}
+            with outbound.client_for(self._service, timeout=self._settings.timeout) as client:
+                answer = client.request(call.method, call.url, headers=headers)
         except httpx.HTTPError as error:
             return f"{call.url} does not answer: {error or type(error).__name__}"
         except OSError as error:

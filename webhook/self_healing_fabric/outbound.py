@@ -1,0 +1,98 @@
+"""The one place where HTTP clients of the fabric are made: each reaches what its configuration names.
+
+What an alert says ends up near URLs: in messages, queries, names. So that no mistake in putting one together
+can send a call, with its token, to somewhere else, a client is made for a section of the configuration, and
+its transport refuses every other scheme, host and port before a connection is opened. A client that is made
+for nothing reaches nothing. Redirects are not followed, and neither proxies nor .netrc of the environment are
+used. A rule of the linter forbids to make clients elsewhere (pyproject.toml, `banned-api`).
+
+The authorities' certificates are loaded once: anew for every client they would cost 30 ms of CPU, also for
+plain HTTP, which in a storm of a thousand repairs leaves nothing for taking notifications in.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from pydantic import BaseModel
+
+from self_healing_fabric.settings import called_urls
+
+Client = httpx.Client
+Origin = tuple[str, str, int]  # scheme, host, port
+
+_PORTS = {"http": 80, "https": 443}
+_KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx's default
+
+
+class NotConfigured(httpx.ConnectError):
+    """A call to somewhere that the client is not made for: nothing was connected to, nothing was sent."""
+
+
+def client_for(
+    *sections: BaseModel | None, timeout: float = 5.0, headers: Mapping[str, str] | None = None
+) -> Client:
+    """A client that reaches the origins of the URLs in these sections of the configuration, and nothing else.
+
+    Args:
+        sections: of a validated configuration; one that is None names nothing.
+        timeout: seconds for each wait of a call.
+        headers: sent with each call.
+    """
+    named = [url for section in sections if section is not None for url in called_urls(section)]
+    return _client(frozenset(map(origin, named)), timeout=timeout, headers=headers)
+
+
+def client_to(
+    url: str,
+    *,
+    timeout: float,
+    headers: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
+) -> Client:
+    """A client for the URL that a person gave on the command line; who asks once leaves nothing open.
+
+    Raises httpx.InvalidURL, ValueError.
+    """
+    named, limits = frozenset({origin(url)}), httpx.Limits(max_keepalive_connections=0)
+    return _client(named, limits, base_url=url, timeout=timeout, headers=headers, auth=auth)
+
+
+def origin(url: str | httpx.URL) -> Origin:
+    """Scheme, host and port of a URL. Raises httpx.InvalidURL, ValueError."""
+    parts = httpx.URL(url)
+    if parts.scheme not in _PORTS or not parts.host:
+        raise ValueError("give an absolute URL that starts with http:// or https://")
+    return parts.scheme, parts.host, parts.port or _PORTS[parts.scheme]
+
+
+class _Bounded(httpx.HTTPTransport):
+    """Connects to the named origins only."""
+
+    def __init__(self, named: frozenset[Origin], limits: httpx.Limits) -> None:
+        super().__init__(verify=_authorities(), trust_env=False, limits=limits)
+        self._named = named
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            allowed = origin(request.url) in self._named
+        except ValueError:
+            allowed = False
+        if not allowed:
+            place = f"{request.url.scheme}://{request.url.netloc.decode('ascii', 'replace')}"
+            raise NotConfigured(f"{place} is not what the configuration names for this call", request=request)
+        return super().handle_request(request)
+
+
+def _client(named: frozenset[Origin], limits: httpx.Limits = _KEPT, **options: Any) -> Client:
+    return Client(transport=_Bounded(named, limits), follow_redirects=False, trust_env=False, **options)
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """The certificates that httpx trusts by default; the environment does not change them."""
+    return httpx.create_ssl_context(trust_env=False)
