@@ -39,7 +39,8 @@ if [ "${1:-}" = test ]; then
     need nodejs 'Node.js, which runs the code of Grafana that the dashboards are checked with' node
     need npm 'npm, which comes with Node.js in most places' npm
     need chromium 'Chromium, in which the pages are tested' chromium chromium-browser google-chrome
-    homebrew="$homebrew postgresql node chromium"
+    need nginx-light 'nginx, the proxy that asks for client certificates' nginx
+    homebrew="$homebrew postgresql node chromium nginx"
 fi
 # The tests start an engine of their own, which only root can: for others those tests are skipped.
 if [ "${1:-}" = test ] && [ "$(id -u)" -eq 0 ]; then
