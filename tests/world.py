@@ -128,6 +128,8 @@ class FakePrometheus:
         self._ask("alerts")
         return []
 
+    def version(self) -> None: ...
+
     def close(self) -> None: ...
 
     def _ask(self, promql: str) -> None:

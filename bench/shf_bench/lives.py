@@ -81,6 +81,9 @@ class InstantPrometheus:
         """None."""
         return []
 
+    def version(self) -> None:
+        """Not told."""
+
     def close(self) -> None:
         """Nothing to close."""
 

@@ -130,6 +130,19 @@ class PrometheusClient:
 
         return self._ask(ask)
 
+    def version(self) -> str | None:
+        """Return the version that `GET /api/v1/status/buildinfo` tells; None for a server that tells none.
+
+        Not told to `on_call`: not everything that answers queries knows this path.
+        """
+
+        def ask() -> str | None:
+            url = f"{self.url}/api/v1/status/buildinfo"
+            told = self._data(self._session.get(url, timeout=self._timeout))["version"]
+            return told if isinstance(told, str) and told else None
+
+        return self._asked(ask)
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()

@@ -73,6 +73,8 @@ class Prometheus:
         failing = [each for each in self._story.members if not self._story.well(self._board, each.name, now)]
         return [{"labels": labels_of(member), "state": "firing"} for member in failing]
 
+    def version(self) -> None: ...
+
     def close(self) -> None: ...
 
     def _ask(self) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from shf_demo.servers import Programs
 from shf_demo.stack import Stack
 
 pytestmark = pytest.mark.e2e
 
 
-def test_status_of_a_running_fabric(stack: Stack, fabric: Any) -> None:
-    """Healthy, with Prometheus and Alertmanager answering, and every guardian seen by Prometheus."""
+def test_status_of_a_running_fabric(stack: Stack, fabric: Any, programs: Programs) -> None:
+    """Healthy, with Prometheus and Alertmanager answering, their versions, and every guardian seen."""
     command = [sys.executable, "-m", "self_healing_fabric.cli", "status", "--json"]
 
     def asked() -> tuple[int, dict[str, Any]]:
@@ -37,4 +38,8 @@ def test_status_of_a_running_fabric(stack: Stack, fabric: Any) -> None:
         "prometheus": True,
         "alertmanager": True,
     }
+    for server in report["servers"]:
+        program = getattr(programs, server["kind"])
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+        assert f"version {server['version']} " in told.stdout + told.stderr
     assert all(0 < server["latency_seconds"] < 5 for server in report["servers"])

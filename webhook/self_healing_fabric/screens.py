@@ -369,11 +369,12 @@ def show_status(console: Console, report: Mapping[str, Any]) -> None:
     loop, reconciled = report["loop"], report["reconciled"]
     taken = "" if loop["seconds"] is None else f", took {1000 * loop['seconds']:.0f} ms"
     console.print(f"Last loop: {_ago(loop)}{taken}. Compared with the servers: {_ago(reconciled)}.")
-    table = Table("server", "answers", "latency", "last answer", "error", box=None, pad_edge=False)
+    table = Table("server", "version", "answers", "latency", "last answer", "error", box=None, pad_edge=False)
     for server in report["servers"]:
         latency = server["latency_seconds"]
         table.add_row(
             clean(f"{server['kind']} {server['url']}"),
+            clean(server["version"] or "-"),
             {True: "[green]yes[/]", False: "[red]no[/]", None: "not asked"}[server["answers"]],
             "-" if latency is None else f"{1000 * latency:.0f} ms",
             _ago(server["answered"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,23 @@ class Servers:
     def __init__(self, server: HTTPServer) -> None:
         self.calls: list[str] = []
         self.away = False
+        self.versions: dict[str, Any] = {
+            "prometheus": {"status": "success", "data": {"version": "2.42.0"}},
+            "alertmanager": {"versionInfo": {"version": "0.25.0"}},
+        }
         self.url = server.url_for("")
         server.expect_request("/prometheus/api/v1/query").respond_with_handler(self._query)
         server.expect_request("/alertmanager/api/v2/alerts").respond_with_handler(self._alerts)
+
+        server.expect_request("/prometheus/api/v1/status/buildinfo").respond_with_handler(self._version)
+        server.expect_request("/alertmanager/api/v2/status").respond_with_handler(self._version)
+
+    def _version(self, request: Request) -> Response:
+        kind = request.path.split("/")[1]
+        self.calls.append(f"version of {kind}")
+        known = self.versions.get(kind)
+        body = "not here" if known is None else json.dumps(known)
+        return Response(body, status=503 if self.away else 404 if known is None else 200)
 
     def _query(self, request: Request) -> Response:
         self.calls.append(request.args["query"])
@@ -59,6 +74,13 @@ def servers(httpserver: HTTPServer) -> Iterator[Servers]:
 @pytest.fixture
 def fabric(servers: Servers, tmp_path: Path) -> Iterator[Fabric]:
     """Running, with three watched services."""
+    with running(servers, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def running(servers: Servers, tmp_path: Path) -> Iterator[Fabric]:
+    """A fabric beside these servers."""
     kinds = {"guardian-one": "guardian", "guardian-two": "guardian", "tokenguard": "guard", "cart": "service"}
     with reserved_ports(1) as (port,):
         made = Fabric(
@@ -108,6 +130,7 @@ def test_a_fabric_that_works(fabric: Fabric, servers: Servers) -> None:
     for server in told["servers"]:
         assert server["answers"] is True
         assert server["latency_seconds"] > 0
+    assert (prometheus["version"], alertmanager["version"]) == ("2.42.0", "0.25.0")
     assert told["guardians"]["answering"] == {"guardian-one": 1.0, "guardian-two": 0.5}
     assert told["guards"]["answering"] == {"tokenguard": None}
     (replica,) = told["replicas"]
@@ -127,6 +150,43 @@ def test_it_asks_nobody_and_reads_once(
     report.status(fabric)
     assert len(servers.calls) == before
     assert len(reads) == 1
+
+
+def test_versions_are_asked_for_once_and_again_when_a_server_was_away(
+    fabric: Fabric, servers: Servers
+) -> None:
+    """Not at every turn; but who was away may have come back as another version."""
+
+    def told() -> list[str | None]:
+        return [each["version"] for each in report.status(fabric)["servers"]]
+
+    def asked(kind: str) -> int:
+        return servers.calls.count(f"version of {kind}")
+
+    wait_until(lambda: servers.calls.count("alerts") > 3)
+    assert told() == ["2.42.0", "0.25.0"]
+    assert (asked("prometheus"), asked("alertmanager")) == (1, 1)
+    servers.away = True
+    wait_until(lambda: all(each["answers"] is False for each in report.status(fabric)["servers"]))
+    servers.versions["prometheus"]["data"]["version"] = "3.5.0"
+    servers.versions["alertmanager"] = {"versionInfo": {"version": "0.28.1"}}
+    servers.away = False
+    wait_until(lambda: told() == ["3.5.0", "0.28.1"])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, [], {"status": "success"}, {"data": {"version": 7}, "versionInfo": {"version": 7}}, "<html>"],
+)
+def test_a_server_that_tells_no_version_is_well(servers: Servers, tmp_path: Path, answer: Any) -> None:
+    """What stands in for Prometheus may not know the path: that is no fault, and asked again only later."""
+    servers.versions = dict.fromkeys(servers.versions, answer)
+    with running(servers, tmp_path) as fabric:
+        wait_until(lambda: reconciled(fabric) and servers.calls.count("alerts") > 1)
+        told = report.status(fabric)
+    assert told["healthy"] is True
+    assert [(each["answers"], each["version"]) for each in told["servers"]] == 2 * [(True, None)]
+    assert servers.calls.count("version of prometheus") == 1
 
 
 def test_the_watched_are_asked_for_in_one_query(fabric: Fabric, servers: Servers) -> None:

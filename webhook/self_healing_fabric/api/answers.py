@@ -130,6 +130,7 @@ class ServerSeen(TypedDict):
 
     kind: Annotated[str, Field(description="prometheus, alertmanager, docker or kubernetes")]
     url: str
+    version: Annotated[str | None, Field(description="of Prometheus and Alertmanager; null: not told")]
     answers: Annotated[bool | None, Field(description="null: not asked yet")]
     latency_seconds: Seconds
     answered: Seen

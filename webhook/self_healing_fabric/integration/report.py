@@ -46,7 +46,7 @@ class _Stored:
 def status(fabric: Fabric) -> dict[str, Any]:
     """The answer of GET /api/v1/status. Raises StoreUnavailable."""
     stored, now = fabric.store.read(lambda connection: _read(connection, fabric.settings)), _now(fabric)
-    problems = list(_problems(fabric, stored, now))
+    problems, versions = list(_problems(fabric, stored, now)), fabric.orchestrator.reconciliation.versions
     return {
         "healthy": not problems,
         "problems": problems,
@@ -60,7 +60,7 @@ def status(fabric: Fabric) -> dict[str, Any]:
         "inbox": {"waiting": stored.waiting, "failed": stored.failed},
         "loop": _loop(fabric, now),
         "reconciled": _age(fabric.orchestrator.reconciliation.compared_at, now),
-        "servers": [_server(each, now) for each in _servers(fabric.settings)],
+        "servers": [_server(each, now, versions.version(each.kind)) for each in _servers(fabric.settings)],
         "guardians": _health_of(fabric, "guardian", now),
         "guards": _health_of(fabric, "guard", now),
         "replicas": list(_replicas(fabric, stored, now)),
@@ -136,10 +136,11 @@ def _servers(settings: Settings) -> Iterator[Asked]:
         yield from servers_asked.known("kubernetes") or [Asked("kubernetes", "")]
 
 
-def _server(asked: Asked, now: float) -> dict[str, Any]:
+def _server(asked: Asked, now: float, version: str | None = None) -> dict[str, Any]:
     return {
         "kind": asked.kind,
         "url": _public(asked.url),
+        "version": version,
         "answers": asked.answers,
         "latency_seconds": None if asked.latency is None else round(asked.latency, 4),
         "answered": _age(asked.answered_at, now),

@@ -23,6 +23,7 @@ from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.health_watch import HealthWatch
 from self_healing_fabric.orchestration.leases import LEASE, LONGEST_STEP
+from self_healing_fabric.orchestration.version_watch import VersionWatch
 from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
 from self_healing_fabric.store import audit_statements, call_statements, statements
@@ -70,6 +71,7 @@ class Reconciliation:
         self._http = outbound.client_for(context.settings.alertmanager)
         self._reachable: dict[str, bool] = {}
         self.health = HealthWatch(context.settings, context.prometheus)
+        self.versions = VersionWatch(context.settings, context.prometheus, self._http)
         self.compared_at: float | None = None  # seconds since 1970, by this replica
 
     def run(self) -> None:
@@ -77,6 +79,7 @@ class Reconciliation:
         context = self._context
         context.graph.refresh(context.clock())
         self.health.refresh(context.clock())
+        self.versions.refresh(context.clock())
         if not context.leases.lead():
             return
         self._housekeeping()
