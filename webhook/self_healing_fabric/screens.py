@@ -262,6 +262,13 @@ def show_replay(console: Console, report: Mapping[str, Any]) -> None:
         console.print("Nothing would have happened: no incident would have opened.")
     else:
         _show_summary(console, summary)
+        outcomes = report["stopped_by_outcomes"]
+        console.print(
+            f"{report['effect']} So `max_heals` and `max_failures` were not asked: had every action healed, "
+            f"the first would have stopped {outcomes['max_heals_if_all_healed']} of them; had none, the "
+            f"second {outcomes['max_failures_if_none_healed']}."
+        )
+        console.print(report["not_replayed"])
     if report["alerts"]["people"]:
         told = ", ".join(f"{name} {count}" for name, count in report["alerts"]["people"].items())
         console.print(f"Alerts that go past the fabric to people: {clean(told)}")
@@ -322,7 +329,6 @@ def _show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     for name, value in rows:
         table.add_row(name, clean(value))
     console.print(table)
-    console.print("What the actions would have achieved is not known: nothing was performed.")
 
 
 def _counts(counted: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import responses
+from rich.console import Console
 
+from self_healing_fabric import screens
 from self_healing_fabric.replay.alert_states import Episode
 from self_healing_fabric.replay.course import Clock, Course, replayed_fabric
 from self_healing_fabric.replay.detection import Told
 from self_healing_fabric.replay.history import Coverage, HistoricalPrometheus
+from self_healing_fabric.replay.outcomes import Disruption, stopped_if_all_healed, stopped_if_none_healed
 from self_healing_fabric.replay.report import report_of
 from self_healing_fabric.replay.rule_sets import AlertingRule
 from self_healing_fabric.settings import Settings
@@ -140,6 +144,30 @@ def test_in_dry_run_people_are_called_and_told_what_would_be_done() -> None:
     report = lived([(600, 900)], mode="dry_run")
     assert course_of(report)[0] == (0, "would", "restart")
     assert report["summary"]["pages"] >= 1
+
+
+def test_guardrails_that_count_outcomes_are_told_at_their_ends() -> None:
+    """Four restarts, of which nobody knows whether they healed: all that the replay can say of these two."""
+    outages = [(600.0 + 900 * n, 900.0 + 900 * n) for n in range(4)]
+    limits = {"cooldown": 0, "max_actions": 9, "max_heals": 2, "max_failures": 3}
+    report = lived(outages, guardrails=limits)
+    assert report["summary"]["actions"] == {"restart": 4}
+    assert report["stopped_by_outcomes"] == {"max_heals_if_all_healed": 2, "max_failures_if_none_healed": 1}
+    written = io.StringIO()
+    screens.show_replay(Console(file=written, width=200), report)
+    told = " ".join(written.getvalue().split())
+    assert "had every action healed, the first would have stopped 2 of them; had none, the second 1." in told
+    assert "Silences, acknowledgements and approvals of people are not replayed" in told
+
+
+def test_what_is_out_of_the_window_is_not_counted() -> None:
+    """A heal eight days ago and one today are not two in seven days; another target has its own budget."""
+    settings = Settings(services={"cart": {}}, guardrails={"max_heals": 1, "max_failures": 1})
+    day = 86_400.0
+    at = {"cart": (0, 8 * day, 8.5 * day), "pay": (8.6 * day,)}
+    actions = [Disruption(when, "cart", "restart", target) for target, all_ in at.items() for when in all_]
+    assert stopped_if_all_healed(actions, settings) == 1
+    assert stopped_if_none_healed(actions, settings) == 1
 
 
 def test_a_calm_history_opens_nothing() -> None:

@@ -21,12 +21,17 @@ from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.recovery.planning import TRUSTED_CAUSE
 from self_healing_fabric.replay.detection import Told
 from self_healing_fabric.replay.history import Coverage
+from self_healing_fabric.replay.outcomes import Disruption, stopped_if_all_healed, stopped_if_none_healed
 from self_healing_fabric.store import statements
 
 PAGE = 500  # incidents read at once
 EFFECT_UNKNOWN = (
     "Nothing was performed, so what an action would have achieved is not known: an incident that would have "
     "been acted on lasts as long as history says, and nobody is called for it any more."
+)
+NOT_REPLAYED = (
+    "Silences, acknowledgements and approvals of people are not replayed: nothing was silenced, and nobody "
+    "answered."
 )
 
 
@@ -60,6 +65,8 @@ def report_of(
         "incidents": whole,
         "summary": _summary(whole, coverage, merged=len(stories) - len(whole) if service is None else 0),
         "effect": EFFECT_UNKNOWN,
+        "not_replayed": NOT_REPLAYED,
+        "stopped_by_outcomes": _stopped_by_outcomes(whole, context),
     }
 
 
@@ -194,6 +201,22 @@ def _summary(stories: Sequence[Mapping[str, Any]], coverage: Coverage, *, merged
         "causes_named": len(named),
         "causes_not_named": len(diagnosed) - len(named),
         "by_service": _counted(str(story["service"]) for story in stories),
+    }
+
+
+def _stopped_by_outcomes(stories: Sequence[Mapping[str, Any]], context: Context) -> dict[str, int]:
+    """What the guardrails that count outcomes would have stopped, at most."""
+    actions = [
+        Disruption(
+            datetime.fromisoformat(told["at"]).timestamp(), story["service"], told["strategy"], told["target"]
+        )
+        for story in stories
+        for told in story["course"]
+        if told["what"] in ("intent", "would") and context.strategies[told["strategy"]].disruptive
+    ]
+    return {
+        "max_heals_if_all_healed": stopped_if_all_healed(actions, context.settings),
+        "max_failures_if_none_healed": stopped_if_none_healed(actions, context.settings),
     }
 
 
