@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 from receivers import Pager, set_pager
+from rules_server import prometheus_with_rules
 
 from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, PostedAlert
 from self_healing_fabric.escalation.calls import Call, Kind
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.escalation.messages import Message
+from self_healing_fabric.rules import RuleParameters
 from self_healing_fabric.settings import AlertmanagerChannel, Settings
 from shf_demo import configuration
 from shf_demo.ports import reserved_ports
@@ -125,3 +128,21 @@ def test_an_escalation_pages_at_once_and_ends_with_the_incident(url: str, pager:
     wait("ended", lambda: state_of(url, alertname="ShfEscalation", service="shop") is None)
     assert {alert for _, service, alert in pager.pages if service == "shop"} >= {"ShfEscalation"}
     assert (pager.first("shop") or (0.0, ""))[1] == "ShfEscalation"
+
+
+def test_where_no_fabric_was_ever_started_people_are_paged(url: str, pager: Pager, tmp_path: Path) -> None:
+    """The shipped rules and routes alone: no series of a fabric has ever been there, no alert of one."""
+    rules = RuleParameters(scrape_interval=1, evaluation_interval=1, heartbeat=6)
+    with reserved_ports(2) as (port, nobody):
+        alive, dead = url.removeprefix("http://"), f"127.0.0.1:{nobody}"
+        targets = [
+            {"targets": [alive], "labels": {"service": "unfailing"}},
+            {"targets": [dead], "labels": {"service": "orphan"}},
+        ]
+        jobs = [{"job_name": "services", "static_configs": targets}]
+        with prometheus_with_rules(tmp_path, port, rules, jobs, alertmanager=alive) as prometheus:
+            wait("paged", lambda: pager.first("orphan") is not None)
+            ours = prometheus.get("/api/v1/series", params={"match[]": '{__name__=~"shf_.+"}'}).json()["data"]
+    assert ours == []
+    assert (pager.first("orphan") or (0.0, ""))[1] == "ShfServiceFailing"
+    assert pager.first("unfailing") is None
