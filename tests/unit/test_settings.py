@@ -277,6 +277,8 @@ def test_services_need_names_that_can_be_labels(problems: Problems) -> None:
         "http://[::1",
         "http://two words/",
         "http://host/\n",
+        "http://m\u00fcn_chen.example",
+        "http://xn--a/",
     ],
 )
 def test_what_is_no_url_is_refused(problems: Problems, url: str) -> None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from self_healing_fabric.extensions import names
@@ -43,6 +44,10 @@ def _http_url(value: str) -> str:
     if parts.username is not None or parts.password is not None:
         # A URL is shown in timelines, logs and pages.
         raise ValueError("leave user and password out of the URL: secrets belong into files")
+    try:
+        _ = httpx.URL(value).host  # as the clients will read it
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ValueError(f"nothing can be called {parts.hostname}: {error}") from error
     return value.rstrip("/") if parts.path == "/" else value
 
 
