@@ -2,6 +2,8 @@
 # and the tests run are taken from PATH and, where that is possible, installed by demo/setup.sh when missing.
 
 PYTHON ?= python3
+# Files of tests side by side: one more than cores, for they wait a lot; each may start servers of its own, so not many.
+TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 8))')
 VENV := .venv
 STAMP := $(VENV)/.installed
 comma := ,
@@ -42,8 +44,8 @@ demo: setup venv ## run the main job on real servers; KEEP=1 leaves it running
 	@$(VENV)/bin/shf demo $(if $(KEEP),--keep)
 
 test: SETUP = test
-test: setup venv $(NODE_STAMP) ## run all tests, with real Prometheus, Alertmanager, Docker and PostgreSQL
-	$(VENV)/bin/python -m pytest
+test: setup venv $(NODE_STAMP) ## run all tests, with real Prometheus, Alertmanager, Docker and PostgreSQL: [TEST_WORKERS=3]
+	$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 crash: SETUP = test
 crash: setup venv $(NODE_STAMP) ## kill real processes at every point, floods and storms; CRASH_SEEDS=50 for the whole matrix

@@ -9,10 +9,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+import counted
 from postgresql_server import PostgresqlMissing, PostgresqlServer, temporary_postgresql
 from self_healing_fabric.store import Store
 
@@ -70,3 +72,21 @@ def new_postgresql_url(postgresql: PostgresqlServer, migrated: str) -> Iterator[
     yield make
     for name in made:
         postgresql.drop_database(name)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where this is one of several processes: hand over what was counted."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[counted.KEY] = counted.LINES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process has counted; one that broke down has nothing to say."""
+    counted.LINES.extend(getattr(node, "workeroutput", {}).get(counted.KEY, ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was counted."""
+    for line in counted.LINES:
+        terminalreporter.write_line(line)

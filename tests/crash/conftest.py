@@ -10,7 +10,7 @@ from crew import Crew, Report, running_crew
 from plans import Reached
 from stories import STORIES
 
-_counted: list[str] = []
+import counted
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,8 @@ def crew() -> Iterator[Crew]:
     """The launchers."""
     with running_crew() as running:
         yield running
-    _counted.append(", ".join(f"{name} {number}" for name, number in sorted(running.counts.items())))
+    numbers = ", ".join(f"{name} {number}" for name, number in sorted(running.counts.items()))
+    counted.LINES.append(f"crash matrix: {numbers}")
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +43,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and item.path.name not in QUICK:
             item.add_marker(pytest.mark.slow)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was counted: a matrix that tests nothing is green too."""
-    for line in _counted:
-        terminalreporter.write_line(f"crash matrix: {line}")
