@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
@@ -120,7 +121,8 @@ class Load:
         self._next = 0
         self._result = Result()
         self._selector = selectors.DefaultSelector()
-        self._free = [Connection(port) for _ in range(CONNECTIONS)]
+        # In turns: one that rests for two minutes is closed by the server.
+        self._free = deque(Connection(port) for _ in range(CONNECTIONS))
 
     def run(self) -> Result:
         """Send everything and wait for all answers."""
@@ -143,7 +145,7 @@ class Load:
                 if ahead > 0:
                     return ahead
                 self._result.late = max(self._result.late, -ahead)
-            connection = self._free.pop()
+            connection = self._free.popleft()
             request = self._request(self._next)
             self._next += 1
             self._result.sent.append(time.time())

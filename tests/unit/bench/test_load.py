@@ -76,6 +76,12 @@ def test_everything_is_sent_once_and_complete(receiver: Receiver, alerts: int) -
     assert len(receiver.ports) <= CONNECTIONS
 
 
+def test_no_connection_rests(receiver: Receiver) -> None:
+    """At a rate that one connection could keep, all are used in turn: a server closes one that rests."""
+    run_load(receiver.port, Notifications(1, 50), CONNECTIONS, rate=50.0)
+    assert len(receiver.ports) == CONNECTIONS
+
+
 def test_a_slow_server_is_measured_as_slow(receiver: Receiver) -> None:
     """The latency holds the server's pause; sixteen of them pass at a time."""
 
