@@ -153,7 +153,7 @@ def _wait_for_the_end(stack: Stack, screen: Screen) -> None:
     """Until Ctrl-C. The verdict of the faults stays the exit status."""
     screen.say("\nStill running:", "bold")
     addresses = {
-        "fabric": f"{stack.fabric_url}/api/v1/incidents",
+        "pages": f"{stack.fabric_url}/",
         "Prometheus": stack.prometheus_url,
         "Alertmanager": stack.alertmanager_url,
         "services": f"{stack.supervisor.url}/services",

@@ -3,8 +3,10 @@
 import base64
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from pytest_httpserver import HTTPServer
+from rich.markup import escape
+from rich.text import Text
 from werkzeug import Request, Response
 
-from self_healing_fabric import __version__
+from self_healing_fabric import __version__, screens
 from self_healing_fabric.cli import main
 from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.deployment import deployment_files
@@ -330,7 +334,11 @@ STORY: dict[str, Any] = {
         "verification": {"since": "2026-11-22T13:05:15.000Z", "deadline": "2026-11-22T13:08:15.000Z"},
         "mode": "automatic", "decisions": ["acknowledge", "close"], "action_under_way": False,
     },
-    "alerts": [{"service": "cart"}, {"service": "front[red]end"}, {"service": None}],
+    "alerts": [
+        {"service": "cart", "annotations": {"runbook_url": "https://runbooks.example/silent"}},
+        {"service": "front[red]end", "annotations": {}},
+        {"service": None, "annotations": {}},
+    ],
     "timeline": [
         {
             "id": 1,
@@ -366,6 +374,27 @@ def test_incidents_are_listed_with_the_filters_asked_for(shf: Shf, httpserver: H
     assert "code_bug 0.55" in result.stdout
 
 
+def test_what_is_copied_is_whole_in_a_narrow_terminal() -> None:
+    """One line with everything where it fits; else title and cause stand below, and nothing is cut."""
+    wide = screens.incident_lines([STORY], 200)
+    narrow = screens.incident_lines([STORY], 80)
+    assert [len(wide), len(narrow)] == [2, 3]
+    for text in (STORY["id"], "cart", "verifying", "code_bug 0.55", escape(STORY["title"])):
+        assert text in wide[1], text
+        assert text in "".join(narrow[1:]), text
+    assert all(Text.from_markup(line).cell_len <= 80 for line in narrow)
+    assert screens.incident_lines([STORY], None)[1] == wide[1]
+    assert screens.incident_lines([], 80) == ["No incidents."]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(42, "42 s ago"), (300, "5 min ago"), (9000, "2 h ago"), (400_000, "5 d ago")]
+)
+def test_an_age_is_said_as_people_say_it(seconds: float, told: str) -> None:
+    """In one unit, which the number of digits decides."""
+    assert screens.age(datetime.fromtimestamp(time.time() - seconds, UTC).isoformat()) == told
+
+
 def test_an_incident_is_shown_with_evidence_and_without_the_paint_of_strangers(
     shf: Shf, httpserver: HTTPServer
 ) -> None:
@@ -390,6 +419,7 @@ def test_an_incident_tells_in_the_terminal_what_its_page_tells(shf: Shf, httpser
         "Without that proof it counts as not healed.  2026-11-22 13:08:15",
         "If that does not heal: rollback.",
         "level 2 (memory) is called.  2026-11-22 13:10:12",
+        "runbook https://runbooks.example/silent",
         "You may: shf acknowledge 20261122-130512-a3f1, shf close 20261122-130512-a3f1",
         "Cause: code_bug in cart, confidence 0.55",
         "cart [red]fell silent.",

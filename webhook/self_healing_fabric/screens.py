@@ -7,6 +7,7 @@ the terminal or hide a line.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,32 +21,61 @@ from rich.table import Column, Table
 from self_healing_fabric.incidents.telling import Fact, Finding, Suspect, Telling, tell, verdict_in_words
 
 STATE_STYLES = {"resolved": "green", "closed": "dim", "escalated": "red", "awaiting_approval": "magenta"}
+GAP = 2  # characters between two columns
+INDENTATION = " " * 33  # below what a line of the timeline says
 
 
 def list_incidents(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print incidents as a table."""
-    console.print(incident_table(rows))
+    """Print incidents, one a line; on a terminal that is too narrow the title stands below."""
+    for line in incident_lines(rows, console.width if console.is_terminal else None):
+        console.print(line, soft_wrap=True)
 
 
-def incident_table(rows: Sequence[Mapping[str, Any]]) -> Table | str:
-    """Incidents as a table, or that there are none."""
+def incident_lines(rows: Sequence[Mapping[str, Any]], width: int | None) -> list[str]:
+    """Incidents as lines with rich's markup, or that there are none.
+
+    What is typed or copied is never cut: where a line would be wider than `width`, cause and title stand
+    below.
+    """
     if not rows:
-        return "No incidents."
-    # What is typed or copied must never be cut, however narrow the terminal is.
-    whole = [Column(name, no_wrap=True, overflow="ignore") for name in ("id", "service")]
-    table = Table(*whole, "state", "class", "cause", "level", "opened", "title", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(
-            row["id"],
-            clean(row["service"] or "-"),
-            styled_state(row),
-            row["failure_class"] or "-",
-            cause(row),
-            str(row["level"]),
-            row["opened_at"],
-            clean(row["title"]),
-        )
-    return table
+        return ["No incidents."]
+    words = [_words_of(row) for row in rows]
+    if width is None or _width(words, 7) <= width:
+        return list(_lines(rows, words, 7))
+    return list(_lines(rows, words, 5))
+
+
+_HEADS = ("id", "opened", "service", "state", "level", "cause", "title")
+
+
+def _words_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    told = (row["id"], age(row["opened_at"]), row["service"] or "-", _state(row), str(row["level"]))
+    return tuple(map(printable, (*told, cause(row), row["title"])))
+
+
+def _width(words: Sequence[Sequence[str]], number: int) -> int:
+    return sum(_widths(words)[:number]) + GAP * (number - 1)
+
+
+def _widths(words: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(_HEADS, *words, strict=True)]
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], words: Sequence[Sequence[str]], number: int) -> Iterator[str]:
+    """The first `number` columns side by side, the others below."""
+    widths = _widths(words)[:number]
+
+    def beside(texts: Sequence[str], style: str) -> str:
+        cells = [escape(text.ljust(size)) for text, size in zip(texts, widths, strict=False)]
+        cells[3] = f"[{style}]{cells[3]}[/]"
+        return (" " * GAP).join(cells).rstrip()
+
+    yield f"[bold]{beside(_HEADS, 'bold')}[/]"
+    for row, texts in zip(rows, words, strict=True):
+        yield beside(texts, STATE_STYLES.get(row["state"], "yellow"))
+        if number < len(_HEADS):
+            why = f" [dim]({escape(texts[5])})[/]" if texts[5] != "-" else ""
+            yield f"    {escape(texts[6])}{why}"
 
 
 def list_strategies(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -88,6 +118,8 @@ def show_incident(console: Console, story: Mapping[str, Any]) -> None:
         _line(console, f"Split off from {story['split_from']}.")
     if told.symptoms:
         _line(console, f"symptoms in {', '.join(told.symptoms)}")
+    if told.runbook:
+        _line(console, f"runbook {told.runbook}")
     if told.prospects:
         _title(console, "What comes next")
         for each in told.prospects:
@@ -112,11 +144,10 @@ def show_moments(console: Console, story: Mapping[str, Any]) -> None:
     for each in tell(story).timeline:
         console.print(f"[dim]{_time(each.at)}[/] {each.kind:<12} {clean(each.message)}", soft_wrap=True)
         for fact in each.facts:
-            indentation = " " * 28
             if fact.statement != each.message:
-                _line(console, fact.statement, indentation)
-            _show_query(console, fact, indentation)
-        _show_diff(console, each.diff, " " * 28)
+                _line(console, fact.statement, INDENTATION)
+            _show_query(console, fact, INDENTATION)
+        _show_diff(console, each.diff, INDENTATION)
 
 
 def _show_finding(console: Console, found: Finding) -> None:
@@ -201,7 +232,7 @@ def _time(at: float) -> str:
 
 def changed_line(row: Mapping[str, Any]) -> str:
     """An incident that has changed, as one line of a log."""
-    state = row["state"] + (f" ({row['outcome']})" if row["outcome"] else "")
+    state = _state(row)
     taken = f" taken by {row['acknowledged_by']}" if row["acknowledged_by"] else ""
     who = f"{row['updated_at']} {row['id']} {row['service'] or '-'}"
     return printable(f"{who} {state} level {row['level']}{taken} {row['title']}")
@@ -335,9 +366,22 @@ def _counts(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counted.items()) or "none"
 
 
+def age(opened_at: str) -> str:
+    """How long ago that was, as short as it can be said: "42 s ago", "3 h ago"."""
+    seconds = max(0.0, time.time() - datetime.fromisoformat(opened_at).timestamp())
+    for unit, size, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < size * most:
+            return f"{seconds // size:.0f} {unit} ago"
+    return f"{seconds // 86400:.0f} d ago"
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    return str(row["state"]) + (f" ({row['outcome']})" if row["outcome"] else "")
+
+
 def styled_state(row: Mapping[str, Any]) -> str:
     """The state, with its outcome, in its colour."""
-    text = row["state"] + (f" ({row['outcome']})" if row["outcome"] else "")
+    text = _state(row)
     style = STATE_STYLES.get(row["state"], "yellow")
     return f"[{style}]{text}[/]"
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from self_healing_fabric import screens
 from self_healing_fabric.client import ApiError, FabricClient
+from self_healing_fabric.incidents.telling import needs_person
 
 Json = Mapping[str, Any]
 
@@ -39,7 +41,8 @@ def watch_list(
         if console.is_terminal and not as_json:
             with Live(console=console, auto_refresh=False) as live:
                 for rows in _again_and_again(ask, interval):
-                    live.update(screens.incident_table(rows), refresh=True)
+                    lines = [_head(rows, interval), "", *screens.incident_lines(rows, console.width)]
+                    live.update(Text("\n").join(map(Text.from_markup, lines)), refresh=True)
             return
         known: dict[str, tuple[Any, ...]] = {}
         for rows in _again_and_again(ask, interval):
@@ -48,6 +51,13 @@ def watch_list(
                 if known.get(row["id"]) != seen:
                     known[row["id"]] = seen
                     click.echo(json.dumps(row) if as_json else screens.changed_line(row))
+
+
+def _head(rows: Sequence[Json], interval: float) -> str:
+    """Above the list, for a low terminal cuts off what is below."""
+    number = sum(map(needs_person, rows))
+    waiting = f"[red]{number} of them wait for a person.[/] " if number else ""
+    return f"{waiting}[dim]As of {time.strftime('%H:%M:%S')}, again every {interval:g} s; Ctrl-C ends.[/]"
 
 
 def watch_incident(

@@ -87,11 +87,21 @@ class Api:
         assert self.client.post("/api/v1/alerts", json={"version": "4", "alerts": alerts}).status_code == 202
         self.fabric.orchestrator.take_in()
 
-    def open(self, service: str = "cart", fingerprint: str | None = None, **columns: Any) -> str:
+    def open(
+        self,
+        service: str = "cart",
+        fingerprint: str | None = None,
+        annotations: dict[str, str] | None = None,
+        **columns: Any,
+    ) -> str:
         """Open an incident by an alert, then set columns; return its id."""
         labels = {"alertname": "ShfHeartbeatMissed", "severity": "critical", "signal": "heartbeat"}
         alert = Alert(
-            fingerprint or service, "2027-01-15T08:00:00.000Z", "firing", {**labels, "service": service}, {}
+            fingerprint or service,
+            "2027-01-15T08:00:00.000Z",
+            "firing",
+            {**labels, "service": service},
+            annotations or {},
         )
         before = {row.id for row in self.store.read(lambda c: statements.list_incidents(c, limit=500))}
 

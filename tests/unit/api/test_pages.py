@@ -93,6 +93,31 @@ def test_an_acknowledged_incident_waits_for_nobody(api: Any) -> None:
     assert "taken by ada" in page
 
 
+def test_what_ended_says_when_and_how_long_and_presses_nobody(api: Any) -> None:
+    """No urgency of something that is over."""
+    ended = {"state": "resolved", "outcome": "healed", "resolved_at": api.clock() + 65}
+    api.open("cart", diagnosis=DIAGNOSIS, **ended)
+    text = get(api, "/").text
+    assert re.search(
+        r'ended <time datetime="2027-01-15T08:01:05Z" data-near>.*lasted 1 minute 5 seconds', text
+    )
+    assert "urgent: now" not in text
+
+
+def test_runbook_and_dashboard_are_where_one_looks_first(make_api: Callable[..., Any]) -> None:
+    """The alert's runbook beside the state, if it is a link; the service in Grafana, around that time."""
+    api = make_api(grafana={"url": "https://grafana.example/g/"})
+    for service, runbook, shown in (
+        ("cart", "https://runbooks.example/silent", True),
+        ("db", "javascript:silent", False),
+    ):
+        page = get(api, f"/incidents/{api.open(service, annotations={'runbook_url': runbook})}").text
+        state = page[page.index('data-live="state"') : page.index('data-live="next"')]
+        assert (f'<a href="{runbook}" rel="noreferrer">silent</a>' in state) is shown
+    link = "https://grafana.example/g/d/shf-service-healing?var-service=db&amp;from=1799999100000&amp;to=now"
+    assert f'href="{link}"' in page
+
+
 def test_a_pause_is_the_first_thing_said(api: Any) -> None:
     """Paused by a form, it is told on top, with the way back."""
     assert post(api, "/mode", mode="paused", by="ada").status_code == 303
@@ -112,7 +137,7 @@ def test_an_incident_tells_its_diagnosis_with_queries_that_lead_to_prometheus(
     page = get(api, f"/incidents/{api.open('cart', diagnosis=DIAGNOSIS)}").text
     for text in (
         *("Cause: code bug in cart", "62 %", "cart is silent.", "4.1 bits", "network issue in db, 21 %"),
-        *("its health endpoint answers", "cart: cpu", "at least 50% of the requests suffer"),
+        *("its health endpoint answers", "cart: cpu", "at least 50 % of the requests suffer"),
         *("services that depend on it: frontend", "20.0 times too fast", "What tells it apart"),
     ):
         assert text in page, text

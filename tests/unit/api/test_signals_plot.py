@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
@@ -116,6 +117,20 @@ def test_the_marks_are_the_opening_the_actions_and_the_end() -> None:
     ]  # fmt: skip
 
 
+def test_no_mark_is_cut_off_at_an_edge() -> None:
+    """What was done a moment ago stands at the right edge: its number stays inside, beside the others."""
+    action = story().raw["actions"][0]
+    actions = [{**action, "started_at": f"2027-01-15T08:00:{10 + number}Z"} for number in range(4)]
+    busy = story(state="verifying", outcome=None, resolved_at=None, actions=actions)
+    plot = history(Prometheus(ANSWERING)).plot(busy, OPENED + 15)
+    for width in (drawing.WIDE, drawing.NARROW):
+        picture = parsed(drawing.draw(plot, width=width))
+        knobs = [float(each.get("cx", "")) for each in picture.iter(f"{SVG}circle")]
+        assert len(knobs) == 5
+        assert all(later - earlier >= 16 for earlier, later in pairwise(knobs))
+        assert knobs[-1] + 8 <= width
+
+
 def test_a_gap_is_a_gap_and_a_lone_sample_is_a_dot() -> None:
     """No line leads over what was not measured, and NaN is not measured."""
     values = [1.0, 1.0, float("nan"), float("nan"), float("nan"), float("nan"), 0.0]
@@ -132,8 +147,8 @@ def test_a_picture_says_in_words_what_it_shows() -> None:
     plot = history(Prometheus(ANSWERING, LATENCY, BASELINE)).plot(story(), OPENED + 400)
     label = parsed(drawing.draw(plot)).get("aria-label")
     assert label == (
-        "Latency (P95): from 100 ms to 900 ms, last 100 ms, limit 400 ms, outside it in 14% of the samples. "
-        "Targets that answer: from 0 % to 100 %, last 100 %, limit 100 %, outside it in 14% of the samples."
+        "Latency (P95): from 100 ms to 900 ms, last 100 ms, limit 400 ms, outside it in 14 % of the samples. "
+        "Targets that answer: from 0 % to 100 %, last 100 %, limit 100 %, outside it in 14 % of the samples."
     )
     assert list(drawing.rows(plot.curves[0]))[5] == (OPENED, ["900 ms"])
 

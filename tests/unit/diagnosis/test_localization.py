@@ -299,7 +299,7 @@ def test_what_speaks_against_the_first_is_told() -> None:
     diagnosis = found(rows)
     rival = diagnosis.suspects[1]
     assert rival.service == "cart"
-    assert f"cart explains it with {rival.score:.2f} bits" in diagnosis.against[0]
+    assert f"it may be cart as well: {rival.score:.2f} bits speak for it" in diagnosis.against[0]
     assert diagnosis.next_query == rival.claims[0].query
 
 

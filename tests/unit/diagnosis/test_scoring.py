@@ -59,9 +59,9 @@ def test_a_symptom_counts_by_what_it_shares_with_the_alert() -> None:
         },
         "latency_p95",
     )
-    assert factors(pair, "cart", "latency_p95") == {"accounts for 50% of the alert's volume": 0.625}
-    assert factors(pair, "cart", "latency_p50") == {"another statistic than the alert's": 0.6}
-    assert factors(pair, "cart", "error_ratio") == {"another symptom than the alert's": 0.5}
+    assert factors(pair, "cart", "latency_p95") == {"it accounts for 50% of the alert's volume": 0.625}
+    assert factors(pair, "cart", "latency_p50") == {"it is another statistic than the alert's": 0.6}
+    assert factors(pair, "cart", "error_ratio") == {"it is another symptom than the alert's": 0.5}
     assert factors(pair, "cart", "disk") == {}
     assert factors(pair, "web", "latency_p95") == {}
 
@@ -84,7 +84,7 @@ def test_what_callees_explain_counts_by_their_part_of_the_traffic() -> None:
 def test_few_requests_count_by_their_number() -> None:
     """Of n requests within the window n / (n + 20)."""
     pair = scored({("cart", "error_ratio"): levels(0.01, 0.6), ("cart", "requests_sum"): levels(2.5, 2.5)})
-    assert factors(pair, "cart", "error_ratio") == {"20 requests": 0.5}
+    assert factors(pair, "cart", "error_ratio") == {"it rests on 20 requests": 0.5}
 
 
 def test_a_resource_follows_the_load_as_far_as_the_load_grew() -> None:

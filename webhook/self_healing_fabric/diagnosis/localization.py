@@ -30,6 +30,7 @@ PRIMARY = 0.35  # of the best series of the service: from here on another may be
 MOSTLY_OWN = 0.5  # of a series: one that something else explains is not the first trouble
 SHORT_HISTORY = 20  # samples before the onset; fewer are told
 GAPS = 0.2  # of the samples of a series; more are told
+SLIGHT = 0.9  # of a series' worth; what takes less from it is not told
 TOLD = 5  # series of a suspect that are told
 RIVALS = 4  # suspects that are told besides the first
 WANTED = (Family.CPU, Family.MEMORY, Family.LATENCY, Family.ERRORS, Family.LOAD)  # what every cause shows in
@@ -301,16 +302,17 @@ def _against(suspects: Sequence[Suspect], quiet: Sequence[float]) -> list[str]:
     if len(suspects) > 1:
         rival = suspects[1]
         found.append(
-            f"{rival.service} explains it with {rival.score:.2f} bits, {first.service} with {first.score:.2f}"
+            f"it may be {rival.service} as well: {rival.score:.2f} bits speak for it, "
+            f"{first.score:.2f} for {first.service}"
         )
     if quiet and max(quiet) >= first.score:
         found.append(f"on quiet windows of the same history the highest score was {max(quiet):.2f}")
     found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]
     found += [
-        f"{claim.service}: of its {claim.kind}, {factor.reason}"
+        f"{claim.service}: {claim.kind} counts {factor.factor:.0%} only, for {factor.reason}"
         for claim in first.claims
         for factor in claim.factors
-        if factor.factor < 1
+        if factor.factor < SLIGHT
     ]
     if not first.claims:
         found.append(f"no series of {first.service} is clearly off its baseline")

@@ -191,7 +191,7 @@ class Scorer:
                 found.append(self._share(row, shifts, load, alert_row))
             if service in requests:
                 count = requests[service]
-                found.append(Factor(f"{count:.0f} requests", count / (count + FEW_REQUESTS)))
+                found.append(Factor(f"it rests on {count:.0f} requests", count / (count + FEW_REQUESTS)))
         elif kind.family in (Family.CPU, Family.NETWORK, Family.SATURATION):
             follows = self._follows_load(row, shifts)
             if follows > 0:
@@ -238,14 +238,14 @@ class Scorer:
         """
         kind, alerted = self.kinds[row], self.kinds[alert_row]
         if kind.family is not alerted.family:
-            return Factor("another symptom than the alert's", OTHER_SYMPTOM)
+            return Factor("it is another symptom than the alert's", OTHER_SYMPTOM)
         if kind.name != alerted.name:
-            return Factor("another statistic than the alert's", OTHER_STATISTIC)
+            return Factor("it is another statistic than the alert's", OTHER_STATISTIC)
         here, there = load.get(self.window.keys[row].service), load.get(self.symptom.service)
         traffic = here / there if here is not None and there else 1.0
         share = min(1.0, float(abs(shifts.delta[row]) / abs(shifts.delta[alert_row])) * traffic)
         return Factor(
-            f"accounts for {share:.0%} of the alert's volume", LEAST_SHARE + (1 - LEAST_SHARE) * share
+            f"it accounts for {share:.0%} of the alert's volume", LEAST_SHARE + (1 - LEAST_SHARE) * share
         )
 
     def _follows_load(self, row: int, shifts: Shifts) -> float:

@@ -33,6 +33,7 @@ OUTCOME_WORDS: Mapping[str, str] = {
     "closed_by_person": "closed by a person, without proof",
     "merged": "a symptom of another incident",
 }
+RUNBOOK = ("runbook_url", "runbook")  # annotations, as different rules call it
 MOST_MARKED = 12  # actions in one plot; more would hide what they mark
 ENDED = ("resolved", "closed")
 _SEVERITIES = ("critical", "warning", "info", "none")
@@ -183,7 +184,7 @@ class Telling:
         """What happened when, for a plot: the opening, the newest actions, the end."""
         found = [Mark(self.opened_at, "opened", "opened")]
         for each in self.attempts[-MOST_MARKED:]:
-            result = f"{each.status}, {each.verdict}" if each.verdict else each.status
+            result = f"{each.status}, {each.verdict.replace('_', ' ')}" if each.verdict else each.status
             at = each.started_at or each.intended_at
             found.append(Mark(at, "action", f"{each.strategy} {each.target}: {result}"))
         if self.ended_at is not None:
@@ -200,12 +201,31 @@ class Telling:
         """How long it lasted, in words; None while it lasts."""
         return None if self.ended_at is None else duration_in_words(self.ended_at - self.opened_at)
 
+    @property
+    def runbook(self) -> str | None:
+        """What the alerts name as their runbook: a stranger's text, which need not be a link."""
+        annotations = [each["annotations"] for each in self.raw["alerts"]]
+        return next((each[name] for each in annotations for name in RUNBOOK if each.get(name)), None)
+
 
 def state_in_words(summary: Json) -> str:
     """The state of an incident, with its outcome where it has one."""
     words = STATE_WORDS.get(summary["state"], summary["state"])
     outcome = OUTCOME_WORDS.get(summary["outcome"] or "")
     return f"{words}: {outcome}" if outcome else words
+
+
+def ended_at(summary: Json) -> float | None:
+    """When it was over, in seconds since 1970; None while it lasts."""
+    if summary["state"] not in ENDED:
+        return None
+    return _seconds(summary["resolved_at"] or summary["closed_at"])
+
+
+def lasted_in_words(summary: Json) -> str:
+    """How long it lasted, in words; empty while it lasts."""
+    opened, ended = _seconds(summary["opened_at"]), ended_at(summary)
+    return "" if opened is None or ended is None else duration_in_words(ended - opened)
 
 
 def needs_person(summary: Json) -> bool:
@@ -229,7 +249,7 @@ def tell(raw: Json) -> Telling:
     return Telling(
         raw=raw,
         opened_at=_seconds(raw["opened_at"]) or 0.0,
-        ended_at=_seconds(raw["resolved_at"] or raw["closed_at"]) if raw["state"] in ENDED else None,
+        ended_at=ended_at(raw),
         finding=_finding(raw["diagnosis"]) if raw["diagnosis"] else None,
         attempts=tuple(_attempt(each) for each in raw["actions"]),
         objections=tuple(_objections(raw["timeline"])),
@@ -252,12 +272,21 @@ def _proposal(raw: Json) -> Moment | None:
 
 def verdict_in_words(given: Json) -> str:
     """Whether the diagnosis was right, and who says so."""
+    if given["source"] == "repair":  # a weak one, which the fabric gives itself
+        healed = given["service_right"]
+        effect, service = ("healed", "right") if healed else ("did not heal", "probably wrong")
+        return f"the {given['by']} {effect} it, so the service was {service}; the pattern is not judged"
     right = {True: "right", False: "wrong", None: "not judged"}
     truth = ", ".join(given[name] for name in ("service", "pattern") if given[name])
     return (
         f"verdict of {given['by']}: service {right[given['service_right']]}, "
         f"pattern {right[given['pattern_right']]}" + (f" (it was {truth})" if truth else "")
     )
+
+
+def target_in_words(key: str) -> str:
+    """The target of an action as people know it: a URL names its platform by itself."""
+    return key.removeprefix("http:") if key.startswith(("http:http:", "http:https:")) else key
 
 
 def _place(value: str | None, order: Sequence[str]) -> int:
@@ -337,12 +366,20 @@ def _finding(told: Json) -> Finding:
 def _impact(told: Json) -> Iterator[str]:
     share = told["users_affected"]
     rate = told["requests_affected"]
-    suffers = "an unknown share of" if share is None else f"at least {share:.0%} of"
-    yield f"{suffers} the requests suffer" + ("" if rate is None else f", {rate:.3g} each second")
+    if share is None:
+        suffers = "an unknown share of the requests suffers"
+    elif share == 0:
+        suffers = "no request is known to suffer"
+    elif share >= 1:
+        suffers = "all requests suffer"
+    else:
+        suffers = f"at least {share * 100:.2g} % of the requests suffer"
+    yield suffers + (f", {rate:.3g} each second" if rate else "")
     behind = told["dependants"]
     if behind:
         yield f"services that depend on it: {', '.join(behind)}"
-    yield f"its tier is {told['tier']}, with what depends on it {told['business_tier']}"
+    tier, highest = told["tier"], told["business_tier"]
+    yield f"tier {tier}" + ("" if tier == highest else f", and {highest} with what depends on it")
     if told["budget_burn"] is not None:
         yield f"the error budget is used up {told['budget_burn']:.1f} times too fast"
     yield {"now": "urgent: now", "soon": "urgent: soon", "later": "not urgent"}[told["urgency"]]
@@ -352,7 +389,7 @@ def _attempt(told: Json) -> Attempt:
     started, finished = _seconds(told["started_at"]), _seconds(told["finished_at"])
     return Attempt(
         strategy=told["strategy"],
-        target=told["target"],
+        target=target_in_words(told["target"]),
         attempt=told["attempt"],
         status=told["status"],
         verdict=told["verdict"],

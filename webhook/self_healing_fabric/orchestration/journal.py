@@ -24,6 +24,7 @@ from self_healing_fabric.guardrails.outside import first_refusal
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import Transition, check_transition
 from self_healing_fabric.incidents.models import Incident
+from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, steady
@@ -222,7 +223,7 @@ def announce(
             "pattern": incident.pattern,
         }
         statements.insert_action(connection, {**action, **values, "incident_id": incident.id})
-        message = f"Intends to {strategy} {action['target']} (attempt {action['attempt']})."
+        message = f"Intends to {strategy} {target_in_words(action['target'])} (attempt {action['attempt']})."
         data = told_of(action, strategy)
         timeline.append(connection, incident.id, [*entries, Entry(Kind.ACTION, message, data)], now)
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -23,6 +23,7 @@ from shf_queries.catalogue import LATENCY_P95
 
 WIDE, NARROW = 720, 340  # units; the narrow one has the same size of letters on a phone
 PANEL, TITLE, TOP, BOTTOM, LEFT, RIGHT = 84, 22, 26, 26, 52, 10
+KNOB = 8  # radius of a mark's number
 HEADROOM = 1.12  # above the highest value
 GAP_STEPS = 2.5  # without samples, after which a line is interrupted
 SHARES = frozenset({"heartbeat", "error_ratio", "cpu", "memory"})
@@ -110,7 +111,7 @@ def course_in_words(curve: Curve) -> str:
     if curve.limit.times.size:
         level = float(curve.limit.values[-1])
         outside = np.mean([is_outside(curve.signal, float(value), level) for value in values])
-        told += f", limit {shown(curve, level)}, outside it in {outside:.0%} of the samples"
+        told += f", limit {shown(curve, level)}, outside it in {outside * 100:.0f} % of the samples"
     return told
 
 
@@ -185,20 +186,29 @@ def _path(name: str, line: Line, frame: _Frame, gap: float) -> str:
 
 
 def _marks(plot: Plot, width: int, height: int) -> Iterator[str]:
-    frame, last = _Frame(plot, width, TOP, 1.0), -math.inf
-    for number, mark in enumerate(plot.marks, start=1):
-        if not plot.start <= mark.at <= plot.end:
-            continue
-        x = frame.x(mark.at)
-        knob = max(x, last + 17)  # those that happened at once stand side by side
-        last = knob
+    frame = _Frame(plot, width, TOP, 1.0)
+    seen = [each for each in enumerate(plot.marks, start=1) if plot.start <= each[1].at <= plot.end]
+    places = [frame.x(mark.at) for _, mark in seen]
+    for (number, mark), x, knob in zip(seen, places, _side_by_side(places, width), strict=True):
         yield (
             f"<g><title>{escape(f'{number}. {moment(mark.at)} UTC {mark.text}')}</title>"
             f'<path class="mark" d="M{x:.1f} {TOP - 4}V{height - BOTTOM}"/>'
-            f'<circle class="knob" cx="{knob:.1f}" cy="13" r="8"/>'
+            f'<circle class="knob" cx="{knob:.1f}" cy="13" r="{KNOB}"/>'
             f'<text class="number" x="{knob:.1f}" y="17" text-anchor="middle" font-size="11" '
             f'font-weight="700">{number}</text></g>'
         )
+
+
+def _side_by_side(places: Sequence[float], width: int) -> list[float]:
+    """Where the numbers of ascending places stand: those of one moment beside each other, none cut off."""
+    apart, found = 2 * KNOB + 1, list(places)
+    for index in range(1, len(found)):
+        found[index] = max(found[index], found[index - 1] + apart)
+    edge = float(width - KNOB - 1)
+    for index in reversed(range(len(found))):
+        found[index] = min(found[index], edge)
+        edge = found[index] - apart
+    return found
 
 
 def _time_axis(plot: Plot, width: int, height: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from self_healing_fabric import __version__
 from self_healing_fabric.api.pages import forms
 from self_healing_fabric.durations import duration_in_words
-from self_healing_fabric.incidents.telling import needs_person, state_in_words
+from self_healing_fabric.incidents.telling import Telling, lasted_in_words, needs_person, state_in_words
 from self_healing_fabric.settings import Mode, Right, Settings
 
 STATIC = Path(__file__).parent / "static"
@@ -98,26 +98,33 @@ def register(app: Flask) -> None:
     app.jinja_env.filters.update(
         moment=moment,
         duration=duration_in_words,
+        lasted=lasted_in_words,
         state_words=state_in_words,
         state_sign=lambda state: STATE_SIGNS.get(state, "●"),
         words=lambda name: str(name or "unknown").replace("_", " "),
         seconds=seconds_of,
         percent=lambda share: f"{share * 100:.0f} %",
         graph_link=graph_link,
+        dashboard_link=dashboard_link,
         web_link=web_link,
         needs_person=needs_person,
     )
     app.jinja_env.globals.update(modes=[each.value for each in Mode])
 
 
-def moment(at: float | str | None) -> Markup:
-    """A time in UTC as an element that a script may show as local time."""
+def moment(at: float | str | None, *, near: bool = False) -> Markup:
+    """A time in UTC as an element that a script may show as local time.
+
+    With `near` the script adds how long ago it was: what a reader wants to know of times close to now, and
+    what would make the page another one with every second if it were written here.
+    """
     if at is None:
         return Markup("")
     seconds = seconds_of(at) if isinstance(at, str) else at
     when = datetime.fromtimestamp(seconds, UTC)
     shown = when.strftime("%-d %b %H:%M:%S UTC")
-    return Markup('<time datetime="{}">{}</time>').format(when.strftime("%Y-%m-%dT%H:%M:%SZ"), shown)
+    mark = Markup(" data-near") if near else ""
+    return Markup('<time datetime="{}"{}>{}</time>').format(when.strftime("%Y-%m-%dT%H:%M:%SZ"), mark, shown)
 
 
 def seconds_of(text: str) -> float:
@@ -133,6 +140,17 @@ def graph_link(query: str, at: float | None, settings: Settings) -> str:
         end = datetime.fromtimestamp(at + 900, UTC).strftime("%Y-%m-%d %H:%M:%S")
         values |= {"g0.end_input": end, "g0.moment_input": end}
     return f"{base}/graph?{urlencode(values)}"
+
+
+def dashboard_link(story: Telling, settings: Settings) -> str | None:
+    """Where Grafana shows the service of an incident around its time; None without either."""
+    if settings.grafana is None or not story.raw["known_service"]:
+        return None
+    margin = 900.0  # seconds before and after
+    until = "now" if story.ended_at is None else f"{(story.ended_at + margin) * 1000:.0f}"
+    since = f"{(story.opened_at - margin) * 1000:.0f}"
+    values = {"var-service": story.raw["service"], "from": since, "to": until}
+    return f"{settings.grafana.url.rstrip('/')}/d/shf-service-healing?{urlencode(values)}"
 
 
 def web_link(text: Any) -> str | None:

@@ -50,8 +50,8 @@ class Line:
 class Curve:
     """One signal: its course, what it is held against, and what was usual.
 
-    `baseline_text` says where the baseline comes from; `limit` and `baseline` have no samples where there is
-    none.
+    `limit_text` says how a limit is made that follows the baseline, `baseline_text` where the baseline comes
+    from; `limit` and `baseline` have no samples where there is none.
     """
 
     signal: Signal
@@ -200,7 +200,7 @@ def _curve(
         baseline, text = _flat(level, start, end), "usual before it opened"
         found_limit = limit_of(signal, thresholds, None)
         limit = _flat(found_limit.value if found_limit else None, start, end)
-        limit_text = found_limit.text if found_limit else ""
+        limit_text = ""
     return Curve(signal, tuple(lines), limit, limit_text, baseline, text if baseline.times.size else "")
 
 

@@ -18,6 +18,7 @@ from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.guardrails import Measured, Refusal, mode
 from self_healing_fabric.incidents.lifecycle import Rise, State, Transition
 from self_healing_fabric.incidents.models import Incident
+from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
@@ -151,7 +152,8 @@ def _ask_for_approval(
     # Whoever is called when the first of them is over still has time to allow it.
     deadline = sum(each.deadline for each in levels[incident.level : incident.level + 2])
     told = journal.told_of(action, strategy)
-    asks = Entry(Kind.PLAN, f"Asks for approval to {strategy} {incident.service}: {action['target']}.", told)
+    what = f"{strategy} {incident.service}: {target_in_words(action['target'])}"
+    asks = Entry(Kind.PLAN, f"Asks for approval to {what}.", told)
     return Step(
         Transition(State.AWAITING_APPROVAL, deadline, (*entries, asks), waiting_for="a person's approval")
     )

@@ -3,6 +3,7 @@
 
 const PAUSE = 4000; // milliseconds between two looks
 const LONGEST_PAUSE = 60000;
+const TICK = 10000; // between two looks at the clock
 const live = document.getElementById("live");
 const news = document.getElementById("news");
 const connection = document.getElementById("connection");
@@ -31,8 +32,10 @@ function showTimes(root) {
   for (const time of root.querySelectorAll("time")) {
     const date = new Date(time.dateTime);
     if (time.dataset.utc === undefined) time.dataset.utc = time.textContent;
-    time.textContent = local ? localTime(date) : time.dataset.utc;
-    time.title = `${local ? time.dataset.utc : `${localTime(date)} here`}, ${ago(date)}`;
+    const shown = local ? localTime(date) : time.dataset.utc;
+    const distance = ago(date);
+    time.textContent = time.dataset.near === undefined ? shown : `${shown} (${distance})`;
+    time.title = `${local ? time.dataset.utc : `${localTime(date)} here`}, ${distance}`;
   }
 }
 
@@ -174,4 +177,5 @@ if (live) for (const part of parts(live)) served.set(part.dataset.live, part.out
 addEventListener("online", () => { if (live) { clearTimeout(timer); look(); } });
 offerName(document);
 showClock();
+setInterval(() => { if (!document.hidden) showTimes(document); }, TICK);
 if (live) lookLater();
