@@ -17,7 +17,8 @@ now, nothing was changed" and carries `Retry-After`. 429 is never answered: Aler
 are idempotent; one that does not fit the state of the incident, or comes while an action is under way, gets 409.
 
 Every call below is checked against the running service: what the description allows and forbids is sent to it, and each answer held
-against it. This page is generated from the code (`docs/generate_reference.py`).
+against it. People have [pages](incident-page.md) besides, and `/approvals/TOKEN` for the [links](guardrails.md#modes) that approve or
+reject one plan. This page is generated from the code (`docs/generate_reference.py`).
 """
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prometheus_client import Metric
+from prometheus_client.metrics import MetricWrapperBase
 
 from generators.throwaway import fabric
 
@@ -23,13 +26,21 @@ This page is generated from the code (`docs/generate_reference.py`).
 def page() -> str:
     """The whole page."""
     with fabric() as (made, _):
-        found = sorted(made.context.metrics.registry.collect(), key=lambda each: each.name)
-    return HEAD + "".join(_row(each) for each in found if each.name.startswith("shf_"))
+        metrics = made.context.metrics
+        found = sorted(metrics.registry.collect(), key=lambda each: each.name)
+        declared = {
+            each._name: each._labelnames
+            for each in vars(metrics).values()
+            if isinstance(each, MetricWrapperBase)
+        }
+    ours = (each for each in found if each.name.startswith("shf_"))
+    return HEAD + "".join(_row(each, declared.get(each.name, ())) for each in ours)
 
 
-def _row(family: Metric) -> str:
+def _row(family: Metric, declared: Collection[str]) -> str:
     name = f"{family.name}_total" if family.type == "counter" else family.name
     labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
-    labels = sorted(getattr(family, "_labelnames", ())) or labels  # of gauges that have no series yet
+    # What has no series yet shows no labels: they are where it was declared.
+    labels = sorted(getattr(family, "_labelnames", ()) or declared) or labels
     shown = ", ".join(f"`{label}`" for label in labels)
     return f"| `{name}` | {family.type} | {shown} | {family.documentation} |\n"

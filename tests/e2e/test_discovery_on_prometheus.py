@@ -17,7 +17,7 @@ from shf_demo.stack import Stack
 
 pytestmark = pytest.mark.e2e
 
-PAGE = Path(__file__).parents[2] / "docs/reference.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/one-list-of-services.md"
 
 
 @pytest.fixture

@@ -12,6 +12,17 @@ import yaml
 from click.testing import CliRunner, Result
 
 from self_healing_fabric.cli import main
+from self_healing_fabric.cluster.rights import (
+    EVENTS,
+    NODES,
+    configuration_rights,
+    evidence_rights,
+    repair_rights,
+    restore_rights,
+)
+from self_healing_fabric.settings import ConfigurationSettings, KubernetesRecovery, RestoreJob
+
+DEPLOYED = Path(__file__).parents[2] / "deploy/kubernetes"
 
 
 def rbac(folder: Path, services: dict[str, Any], *words: str, **more: Any) -> Result:
@@ -115,3 +126,28 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
     printed = rbac(tmp_path, {"cart": on_kubernetes("cart")})
     assert printed.exit_code == 1
     assert "pip install 'self-healing-fabric[kubernetes]'" in printed.stderr
+
+
+def test_the_roles_for_a_whole_namespace_grant_the_same() -> None:
+    """deploy/kubernetes/rbac*.yaml, for those who would rather not name their workloads, hold the verbs on
+    resources that the generated roles are made of, with every strategy on every kind of workload."""
+    wanted = {EVENTS, NODES}
+    for kind in ("Deployment", "StatefulSet", "DaemonSet"):
+        target = KubernetesRecovery(namespace="shop", name="cart", kind=kind)
+        wanted |= set(evidence_rights(target))
+        strategies = {"restart", "evict", "rollback"} | ({"scale"} if kind != "DaemonSet" else set())
+        wanted |= {right for each in strategies for right in repair_rights(each, target)}
+    wanted |= set(restore_rights(RestoreJob(namespace="shop", cronjob="restore")))
+    live = {"configmap": {"namespace": "shop", "name": "cart", "key": "cart.yaml"}}
+    configuration = ConfigurationSettings.model_validate({"desired": {"file": "cart.yaml"}, "live": live})
+    wanted |= {right for _, right in configuration_rights(configuration, writes=True)}
+    granted = {
+        (verb, group, resource)
+        for name in ("rbac.yaml", "rbac-configuration.yaml")
+        for document in yaml.safe_load_all((DEPLOYED / name).read_text())
+        for rule in document.get("rules", ())
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert granted == {(right.verb, right.group, right.path) for right in wanted}

@@ -71,13 +71,13 @@ class Metrics:
         )
         self.resolved = Counter(
             "shf_incidents_resolved_total",
-            "Incidents resolved, by outcome.",
+            "Incidents resolved; outcome: healed, recovered, closed_by_person.",
             ["service", "outcome"],
             registry=registry,
         )
         self.actions = Counter(
             "shf_recovery_actions_total",
-            "Finished recovery actions, by outcome.",
+            "Finished recovery actions; outcome: succeeded, failed, indeterminate.",
             ["service", "strategy", "outcome"],
             registry=registry,
         )
@@ -118,7 +118,7 @@ class Metrics:
         )
         self.truncated = Counter(
             "shf_alerts_truncated_total",
-            "Alerts that `max_alerts` of the receiver cut off a notification.",
+            "Alerts that `max_alerts` of the receiver cut off; they are fetched from Alertmanager.",
             registry=registry,
         )
         self.merged = Counter(
@@ -129,7 +129,7 @@ class Metrics:
         )
         self.events = Counter(
             "shf_events_total",
-            "Events of incidents, by receiver.",
+            "Events of incidents; outcome: delivered, refused (never asked again), failed (told again).",
             ["receiver", "outcome"],
             registry=registry,
         )
@@ -142,7 +142,7 @@ class Metrics:
         self._start_at_zero(services, usable or {}, strategies, (*GUARDRAILS, *guardrails))
         self.calls = Counter(
             "shf_escalation_calls_total",
-            "Tries to call somebody, by level, channel and outcome.",
+            "Tries to call somebody; outcome: sent, failed.",
             ["level", "channel", "outcome"],
             registry=registry,
         )

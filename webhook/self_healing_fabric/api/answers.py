@@ -155,10 +155,16 @@ class Replica(TypedDict):
 
 
 class Status(TypedDict):
-    """What the fabric is doing."""
+    """What the fabric is doing, from the store and what its loops and calls left behind: nobody is asked."""
 
     healthy: Annotated[bool, Field(description="whether the fabric does its work, not whether services do")]
-    problems: Annotated[list[str], Field(description="why not, as sentences")]
+    problems: Annotated[
+        list[str],
+        Field(
+            description="why not, as sentences: it shuts down, the orchestrator or its loop stands still,"
+            " nothing was compared with Prometheus or Alertmanager for three turns (at least 30 s)"
+        ),
+    ]
     version: str
     versions: Versions
     mode: Mode
@@ -167,13 +173,15 @@ class Status(TypedDict):
     incidents: Annotated[dict[str, int], Field(description="number by state")]
     inbox: Inbox
     loop: Loop
-    reconciled: Annotated[Seen, Field(description="the last comparison with the servers")]
-    servers: list[ServerSeen]
+    reconciled: Annotated[Seen, Field(description="the last comparison with the servers, by this replica")]
+    servers: Annotated[
+        list[ServerSeen], Field(description="Docker and Kubernetes are asked when there is an incident")
+    ]
     guardians: HealthSeen
     guards: HealthSeen
-    replicas: list[Replica]
+    replicas: Annotated[list[Replica], Field(description="those that hold leases, and this one")]
     leader: Annotated[bool, Field(description="whether this replica compares with the servers")]
-    services: Number
+    services: Annotated[int, Field(ge=0, description="that are configured")]
     calibration: Annotated[
         dict[str, float],
         Field(description="what confidence has learned from verdicts: shift, slope, verdicts"),

@@ -89,12 +89,12 @@ class StateCollector(Collector):
     def _open_incidents(self) -> Iterator[Metric]:
         start = GaugeMetricFamily(
             "shf_incident_start_timestamp_seconds",
-            "When an open incident was opened.",
+            "When an open incident was opened; of the newest 100.",
             labels=["incident", "service", "severity", "signal"],
         )
         state = GaugeMetricFamily(
             "shf_incident_state",
-            "1 for the state of an open incident.",
+            "1 for the state of an open incident; of the newest 100.",
             labels=["incident", "service", "state"],
         )
         opened = [each.value for each in State if each not in (State.RESOLVED, State.CLOSED)]
@@ -138,7 +138,9 @@ class StateCollector(Collector):
     def _thresholds(self) -> Iterator[Metric]:
         """What the rules hold a service against; its series for `heartbeat` says that it is expected."""
         family = GaugeMetricFamily(
-            "shf_signal_threshold", "Limit of a signal of a service.", labels=["service", "signal"]
+            "shf_signal_threshold",
+            "Limit of a signal of a service; the alert rules read it.",
+            labels=["service", "signal"],
         )
         for service in self._fabric.settings.services:
             for signal, limit in self._fabric.settings.thresholds_of(service).by_signal.items():
@@ -148,7 +150,7 @@ class StateCollector(Collector):
     def _heartbeats(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "shf_heartbeat_timestamp_seconds",
-            "When a service that pushes heartbeats was heard last, or registered.",
+            "When a service that pushes heartbeats was heard last, or registered; kept across restarts.",
             labels=["service"],
         )
         for service, at in sorted(self._fabric.store.read(statements.heartbeat_times).items()):
@@ -159,7 +161,7 @@ class StateCollector(Collector):
         """NaN for what nobody knows now: the rules take neither drift nor its end from that."""
         family = GaugeMetricFamily(
             "shf_config_drift",
-            "Places in which a configuration differs from the wanted one.",
+            "Places in which a configuration differs from the wanted one; NaN: unknown.",
             labels=["service"],
         )
         for service, places in self._fabric.drift.places().items():
@@ -175,7 +177,9 @@ class StateCollector(Collector):
         """What waits: a fabric that does not keep up shows it here first."""
         waiting, failed = self._fabric.store.read(statements.count_inbox)
         family = GaugeMetricFamily(
-            "shf_inbox_notifications", "Notifications that are stored and not worked in.", labels=["state"]
+            "shf_inbox_notifications",
+            "Notifications that are stored: waiting, or failed (kept with the error).",
+            labels=["state"],
         )
         family.add_metric(["waiting"], waiting)
         family.add_metric(["failed"], failed)
