@@ -388,7 +388,7 @@ def test_what_is_copied_is_whole_in_a_narrow_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(42, "42 s ago"), (300, "5 min ago"), (9000, "2 h ago"), (400_000, "5 d ago")]
+    ("seconds", "told"), [(42, "42 s ago"), (300, "5 min ago"), (9000, "2 h ago"), (400_000, "4 d ago")]
 )
 def test_an_age_is_said_as_people_say_it(seconds: float, told: str) -> None:
     """In one unit, which the number of digits decides."""
@@ -551,6 +551,7 @@ def test_approving_tells_who_and_prints_the_state(shf: Shf, httpserver: HTTPServ
 def test_a_verdict_is_sent_whole_and_answered_in_words(shf: Shf, httpserver: HTTPServer) -> None:
     """What the person knows, by whom and how; the answer says how it was understood."""
     given = {
+        "source": "person",
         "by": "ada",
         "service_right": True,
         "pattern_right": False,
