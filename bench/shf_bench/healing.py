@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from shf_demo.trials import Trial, all_trials, run_trial
 from shf_demo.watching import Happening
 
 KINDS = ("exit", "hang", "errors")  # those that need no baseline and leave the machine its processors
-PHASES = ("fault to webhook", "webhook to action", "action to proof")
+PHASES = ("fault to webhook", "webhook to diagnosis", "diagnosis to action", "action to proof")
 
 
 def measure(folder: Path, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def floor(kind: str, timings: Timings) -> dict[str, float]:
     return {
         PHASES[0]: scrape / 2 + waits + evaluation / 2,
         PHASES[1]: 0.0,
-        PHASES[2]: timings.stability,
+        PHASES[2]: 0.0,
+        PHASES[3]: timings.stability,
     }
 
 
@@ -72,12 +74,11 @@ def _phases(trial: Trial, stack: Stack) -> dict[str, float]:
     run_trial(trial, stack, told.append, lambda: None)
     if not trial.healed or trial.healed_after is None or trial.detected_after is None:
         raise Lost(f"{trial.kind} in {trial.service}: {trial.verdict}")
-    acted = min(each.seconds for each in told if each.kind == "action")
-    return {
-        PHASES[0]: trial.detected_after,
-        PHASES[1]: acted - trial.detected_after,
-        PHASES[2]: trial.healed_after - acted,
-    }
+    diagnosed, acted = (
+        min(each.seconds for each in told if each.kind == kind) for kind in ("diagnosis", "action")
+    )
+    ends = (0.0, trial.detected_after, diagnosed, acted, trial.healed_after)
+    return {phase: until - since for phase, (since, until) in zip(PHASES, pairwise(ends), strict=True)}
 
 
 def _median(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:

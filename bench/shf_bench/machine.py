@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -12,7 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from self_healing_fabric import __version__
+
 SYNCS = 50
+SERVERS = ("prometheus", "prometheus-alertmanager", "alertmanager")
 PACKAGES = ("flask", "waitress", "pydantic", "sqlalchemy", "psycopg", "httpx", "requests")
 
 
@@ -29,6 +33,8 @@ def describe(folder: Path, postgresql: Path | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "postgresql": None if postgresql is None else _postgresql(postgresql),
+        "fabric": __version__,
+        "servers": [_server(program) for program in SERVERS if shutil.which(program)],
         "packages": {name: version(name) for name in PACKAGES},
     }
 
@@ -40,8 +46,8 @@ def sentence(machine: dict[str, Any]) -> str:
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']:.0f} GiB, "
         f"{machine['kernel']}, load {machine['load_before']:.1f} before the start; "
         f"stores on {machine['file_system']}, an fsync of 4 KiB takes {machine['fsync_ms']:.2f} ms; "
-        f"Python {machine['python']}, SQLite {machine['sqlite']}, "
-        f"{machine['postgresql'] or 'no PostgreSQL'}; {packages}"
+        f"fabric {machine['fabric']}; Python {machine['python']}, SQLite {machine['sqlite']}, "
+        f"{', '.join([machine['postgresql'] or 'no PostgreSQL', *machine['servers']])}; {packages}"
     )
 
 
@@ -70,6 +76,13 @@ def _fsync_ms(folder: Path) -> float:
             seconds.append(time.perf_counter() - began)
     path.unlink()
     return 1000 * statistics.median(seconds)
+
+
+def _server(program: str) -> str:
+    """Such as `Prometheus 2.42.0+ds`; Debian's names and the releases' own print the same."""
+    text = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    name, _, rest = (text.stdout or text.stderr).partition(", version ")
+    return f"{name.capitalize()} {rest.split()[0]}"
 
 
 def _postgresql(folder: Path) -> str:
