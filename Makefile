@@ -76,7 +76,9 @@ dist: venv ## build what is released: wheel, sdist and the bill of materials of 
 
 audit: venv ## ask the package index for known vulnerabilities of what is locked; fails also where it cannot tell
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --group release
-	$(VENV)/bin/pip-audit --strict --require-hashes --disable-pip --requirement locks/image.txt
+	$(VENV)/bin/pip-audit --strict --require-hashes --disable-pip --requirement locks/image.txt || \
+	    { echo 'Not clean: vulnerabilities are listed above; or, where it says that something could not be audited or' \
+	      'reached, the index has no advisories for it, and nothing is known of any package.' >&2; exit 1; }
 
 bench: SETUP = test
 bench: setup venv ## measure everything on real servers and write docs/benchmarks.md: [ONLY=store,soak,...] [QUICK=1]; an hour and a half

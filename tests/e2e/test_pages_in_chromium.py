@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -285,6 +286,20 @@ def test_what_is_shown_is_said_to_be_old_when_the_fabric_is_gone(
     expect(page.locator("#connection")).to_contain_text("No answer from the fabric", timeout=2 * WITHIN)
     page.context.set_offline(False)
     expect(page.locator("#connection")).to_be_hidden(timeout=2 * WITHIN)
+
+
+def test_how_long_ago_is_told_and_is_no_news(
+    open_page: Callable[..., Page], night: tuple[World, str]
+) -> None:
+    """The distance grows on the page by itself, and nobody is told that something changed."""
+    page = open_page()
+    page.clock.install()
+    page.goto(night[1])
+    began = page.locator("[data-live=waiting] time").first
+    expect(began).to_contain_text(re.compile(r"UTC \(\d+ (second|minute)s ago\)"))
+    page.clock.fast_forward("03:00:00")
+    expect(began).to_contain_text(re.compile(r"UTC \(\d hours ago\)"))
+    expect(page.locator("#news")).to_be_empty()
 
 
 def test_times_are_utc_and_local_on_demand(open_page: Callable[..., Page], night: tuple[World, str]) -> None:
