@@ -28,7 +28,7 @@ BURST = 2000
 REPAIR_SECONDS = 2.0
 CONNECTIONS = 200
 PATIENCE = 600.0  # seconds
-SETTLED = 3 * REPAIR_SECONDS  # without a further restart: no more will come
+SETTLED = 30.0  # without a further restart: no more will come; a busy machine pauses for many seconds
 ROBUSTA = "robusta-cli==0.10.25"
 NEEDED = ("prometheus-client<0.13", "pytz<2022")  # by the two modules that are imported
 
@@ -63,7 +63,7 @@ def of_robusta(folder: Path) -> dict[str, Any]:
 def table(figures: Mapping[str, Any]) -> str:
     """Markdown, a row for each receiver."""
     lines = [
-        "| receiver | acknowledged | targets repaired | acknowledged and lost | repaired twice | seconds |",
+        "| receiver | acknowledged | targets repaired | but not repaired | repaired twice | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for name, of in figures.items():
