@@ -5,7 +5,8 @@ file, a wrong setting, a setting that is not the wanted one, a release with a de
 look alike from outside, as errors of somebody. So this service really has those parts, each of them breaks
 for its real reason, and it says of itself what well-kept services do: a health check in the form of the
 IETF draft "Health Check Response Format for HTTP APIs" with the parts that fail, a digest of its state,
-whether it runs with the settings that are wanted, its version, how long its callees let it wait.
+whether it runs with the settings that are wanted, its version, how long its callees let it wait and with
+which kind of error they fail it.
 
 A demo is minutes old, and to a diagnosis everything in it would have been deployed just now. So a service may
 be given a start of its own (`set_start`): whoever only puts it back as it was does, a deployment does not.
@@ -102,33 +103,50 @@ def _digest(text: str) -> str:
 
 
 class Callee:
-    """Another service, over kept connections: one for each thread that calls."""
+    """Another service, over kept connections: one for each thread that calls.
+
+    `durations` has the labels `server` and `error_type`, the latter as `error.type` of OpenTelemetry's
+    semantic conventions for HTTP: empty, the status code of a failure, or the error's name for want of an
+    answer.
+    """
 
     def __init__(self, name: str, port: int, durations: Histogram) -> None:
         self.name = name
         self._port = port
-        self._durations = durations.labels(name)
+        self._durations = durations
+        self._durations.labels(name, "")
         self._mine = threading.local()
 
     def ask(self, timeout: float) -> None:
         """Raises CallFailed when it does not do its work within `timeout` seconds."""
-        with self._durations.time():
-            for left in reversed(range(TRIES)):
-                try:
-                    status = self._status(timeout)
-                except (ConnectionError, http.client.HTTPException) as error:
-                    self._forget()
-                    if not left:
-                        raise CallFailed(f"{self.name}: {error or type(error).__name__}") from error
-                    if left < TRIES - 1:  # a kept connection may have ended with the callee's last process
-                        time.sleep(PAUSE)
-                except OSError as error:
-                    self._forget()
-                    raise CallFailed(f"{self.name}: {error}") from error
-                else:
-                    break
-        if status != 200:
-            raise CallFailed(f"{self.name} answered {status}")
+        begin, error_type = time.perf_counter(), ""
+        try:
+            status = self._tried(timeout)
+            if status != 200:
+                error_type = str(status)
+                raise CallFailed(f"{self.name} answered {status}")
+        except (OSError, http.client.HTTPException) as error:
+            error_type = type(error).__name__
+            raise CallFailed(f"{self.name}: {error or error_type}") from error
+        finally:
+            self._durations.labels(self.name, error_type).observe(time.perf_counter() - begin)
+
+    def _tried(self, timeout: float) -> int:
+        """The status of its answer. Raises the error of the last try."""
+        left = TRIES
+        while True:
+            left -= 1
+            try:
+                return self._status(timeout)
+            except (ConnectionError, http.client.HTTPException):
+                self._forget()
+                if not left:
+                    raise
+                if left < TRIES - 1:  # a kept connection may have ended with the callee's last process
+                    time.sleep(PAUSE)
+            except OSError:
+                self._forget()
+                raise
 
     def _status(self, timeout: float) -> int:
         connection = getattr(self._mine, "connection", None)
@@ -160,7 +178,7 @@ class Shop:
         durations = Histogram(
             "http_client_request_duration_seconds",
             "Duration of requests to other services in seconds.",
-            ["server"],
+            ["server", "error_type"],
             buckets=_BUCKETS,
         )
         self._callees = [Callee(name, port, durations) for name, port in callees.items()]

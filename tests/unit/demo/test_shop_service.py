@@ -137,13 +137,23 @@ def test_the_faulty_release_raises_for_a_part_of_the_requests(directory: Path) -
     shop.stop()
 
 
+def calls_of_cart(error_type: str) -> str:
+    return f'http_client_request_duration_seconds_count{{error_type="{error_type}",server="cart"}}'
+
+
 def test_a_failing_callee_is_a_bad_gateway(shop: ShopUnderTest, tmp_path: Path) -> None:
-    """The caller answers 502 when its callee fails and 200 when it works, and measures the wait."""
+    """The caller answers 502 when its callee fails and 200 when it works, and measures the wait and the kind
+    of error: a status when there was an answer, the name of the error when there was none."""
     caller_directory = tmp_path / "web"
     shop_service.prepare(caller_directory)
     caller = ShopUnderTest(caller_directory, "--call", f"cart={shop.port}")
     assert caller.work() == {200}
-    assert caller.metric('http_client_request_duration_seconds_count{server="cart"}') == ENOUGH
+    assert caller.metric(calls_of_cart("")) == ENOUGH
     shop.http.post("/settings", json={"currency": "EURO"}).raise_for_status()
     assert caller.work() == {502}
+    assert caller.metric(calls_of_cart("500")) == ENOUGH
+    shop.stop()
+    assert caller.http.get("/work").status_code == 502
+    assert caller.metric(calls_of_cart("ConnectionRefusedError")) == 1
+    assert caller.metric(calls_of_cart("")) == ENOUGH
     caller.stop()
