@@ -1,9 +1,10 @@
-"""A whole run: for each repeat the servers anew, the lanes side by side, and then what may not have company.
+"""A whole run: the servers anew again and again, the lanes side by side, then what may not have company.
 
 Anew, because Prometheus is told to forget after every scenario: after some deletions in one lane a real
 Prometheus 2.42 no longer showed what it had just recorded of some series there, and rules that read them were
-blind. A blind lane would look like a diagnosis that was not made, so every scenario begins by looking whether
-its traffic is measured.
+blind. So a lane serves for one repeat of all scenarios when there are four lanes, and for two when there are
+eight: about five scenarios. A blind lane would look like a diagnosis that was not made, so every scenario
+begins by looking whether its traffic is measured.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench.scenarios.shop import ENTRY, ShopStack, name_of
 from bench.scenarios.trial import Trial
 from shf_demo.errors import DemoError
 
+LANES_OF_A_REPEAT = 4  # more of them run so many repeats on the same servers
 WARM_UP = 90.0  # seconds of usual traffic to compare with: 18 samples of a diagnosis
 _POLL = 0.5  # seconds
 
@@ -50,7 +52,10 @@ def run(
         return
     progress = _Progress(file, total)
     progress.say(f"{total} to run, {lanes} at once. Starting the servers ...")
-    for number, some in enumerate(each for each in missing if each):
+    repeats = [some for some in missing if some]
+    at_once = max(1, lanes // LANES_OF_A_REPEAT)
+    for number, first in enumerate(range(0, len(repeats), at_once)):
+        some = [each for repeat in repeats[first : first + at_once] for each in repeat]
         directory = workdir / str(number)
         directory.mkdir()
         with ShopStack(directory, lanes=lanes) as shop:
@@ -72,7 +77,7 @@ def _warm_up(shop: ShopStack, progress: _Progress, seconds: float) -> None:
 
 
 def _repeat(some: Sequence[Planned], shop: ShopStack, progress: _Progress, seed: int) -> None:
-    """One repeat of every scenario: first side by side, then those that may not have company."""
+    """Some repeats of every scenario: first side by side, then those that may not have company."""
     side_by_side([each for each in some if not each.scenario.alone], shop, seed, progress.over)
     for number, each in enumerate(each for each in some if each.scenario.alone):
         lane = shop.lanes[(each.repeat + number) % len(shop.lanes)]

@@ -22,7 +22,7 @@ SETTLED = (
 )
 QUIET_WINDOW = 45.0  # seconds in which nothing is wrong
 CALM = 10.0  # seconds without any alert; longer than what is kept
-CALM_DEADLINE = 90.0  # seconds after the end of a fault
+CALM_DEADLINE = 180.0  # seconds after the end of a fault
 KEPT = 8.0  # seconds before the end of the calm that stay in Prometheus, so that no rule looks into a gap
 _UNDECIDED = ("detected", "diagnosing")
 
