@@ -12,6 +12,8 @@ NAMES = [
     ("http_server_duration_p99_ms", Family.LATENCY, 1),
     ("client_latency_p90", Family.CLIENT_LATENCY, 1),
     ("edge_server_latency_p50", Family.LATENCY, 1),
+    ("edge_client_lost_ratio", Family.CLIENT_LOSS, 1),
+    ("client_errors_total", Family.ERRORS, 1),
     ("edge_gap_latency_p50", Family.CLIENT_GAP, 1),
     ("availability_average", Family.ERRORS, -1),
     ("success_rate", Family.ERRORS, -1),

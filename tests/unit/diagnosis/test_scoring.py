@@ -81,6 +81,46 @@ def test_what_callees_explain_counts_by_their_part_of_the_traffic() -> None:
     assert "its callees explain it" not in factors(pair, "cart", "latency_p95")
 
 
+def edge_and_caller(waits: float, slow: float, queue: float) -> tuple[Scorer, Scored]:
+    """Web waits for cart, is slow and queues; cart itself is as quick as ever."""
+    edge = {"service": "cart", "peer": "web"}
+    rows = [
+        ({"service": "web"}, "latency_p95", levels(0.1, slow)),
+        ({"service": "web"}, "error_ratio", levels(0.01, 0.3)),
+        ({"service": "web"}, "queue_depth", levels(1.0, queue)),
+        ({"service": "cart"}, "latency_p95", levels(0.02, 0.02)),
+        (edge, "edge_client_latency_p50", levels(0.02, 0.04 if waits > 0.03 else 0.02)),
+        (edge, "edge_client_latency_p95", levels(0.03, waits)),
+        (edge, "edge_client_lost_ratio", levels(0.001, 0.3 if waits > 0.03 else 0.001)),
+    ]
+    times = STEP * np.arange(BEFORE + AFTER)
+    window = window_of(
+        [
+            Series({**labels, "__name__": catalogue.CUSTOM + kind}, times, values)
+            for labels, kind, values in rows
+        ]
+    )
+    scorer = Scorer(window, Symptom("web", "latency_p95", STEP * BEFORE), CallGraph([("web", "cart")]))
+    return scorer, scorer.score(scorer.onset.index, BEFORE + AFTER)
+
+
+def test_what_a_caller_waits_for_explains_that_it_is_slow_fails_and_queues() -> None:
+    """Its own measure of the way to the callee: the delay may lie between the two, and is not its own."""
+    pair = edge_and_caller(waits=0.4, slow=0.5, queue=9.0)
+    assert factors(pair, "web", "latency_p95")["its callees explain it"] == 1 - 0.85 * 37 / 40
+    assert factors(pair, "web", "error_ratio")["its callees explain it"] == 1 - 0.85
+    assert factors(pair, "web", "queue_depth")["its callees explain why it is slow"] == 1 - 0.85 * 37 / 40
+    assert pair[1].order[0] == "cart"
+
+
+def test_a_caller_that_waits_no_longer_is_slow_by_itself() -> None:
+    """Slow code in the caller: nothing on its way to the callee explains it."""
+    pair = edge_and_caller(waits=0.03, slow=0.5, queue=9.0)
+    for kind in ("latency_p95", "error_ratio", "queue_depth"):
+        assert not [reason for reason in factors(pair, "web", kind) if "callees" in reason]
+    assert pair[1].order[0] == "web"
+
+
 def test_few_requests_count_by_their_number() -> None:
     """Of n requests within the window n / (n + 20)."""
     pair = scored({("cart", "error_ratio"): levels(0.01, 0.6), ("cart", "requests_sum"): levels(2.5, 2.5)})

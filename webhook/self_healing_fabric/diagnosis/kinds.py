@@ -22,6 +22,7 @@ class Family(StrEnum):
     RESTARTS = "restarts"
     CPU = "cpu"
     CLIENT_GAP = "client_gap"  # time that callers wait and the service does not spend
+    CLIENT_LOSS = "client_loss"  # calls of callers that get no answer from it at all, not even an error
     SATURATION = "saturation"
     HEALTH = "health"
     ERRORS = "errors"
@@ -33,7 +34,9 @@ class Family(StrEnum):
     OTHER = "other"
 
 
-SYMPTOMS = frozenset({Family.LATENCY, Family.CLIENT_LATENCY, Family.ERRORS, Family.HEALTH})
+SYMPTOMS = frozenset(
+    {Family.LATENCY, Family.CLIENT_LATENCY, Family.CLIENT_LOSS, Family.ERRORS, Family.HEALTH}
+)
 RESOURCES = frozenset({Family.MEMORY, Family.DISK, Family.CPU, Family.RESTARTS})
 
 
@@ -149,6 +152,8 @@ def _family(words: list[str]) -> Family:
             continue
         if family is Family.ERRORS and "cpu" in words:
             return Family.CPU  # throttled CPU is a lack of CPU, and no failed request
+        if family is Family.ERRORS and {"edge", "client"}.issubset(words):
+            return Family.CLIENT_LOSS
         if family is Family.LATENCY and ("client" in words or "upstream" in words):
             return Family.CLIENT_LATENCY
         return family

@@ -22,7 +22,7 @@ from self_healing_fabric.diagnosis.shifts import CLEAR
 from self_healing_fabric.diagnosis.windows import Window
 from shf_queries import catalogue
 
-RULES_VERSION = "2026-11-2"  # changes with every rule, weight or threshold of the diagnosis
+RULES_VERSION = "2026-11-3"  # changes with every rule, weight or threshold of the diagnosis
 QUIET_WINDOWS = 4  # of the same length, before the onset
 LEAST_CONFIDENCE = 0.3  # below it nothing is named
 LEAST_SCORE = 1.5  # bits: one series of full weight that is clearly shifted is worth two

@@ -44,6 +44,7 @@ NEXT_FAMILY = 0.3  # what each further family of series of a service counts besi
 FAMILIES = 5  # that count
 FIRST_BONUS = 0.15  # for the service that shifted first
 SUFFERED = SYMPTOMS | {Family.LOAD, Family.NETWORK}  # what somebody else's trouble shows as
+_ON_THE_WAY = {Family.LATENCY: Family.CLIENT_LATENCY, Family.ERRORS: Family.CLIENT_LOSS}
 UNEXPLAINED_ALERT = 0.3  # more, for the alerting service, as far as no callee explains the alert
 ALERTING = 0.5  # bits for the service that alerts: where nothing else is found, it is the strongest lead
 UNREACHABLE_VIEW = 0.3  # and that only suffers: a gateway or a prober, which sees trouble and makes none
@@ -196,6 +197,9 @@ class Scorer:
             follows = self._follows_load(row, shifts)
             if follows > 0:
                 found.append(Factor("it follows the load", 1.0 - FOLLOWS_LOAD * follows))
+            waits = self._waiting_explained(service, shifts, load)
+            if kind.family is Family.SATURATION and waits > 0:
+                found.append(Factor("its callees explain why it is slow", 1.0 - EXPLAINED_AWAY * waits))
         elif kind.family is Family.MEMORY and self._little_memory(service, shifts):
             found.append(Factor("its memory grew by less than 100 MB", LITTLE_MEMORY))
         return found
@@ -205,7 +209,7 @@ class Scorer:
 
         explained = min(1, sum over callees c of min(1, |d_c| x min(1, req_c / req_s) / |d_s|)), d being the
         shifts of the same kind of series. Where no callee has that kind, of any of its family, in deviations,
-        because units may differ.
+        because units may differ; or more, when the caller measured more on its way to the callee.
         """
         key, kind = self.window.keys[row], self.kinds[row]
         total = 0.0
@@ -221,14 +225,47 @@ class Scorer:
             part = 1.0
             if load.get(key.service, 0.0) > 0 and callee in load:
                 part = min(1.0, load[callee] / load[key.service])
+            size = 0.0
             if named:
                 size = max(abs(shifts.delta[other]) for other in named) / abs(shifts.delta[row])
             elif same:
                 size = max(abs(shifts.deviations[other]) for other in same) / abs(shifts.deviations[row])
-            else:
-                continue
-            total += min(1.0, size * part)
+            total += min(1.0, max(size, self._explained_on_the_way(row, callee, shifts)) * part)
         return min(1.0, total)
+
+    def _explained_on_the_way(self, row: int, callee: str, shifts: Shifts) -> float:
+        """How large what the caller measured on its way to the callee is, relative to its own symptom: time
+        that it waited explains that it is slow, calls without an answer that it fails.
+
+        Compared are shifts of the same statistic; where none is recorded, deviations.
+        """
+        family, service = _ON_THE_WAY.get(self.kinds[row].family), self.window.keys[row].service
+        edges = [
+            other
+            for other in self._rows[callee]
+            if self.kinds[other].family is family
+            and self.window.keys[other].peer == service
+            and abs(shifts.deviations[other]) > CLEAR
+        ]
+        alike = [other for other in edges if self.kinds[other].statistic == self.kinds[row].statistic]
+        if alike:
+            return float(max(abs(shifts.delta[other]) for other in alike) / abs(shifts.delta[row]))
+        sizes = (abs(shifts.deviations[other]) / abs(shifts.deviations[row]) for other in edges)
+        return float(max(sizes, default=0.0))
+
+    def _waiting_explained(self, service: str, shifts: Shifts, load: Mapping[str, float]) -> float:
+        """How much of a service's latency its callees explain, from 0 to 1.
+
+        Requests under way = rate x latency (Little, Operations Research 9, 1961): what makes requests slow
+        also makes them queue.
+        """
+        slow = [
+            row
+            for row in self._rows[service]
+            if self.kinds[row].family is Family.LATENCY and abs(shifts.deviations[row]) > CLEAR
+        ]
+        worst = max(slow, key=lambda row: (abs(shifts.deviations[row]), -row), default=None)
+        return 0.0 if worst is None else self._explained(worst, shifts, load)
 
     def _share(self, row: int, shifts: Shifts, load: Mapping[str, float], alert_row: int) -> Factor:
         """How much of the alert's added time or errors happen here.

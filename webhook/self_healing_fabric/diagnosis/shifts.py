@@ -32,6 +32,7 @@ FAILING_FLOOR = 0.002  # of 1: the least spread of a share of failing requests
 SHARE_FLOOR = 0.01  # of 1: the least spread of another share
 LEAST_HISTORY = 3  # samples before the onset; with fewer nothing is known about a series
 SHORT_HISTORY = 3.0  # samples: how fast the spread is trusted; with n samples it counts 1 + 3/n times
+_FAILURES = (Family.ERRORS, Family.CLIENT_LOSS)
 PERCENT = 1.5  # a share that was ever above it is in percent
 
 
@@ -107,7 +108,7 @@ def _floors(history: FloatArray, median: FloatArray, kinds: Sequence[Kind]) -> F
     highest = np.max(np.where(np.isfinite(history), np.abs(history), 0.0), axis=1, initial=0.0)
     whole = np.where(highest > PERCENT, 100.0, 1.0)
     share = np.array([kind.share for kind in kinds], dtype=bool)
-    failing = share & np.array([kind.family is Family.ERRORS for kind in kinds], dtype=bool)
+    failing = share & np.array([kind.family in _FAILURES for kind in kinds], dtype=bool)
     floors: FloatArray = np.where(
         failing,
         FAILING_FLOOR * whole,
