@@ -64,6 +64,16 @@ TABLE: list[tuple[str, list[tuple[str, float, float]], Pattern]] = [
         [("edge_client_latency_p50@web", 0.1, 0.9), ("edge_server_latency_p50@web", 0.08, 0.88)],
         Pattern.CODE_BUG,
     ),
+    (
+        "calls_lost",
+        [("edge_client_lost_ratio@web", 0.0, 0.6), ("latency_p95", 0.1, 0.1)],
+        Pattern.NETWORK_ISSUE,
+    ),
+    (
+        "silent_for_its_callers",
+        [("edge_client_lost_ratio@web", 0.0, 1.0), ("up_ratio", 1.0, 0.0)],
+        Pattern.DEPENDENCY_FAILURE,
+    ),
     ("errors_up_alone", [("error_ratio", 0.001, 0.3), ("latency_p95", 0.1, 0.1)], Pattern.CODE_BUG),
     ("dependency_down", [("up_ratio", 1.0, 0.0)], Pattern.DEPENDENCY_FAILURE),
     ("data_named", [("schema_validation_errors", 0.0, 5.0)], Pattern.DATA_CORRUPTION),
@@ -94,6 +104,20 @@ def test_a_finding_speaks_for_its_pattern(
         ("memory_up", [("memory", 2e9, 2.5e9)]),
         ("load_up_and_saturated", [("request_rate", 50, 150), ("cpu", 0.3, 0.3)]),
         ("throughput_collapsed", [("request_rate", 50, 40)]),
+        ("calls_lost", [("edge_client_lost_ratio@web", 0.0, 0.6), ("latency_p95", 0.1, 0.9)]),
+        ("calls_lost", [("edge_client_lost_ratio@web", 0.0, 0.6), ("up_ratio", 1.0, 0.0)]),
+        (
+            "client_server_gap_up",
+            [("client_latency_p90", 0.1, 0.9), ("latency_p90", 0.08, 0.08), ("up_ratio", 1.0, 0.0)],
+        ),
+        (
+            "client_server_gap_up",
+            [("client_latency_p90", 0.1, 0.9), ("latency_p90", 0.08, 0.08), ("cpu", 0.1, 0.9)],
+        ),
+        ("silent_for_its_callers", [("up_ratio", 1.0, 0.0)]),
+        ("no_exceptions", [("error_ratio", 0.001, 0.3)]),
+        ("no_exceptions", [("error_ratio", 0.001, 0.3), ("unhandled_exceptions_rate", 0.0, 5.0)]),
+        ("exceptions_up", [("unhandled_exceptions_rate", 0.0, 0.0), ("error_ratio", 0.001, 0.3)]),
         ("quiet_root", [("latency_p95", 0.1, 0.9)]),
         ("data_named", [("schema_validation_errors", 1.0, 1.0)]),
     ],
@@ -107,6 +131,17 @@ def test_a_collapse_of_the_load_and_of_the_traffic_is_told() -> None:
     """Both are findings of their own."""
     names = {one.name for one in classified(("request_rate", 50, 5), ("net_rx", 1e5, 1e3)).traits}
     assert {"throughput_collapsed", "network_traffic_dropped"} <= names
+
+
+def test_errors_without_exceptions_are_rather_those_of_somebody_whom_it_calls() -> None:
+    """A service that measures its exceptions and raises none is no likely place of a fault of code."""
+    errors = ("error_ratio", 0.001, 0.3)
+    plain = classified(errors)
+    quiet = classified(errors, ("unhandled_exceptions_rate", 0.0, 0.0))
+    raising = classified(errors, ("unhandled_exceptions_rate", 0.0, 5.0))
+    bug, outside = Pattern.CODE_BUG, Pattern.DEPENDENCY_FAILURE
+    assert quiet.shares[bug] < plain.shares[bug] < raising.shares[bug]
+    assert quiet.shares[outside] > plain.shares[outside] > raising.shares[outside]
 
 
 def test_a_change_counts_only_of_the_same_service_and_shortly_before() -> None:

@@ -97,9 +97,13 @@ _WEIGHTS: Mapping[str, Mapping[Pattern, float]] = {
     "load_up_and_saturated": {_OVL: 3.5, _RES: -0.5},
     "load_up": {_OVL: 1.5},
     "client_server_gap_up": {_NET: 3.0},
+    "calls_lost": {_NET: 3.0},
+    "silent_for_its_callers": {_DEP: 1.5, _NET: 1.0},
     "latency_up_alone": {_NET: 1.2, _BUG: 0.8, _DEP: 0.3},
     "latency_up_and_gap_ruled_out": {_BUG: 1.0, _NET: -0.5},
     "errors_up_alone": {_BUG: 1.5, _CFG: 1.0, _DEP: 0.4, _NET: -0.5},
+    "exceptions_up": {_DEP: -1.0, _NET: -1.0},
+    "no_exceptions": {_BUG: -1.5, _DEP: 0.5},
     "latency_and_errors_up": {_DEP: 0.8, _BUG: 0.6, _CFG: 0.4},
     "throughput_collapsed": {_DEP: 1.2, _NET: 0.4},
     "network_traffic_dropped": {_NET: 0.7},
@@ -142,6 +146,7 @@ _NAMED: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
         ("more_work_per_request", "it does more work for each request", r"\w*per_(request|call|query|op)"),
     )
 )
+_EXCEPTIONS = re.compile(r"(^|_)(exceptions?|panics?|tracebacks?)(_|$)")
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,15 @@ class _Facts:
         median = self.scorer.baseline.median[row]
         return float(self.scored.shifts.delta[row] / median) if median > 0 else 0.0
 
+    def deviations_of_named(self, words: re.Pattern[str]) -> float | None:
+        """The farthest of the series whose name holds one of the words; None where nothing is so named."""
+        found = [
+            abs(float(self.scored.shifts.deviations[row]))
+            for row in self.rows
+            if words.search(self.scorer.window.keys[row].kind.lower())
+        ]
+        return max(found, default=None)
+
     @property
     def load_growth(self) -> float:
         """Relative growth of the load where it is clear."""
@@ -221,7 +235,7 @@ _Found = Iterator[tuple[str, str]]
 
 
 def _resources(facts: _Facts) -> _Found:
-    if facts.up(Family.CPU) and facts.load_growth < GROWN - 1.0:
+    if _cpu_rose_alone(facts):
         yield "cpu_up_without_load", "its CPU rose and its load did not"
     row = facts.farthest(Family.MEMORY)
     if row is not None and facts.up(Family.MEMORY) and facts.growth(Family.MEMORY) > GROWN - 1.0:
@@ -230,6 +244,10 @@ def _resources(facts: _Facts) -> _Found:
             yield "memory_up", "its memory grew by more than half"
     if facts.up(Family.DISK):
         yield "disk_up", "its disk filled"
+
+
+def _cpu_rose_alone(facts: _Facts) -> bool:
+    return facts.up(Family.CPU) and facts.load_growth < GROWN - 1.0
 
 
 def _load(facts: _Facts) -> _Found:
@@ -245,8 +263,17 @@ def _load(facts: _Facts) -> _Found:
 
 
 def _symptoms(facts: _Facts) -> _Found:
-    waits, slow, fails = _callers_wait(facts), facts.up(Family.LATENCY, CLEAR), facts.up(Family.ERRORS, CLEAR)
-    if waits:
+    slow, fails = facts.up(Family.LATENCY, CLEAR), facts.up(Family.ERRORS, CLEAR)
+    lost, waits = facts.up(Family.CLIENT_LOSS, CLEAR), _callers_wait(facts)
+    if facts.up(Family.HEALTH):
+        # Who is gone takes no time: how long callers wait for nobody says nothing of the way there.
+        if lost or waits:
+            yield "silent_for_its_callers", "it does not answer, and its callers wait for it in vain"
+        waits = False
+    elif lost and not slow and not facts.up(Family.SATURATION, CLEAR):
+        yield "calls_lost", "calls to it get no answer, and it answers what reaches it as usual"
+    # Without a free CPU requests wait before the service takes its own time.
+    if waits and not _cpu_rose_alone(facts):
         yield "client_server_gap_up", "its callers wait longer and it does not take longer itself"
     elif slow and not fails:
         yield "latency_up_alone", "it is slower and does not fail"
@@ -256,6 +283,12 @@ def _symptoms(facts: _Facts) -> _Found:
         yield "errors_up_alone", "it fails and is not slower"
     elif fails:
         yield "latency_and_errors_up", "it is slower and fails"
+    exceptions = facts.deviations_of_named(_EXCEPTIONS)
+    if fails and exceptions is not None:
+        if exceptions > CLEAR:
+            yield "exceptions_up", "it raises exceptions itself"
+        else:
+            yield "no_exceptions", "it fails and raises no more exceptions: somebody whom it calls fails"
 
 
 def _callers_wait(facts: _Facts) -> bool:
