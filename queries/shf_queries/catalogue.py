@@ -116,6 +116,11 @@ def start_time_of(service: str) -> str:
     return f"max(process_start_time_seconds{{service={quote(service)}}})"
 
 
+def start_times_of(services: Iterable[str]) -> str:
+    """When the newest process of each of the services started, in seconds since 1970."""
+    return f"max by (service) (process_start_time_seconds{{service=~{one_of(services)}}})"
+
+
 def answering_targets_of(service: str) -> str:
     """How many targets of the service answer; no sample for a service without any."""
     return f"sum(up{{service={quote(service)}}})"
@@ -196,6 +201,11 @@ def diagnosed_series_of(kind: str, service: str, peer: str = "") -> str:
     """The one series of `diagnosed` that measures `kind` at a service, towards a peer where there is one."""
     series = series_of(_SERIES_OF_KIND.get(kind, CUSTOM + kind), service)
     return f"{series[:-1]},peer={quote(peer)}}}" if peer else series
+
+
+def edges_of(kind: str, callees: Iterable[str], caller: str) -> str:
+    """The series of `diagnosed` that measure `kind` between one caller and some callees."""
+    return f"{CUSTOM}{kind}{{service=~{one_of(callees)},peer={quote(caller)}}}"
 
 
 ABSENT = "service:shf_heartbeat:absent"  # 1 for a service that is expected and that nothing checks

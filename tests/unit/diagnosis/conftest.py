@@ -1,4 +1,4 @@
-"""Observations of the service `cart`, which depends on `db`, from values by query."""
+"""Observations of the service `cart`, which depends on `db` and which `web` calls, from values by query."""
 
 from collections.abc import Callable, Mapping
 
@@ -19,12 +19,13 @@ def see() -> See:
         signals: Mapping[str, float] | None = None,
         *,
         db: Mapping[str, float] | None = None,
+        web: Mapping[str, float] | None = None,
         silent: float | None = None,
         known: float | None = None,
         queries: Mapping[str, float] | None = None,
     ) -> Observations:
         values = dict(queries or {})
-        for service, recorded in (("cart", signals), ("db", db)):
+        for service, recorded in (("cart", signals), ("db", db), ("web", web)):
             values |= {
                 catalogue.series_of(f"service:shf_{series}", service): value
                 for series, value in (recorded or {}).items()
@@ -33,7 +34,12 @@ def see() -> See:
             if number is not None:
                 values[query] = number
         return Observations(
-            service="cart", depends_on=("db",), values=values, at=1000.0, thresholds=Thresholds()
+            service="cart",
+            depends_on=("db",),
+            values=values,
+            at=1000.0,
+            thresholds=Thresholds(),
+            called_by=("web",),
         )
 
     return see

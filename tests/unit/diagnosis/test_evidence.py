@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from self_healing_fabric.diagnosis.evidence import Observations, collect, worst_resource_query
+from self_healing_fabric.diagnosis.evidence import (
+    MOST_CALLERS,
+    Observations,
+    collect,
+    lost_calls_query,
+    worst_resource_query,
+)
 from self_healing_fabric.settings import Thresholds
 from shf_queries import PrometheusUnavailable, Sample, catalogue
 from shf_queries.catalogue import CPU, ERROR_RATIO, HEARTBEAT, LATENCY_P95, MEMORY, SIGNALS
@@ -20,7 +26,7 @@ class Answers:
     def __init__(
         self,
         recorded: Sequence[tuple[str, str, float]] = (),
-        queries: Mapping[str, Sequence[float]] | None = None,
+        queries: Mapping[str, Sequence[float | Sample]] | None = None,
     ) -> None:
         self._recorded, self._queries = recorded, queries or {}
         self.asked: list[tuple[str, float | None]] = []
@@ -32,7 +38,10 @@ class Answers:
                 Sample({"__name__": f"service:shf_{name}", "service": service}, 1000.0, value)
                 for name, service, value in self._recorded
             )
-        return tuple(Sample({}, 1000.0, value) for value in self._queries.get(promql, ()))
+        return tuple(
+            value if isinstance(value, Sample) else Sample({}, 1000.0, value)
+            for value in self._queries.get(promql, ())
+        )
 
     def together(self, queries: Sequence[str], *, at: float | None = None) -> tuple[tuple[Sample, ...], ...]:
         return tuple(self.instant(query, at=at) for query in queries)
@@ -129,6 +138,42 @@ def test_a_dependency_has_facts_of_its_own() -> None:
     calm = seen.calm(HEARTBEAT, service="db")
     assert calm is not None
     assert 'service="db"' in calm.query
+
+
+def test_dependencies_are_asked_about_together_and_shown_one_by_one() -> None:
+    """One query for all of them; the evidence's query is that of the one it speaks of."""
+    lost = catalogue.edges_of("edge_client_lost_ratio", ["db", "mail"], "cart")
+    answers = {
+        f"max by (service) (max_over_time({lost}[5m]))": [
+            Sample({"service": "db"}, 1000.0, 0.25),
+            Sample({"service": "mail"}, 1000.0, NAN),
+        ],
+        catalogue.start_times_of(["db", "mail"]): [Sample({"service": "mail"}, 1000.0, 900.0)],
+    }
+    seen = collect(
+        Answers(queries=answers),
+        service="cart",
+        depends_on=["db", "mail"],
+        thresholds=Thresholds(),
+        at=1000.0,
+    )
+    assert seen.value(lost_calls_query("cart", "db")) == 0.25
+    assert seen.value(lost_calls_query("cart", "mail")) is None
+    assert seen.value(catalogue.start_time_of("mail")) == 900.0
+    assert seen.value(catalogue.start_time_of("db")) is None
+    assert 'service="db",peer="cart"' in lost_calls_query("cart", "db")
+
+
+def test_callers_have_facts_of_their_own_and_only_some_are_asked_about() -> None:
+    """Hundreds may call a database; a few of them tell that it fails for its callers."""
+    callers = [f"caller{number}" for number in range(MOST_CALLERS + 5)]
+    client = Answers([("errors:ratio", "caller0", 0.9)])
+    seen = collect(client, service="db", depends_on=[], thresholds=Thresholds(), at=1000.0, called_by=callers)
+    assert seen.called_by == tuple(callers[:MOST_CALLERS])
+    assert seen.breach(ERROR_RATIO, service="caller0") is not None
+    assert seen.breach(ERROR_RATIO) is None
+    (asked,) = [query for query, _ in client.asked if query.startswith("{__name__")]
+    assert callers[MOST_CALLERS] not in asked
 
 
 def test_a_query_that_fails_is_not_swallowed() -> None:

@@ -203,6 +203,7 @@ def test_a_service_that_hangs_is_not_waited_for_long() -> None:
         (fact,) = source(url).look(1000.0, 30.0).facts
     assert time.monotonic() - began < PATIENCE + 1.0
     assert fact.condition is Condition.DOWN
+    assert not fact.is_gone
     assert "does not answer" in fact.evidence.statement
 
 
@@ -223,6 +224,7 @@ def test_a_refused_connection_is_a_fact_and_no_gap() -> None:
     assert report.missing == ()
     assert "does not answer" in fact.evidence.statement
     assert fact.condition is Condition.DOWN
+    assert fact.is_gone
 
 
 def test_a_name_that_does_not_resolve_speaks_for_the_network() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
 from self_healing_fabric.diagnosis.calibration import Calibration
 from self_healing_fabric.diagnosis.call_graph import CallGraph
-from self_healing_fabric.diagnosis.evidence import Observations, worst_resource_query
+from self_healing_fabric.diagnosis.evidence import Observations, lost_calls_query, worst_resource_query
 from self_healing_fabric.diagnosis.localization import Claim, Localization, Suspect, localize
 from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.root_cause_analyzer import Cause, analyze, with_localization
@@ -26,6 +26,7 @@ See = Callable[..., Observations]
 SILENT = {"heartbeat:answered": 0.0, "up:ratio": 0.0}
 CPU_PEAK, MEMORY_PEAK = worst_resource_query(CPU, "cart"), worst_resource_query(MEMORY, "cart")
 STARTED, USUAL = catalogue.start_time_of("cart"), catalogue.usual_request_rate_of("cart")
+LOST, DB_STARTED = lost_calls_query("cart", "db"), catalogue.start_time_of("db")
 RULED_OUT = {CPU_PEAK: 0.1, MEMORY_PEAK: 0.1, USUAL: 10.0}
 NORMAL_LOAD = {"requests:rate": 10.0}
 
@@ -42,6 +43,27 @@ TABLE: list[tuple[str, dict[str, Any], str, str, float]] = [
         "dependency_failure",
         "db",
         0.6,
+    ),
+    (
+        "calls to a dependency that answers are lost",
+        {"db": {"heartbeat:answered": 1}, "queries": {LOST: 0.9, DB_STARTED: 100}},
+        "network_issue",
+        "db",
+        0.6,
+    ),
+    (
+        "the same without a start time",
+        {"db": {"heartbeat:answered": 1}, "queries": {LOST: 0.051}},
+        "network_issue",
+        "db",
+        0.6,
+    ),
+    (
+        "calls to a silent dependency are lost",
+        {"db": {"heartbeat:answered": 0}, "queries": {LOST: 0.9}},
+        "dependency_failure",
+        "db",
+        0.8,
     ),
     (
         "twice the load",
@@ -97,6 +119,15 @@ def test_the_pattern_follows_from_what_is_measured(
         {"signals": {"heartbeat:answered": 1}, "silent": 3},
         {"queries": {STARTED: 399}},
         {"queries": {STARTED: 1000}},
+        {"db": {"heartbeat:answered": 1}, "queries": {LOST: 0.05}},
+        {"db": {"heartbeat:answered": 1}, "queries": {LOST: 0.9, DB_STARTED: 401}},
+        {"queries": {LOST: 0.9}},
+        # The errors have stopped: code does not mend itself.
+        {
+            "signals": {"errors:ratio": 0.5, "errors:ratio_short": 0.0, **NORMAL_LOAD},
+            "db": {"heartbeat:answered": 1},
+            "queries": RULED_OUT,
+        },
     ],
 )
 def test_too_little_evidence_is_an_unknown_cause(see: See, observed: dict[str, Any]) -> None:
@@ -210,6 +241,33 @@ def test_an_abstaining_localisation_changes_nothing(see: See) -> None:
     """A lead is no cause."""
     ruled = analyze(see(queries={MEMORY_PEAK: 0.99}), opened_at=1000.0)
     assert with_localization(ruled, located(0.95, abstained=True)) == ruled
+
+
+def eliminated(see: See) -> tuple[Cause, tuple[Cause, ...]]:
+    """A fault of cart's code, by nothing but that all else which the rules know was ruled out."""
+    seen = see({**SILENT, **NORMAL_LOAD}, db={"heartbeat:answered": 1}, queries=RULED_OUT)
+    ruled = analyze(seen, opened_at=1000.0)
+    assert ruled[0].by_elimination
+    return ruled
+
+
+def test_what_was_concluded_by_elimination_gives_way_to_what_the_series_say(see: See) -> None:
+    """They name another service with 0.9, so not everything else was ruled out."""
+    ruled = eliminated(see)
+    cause, others = with_localization(ruled, located(0.5))
+    assert (cause.service, cause.confidence) == ("db", 0.5)
+    assert others[0].pattern is Pattern.CODE_BUG
+    assert others[0].confidence == pytest.approx(ruled[0].confidence * (1 - 0.9))
+
+
+def test_what_has_evidence_of_its_own_does_not_give_way(see: See) -> None:
+    """Nor does elimination to series that name the same service, or none."""
+    memory = analyze(see(queries={MEMORY_PEAK: 0.99}), opened_at=1000.0)
+    assert with_localization(memory, located(0.5))[0].confidence == memory[0].confidence
+    ruled = eliminated(see)
+    assert with_localization(ruled, located(0.5, abstained=True))[0] == ruled[0]
+    same = replace(located(0.2), order=("cart", "db"))
+    assert with_localization(ruled, same)[0].confidence == ruled[0].confidence
 
 
 CAREFUL = Calibration(shift=-0.5, slope=0.8, verdicts=40)

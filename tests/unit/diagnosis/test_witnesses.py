@@ -54,6 +54,44 @@ def diagnosed(seen: Observations) -> Diagnosis:
     )
 
 
+REFUSED = Fact(
+    Evidence("cart: its health endpoint does not answer: Connection refused.", "curl cart", 0.0, 990.0),
+    condition=Condition.DOWN,
+    is_gone=True,
+)
+
+
+def test_a_process_that_is_gone_is_a_dependency_failure_for_its_failing_callers(see: See) -> None:
+    """What its callers' alerts would say, told from its own end: 1 - (1 - 0.6)(1 - 0.5)."""
+    seen = see(SILENT, web={"errors:ratio": 0.9}).with_report(Report((REFUSED,)))
+    cause, _ = analyze(seen, opened_at=1000.0)
+    assert (cause.pattern, cause.service) == (Pattern.DEPENDENCY_FAILURE, "cart")
+    assert cause.confidence == pytest.approx(0.8)
+    assert [evidence.source for evidence in cause.evidence] == [
+        REFUSED.evidence.source,
+        Evidence("", "", 0.0, 0.0).source,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("signals", "web", "facts"),
+    [
+        (SILENT, {"errors:ratio": 0.01}, [REFUSED]),  # nobody suffers
+        (ALIVE, {"errors:ratio": 0.9}, [REFUSED]),  # it answers its heartbeats
+        (SILENT, {"errors:ratio": 0.9}, [fact("it hangs", condition=Condition.DOWN)]),
+        (SILENT, {"errors:ratio": 0.9}, [REFUSED, fact("killed", {Pattern.CODE_BUG: 0.6})]),
+    ],
+    ids=["callers are well", "heartbeats are answered", "it hangs", "its platform knows why"],
+)
+def test_a_process_that_is_gone_needs_callers_that_fail_and_no_better_reason(
+    see: See, signals: Mapping[str, float], web: Mapping[str, float], facts: list[Fact]
+) -> None:
+    """What hangs or is cut off refuses nothing, and why a process ended its platform knows better."""
+    seen = see(signals, web=web).with_report(Report(tuple(facts)))
+    cause, others = analyze(seen, opened_at=1000.0)
+    assert Pattern.DEPENDENCY_FAILURE not in {each.pattern for each in (cause, *others)}
+
+
 def test_facts_combine_by_noisy_or_with_the_rules(see: See) -> None:
     """1 - (1 - 0.8)(1 - 0.5): what the engine says beside what is measured, each with its weight."""
     report = Report((fact("killed", {Pattern.DEPENDENCY_FAILURE: 0.5}, service="db"),))

@@ -17,6 +17,7 @@ from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
+from shf_demo.ports import free_ports
 from shf_queries.catalogue import ERROR_RATIO
 
 
@@ -78,6 +79,20 @@ def test_cause_that_alerts_after_its_symptom_is_healed_once(shop: Any) -> None:
     assert (incident.id, incident.service, incident.outcome) == (opened.id, "db", "healed")
     assert shop.restarts() == {"db": 1}
     assert shop.calls == []
+
+
+def test_cause_whose_process_is_gone_is_told_by_what_it_does_to_its_callers(shop: Any) -> None:
+    """Its own alert or its callers': the same pattern. A refused connection says that no network is cut."""
+    (port,) = free_ports(1)
+    shop.values["services"]["db"]["health"] = f"http://127.0.0.1:{port}/health"
+    shop.crash()
+    shop.receive(cause(shop))
+    shop.run()
+    assert shop.incident().service == "db"
+    told = shop.incident().diagnosis["cause"]
+    assert (told["pattern"], told["service"]) == ("dependency_failure", "db")
+    assert any("Connection refused" in evidence["statement"] for evidence in told["evidence"])
+    assert any("cart: error_ratio" in evidence["statement"] for evidence in told["evidence"])
 
 
 def test_alert_that_is_waited_for_is_taken_up_at_once(shop: Any) -> None:

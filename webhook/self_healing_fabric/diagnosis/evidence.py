@@ -8,7 +8,7 @@ that is missing or NaN is noted as missing and supports nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from self_healing_fabric.diagnosis.sources import Report
@@ -21,6 +21,8 @@ RESOURCE_LOOK_BACK = (
     "5m"  # a service that just died has no utilisation now: the worst of the minutes before tells
 )
 
+MOST_CALLERS = 20  # of a service: a database that hundreds use is known to fail by a few of them
+LOST_CALLS = "edge_client_lost_ratio"  # what people may record of each caller and callee
 FLAPPING = 3  # missed heartbeats within the hour; once or twice is a failure and not a habit
 
 
@@ -36,9 +38,11 @@ class Observations:
         at: float,
         thresholds: Thresholds,
         report: Report | None = None,
+        called_by: Sequence[str] = (),
     ) -> None:
         self.service = service
         self.depends_on = tuple(depends_on)
+        self.called_by = tuple(called_by)
         self.at = at
         self.report = report or Report()
         self._values = values
@@ -53,6 +57,7 @@ class Observations:
             at=self.at,
             thresholds=self._thresholds,
             report=report,
+            called_by=self.called_by,
         )
 
     def value(self, query: str) -> float | None:
@@ -136,11 +141,27 @@ def worst_resource_query(signal: Signal, service: str) -> str:
     return f"max(max_over_time({catalogue.series_of(signal.series, service)}[{RESOURCE_LOOK_BACK}]))"
 
 
+def lost_calls_query(caller: str, callee: str) -> str:
+    """The highest share of the caller's calls that got no answer from the callee, within the look-back."""
+    lost = catalogue.diagnosed_series_of(LOST_CALLS, callee, caller)
+    return f"max(max_over_time({lost}[{RESOURCE_LOOK_BACK}]))"
+
+
 def collect(
-    client: PrometheusClient, *, service: str, depends_on: Sequence[str], thresholds: Thresholds, at: float
+    client: PrometheusClient,
+    *,
+    service: str,
+    depends_on: Sequence[str],
+    thresholds: Thresholds,
+    at: float,
+    called_by: Sequence[str] = (),
 ) -> Observations:
-    """Ask Prometheus all that a diagnosis needs. Raises shf_queries.QueryError when it cannot be asked."""
-    values = _signals(client.instant(catalogue.all_signals_of([service, *depends_on]), at=at))
+    """Ask Prometheus all that a diagnosis needs; of those that call the service, the first 20.
+
+    Raises shf_queries.QueryError when it cannot be asked.
+    """
+    called_by = called_by[:MOST_CALLERS]
+    values = _signals(client.instant(catalogue.all_signals_of([service, *depends_on, *called_by]), at=at))
     queries = (
         catalogue.silent_services(),
         catalogue.known_services(),
@@ -152,11 +173,40 @@ def collect(
         catalogue.least_of(catalogue.CONFIG_DRIFT, service),
         catalogue.least_of(catalogue.STATE_DIGESTS, service),
     )
-    for query, samples in zip(queries, client.together(queries, at=at), strict=True):
+    of_each = _of_each_dependency(service, depends_on) if depends_on else ()
+    answers = client.together((*queries, *(grouped for grouped, _ in of_each)), at=at)
+    for samples, (_, single) in zip(answers[len(queries) :], of_each, strict=True):
+        values |= {
+            single(sample.labels["service"]): sample.value
+            for sample in samples
+            if "service" in sample.labels and math.isfinite(sample.value)
+        }
+    for query, samples in zip(queries, answers, strict=False):
         answer = [sample.value for sample in samples if math.isfinite(sample.value)]
         if answer:
             values[query] = max(answer)
-    return Observations(service=service, depends_on=depends_on, values=values, at=at, thresholds=thresholds)
+    return Observations(
+        service=service,
+        depends_on=depends_on,
+        values=values,
+        at=at,
+        thresholds=thresholds,
+        called_by=called_by,
+    )
+
+
+def _of_each_dependency(
+    service: str, depends_on: Sequence[str]
+) -> tuple[tuple[str, Callable[[str], str]], ...]:
+    """Queries for all dependencies at once, each with the query that shows one of them to a person."""
+    lost = catalogue.edges_of(LOST_CALLS, depends_on, service)
+    return (
+        (catalogue.start_times_of(depends_on), catalogue.start_time_of),
+        (
+            f"max by (service) (max_over_time({lost}[{RESOURCE_LOOK_BACK}]))",
+            lambda callee: lost_calls_query(service, callee),
+        ),
+    )
 
 
 _LOWER_IS_WORSE = {

@@ -20,6 +20,7 @@ from self_healing_fabric.diagnosis.evidence import (
     config_drift,
     divergence,
     flapping,
+    lost_calls_query,
     worst_resource_query,
 )
 from self_healing_fabric.diagnosis.localization import Localization
@@ -39,6 +40,7 @@ from shf_queries.catalogue import (
     Signal,
 )
 
+LOST_SHARE = 0.05  # of the calls to a dependency: fewer unanswered ones are no failure that users see
 LEAST_CONFIDENCE = 0.3  # below it the cause is reported as unknown, with the strongest lead
 NEARLY_EXHAUSTED = 0.85  # of the limit
 OVERLOAD_FACTOR = 1.5  # times the usual request rate
@@ -63,16 +65,21 @@ class Finding:
     service: str
     weight: float
     evidence: Evidence
+    by_elimination: bool = False
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A pattern in a service with the combined confidence (0.0 to 1.0) and all that supports it."""
+    """A pattern in a service with the combined confidence (0.0 to 1.0) and all that supports it.
+
+    `by_elimination`: nothing supports it but that other explanations were ruled out.
+    """
 
     pattern: Pattern
     service: str
     confidence: float
     evidence: tuple[Evidence, ...] = ()
+    by_elimination: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The cause as JSON."""
@@ -120,7 +127,8 @@ def with_localization(
 
     Where both name the same pattern in the same service they are one cause, with the higher confidence of the
     two and the evidence of both: they look at the same series, so they do not confirm each other. An
-    abstaining localisation changes nothing.
+    abstaining localisation changes nothing. What was concluded by elimination alone counts less by what the
+    series say for other causes: c (1 - p), because those were not eliminated.
     """
     if found.abstained:
         return ruled
@@ -129,7 +137,7 @@ def with_localization(
         for claim in found.suspects[0].claims
     )
     seen = Cause(found.pattern, found.lead, found.shares[found.pattern], evidence)
-    ranked = list(named(ruled))
+    ranked = [_doubted(each, found) for each in named(ruled)]
     same = [each for each in ranked if (each.pattern, each.service) == (seen.pattern, seen.service)]
     if same:
         seen = replace(
@@ -142,6 +150,12 @@ def with_localization(
     return ranked[0], tuple(ranked[1:])
 
 
+def _doubted(cause: Cause, found: Localization) -> Cause:
+    if not cause.by_elimination or found.lead == cause.service:
+        return cause
+    return replace(cause, confidence=cause.confidence * (1.0 - found.confidence))
+
+
 def _combine(findings: list[Finding]) -> Iterator[Cause]:
     """Noisy-or over the findings of each pattern and service."""
     for pattern, service in dict.fromkeys((finding.pattern, finding.service) for finding in findings):
@@ -150,7 +164,8 @@ def _combine(findings: list[Finding]) -> Iterator[Cause]:
         for finding in same:
             doubt *= 1.0 - finding.weight
         evidence = tuple(replace(finding.evidence, weight=finding.weight) for finding in same)
-        yield Cause(pattern, service, 1.0 - doubt, evidence)
+        eliminated = all(finding.by_elimination for finding in same)
+        yield Cause(pattern, service, 1.0 - doubt, evidence, by_elimination=eliminated)
 
 
 def _exhausted_resources(seen: Observations, _: float) -> Iterator[Finding]:
@@ -170,6 +185,39 @@ def _failing_dependencies(seen: Observations, _: float) -> Iterator[Finding]:
             evidence = seen.breach(signal, service=dependency)
             if evidence:
                 yield Finding(Pattern.DEPENDENCY_FAILURE, dependency, weight, evidence)
+
+
+def _lost_calls(seen: Observations, _: float) -> Iterator[Finding]:
+    """Calls that got no answer from a dependency which itself answers and did not start anew: what lies
+    between. The worst of the last minutes, since it may be over before it is heard of."""
+    for dependency in seen.depends_on:
+        query = lost_calls_query(seen.service, dependency)
+        lost, started = seen.value(query), seen.value(catalogue.start_time_of(dependency))
+        if lost is None or lost <= LOST_SHARE or not seen.calm(HEARTBEAT, service=dependency):
+            continue
+        if started is not None and seen.at - started <= RECENT_START:
+            continue  # its start may have lost them
+        statement = f"{seen.service}: up to {lost:.0%} of its calls to {dependency} got no answer."
+        yield Finding(Pattern.NETWORK_ISSUE, dependency, 0.6, Evidence(statement, query, lost, seen.at))
+
+
+def _gone_for_callers(seen: Observations, _: float) -> Iterator[Finding]:
+    """Its process is gone and its callers fail: what `_failing_dependencies` says from the callers' end.
+
+    Only when nothing listens any more: what is cut off or hangs refuses nothing. A witness that says why the
+    process ended knows more.
+    """
+    gone = [fact.evidence for fact in seen.report.facts if fact.is_gone]
+    silent = seen.breach(HEARTBEAT) or seen.breach(HEARTBEAT, fresh=True)
+    explained = any(fact.supports for fact in seen.report.facts if fact.service is None)
+    if not gone or not silent or explained:
+        return
+    for caller in seen.called_by:
+        failing = seen.breach(ERROR_RATIO, service=caller) or seen.breach(LATENCY_P95, service=caller)
+        if failing:
+            yield Finding(Pattern.DEPENDENCY_FAILURE, seen.service, 0.6, gone[0])
+            yield Finding(Pattern.DEPENDENCY_FAILURE, seen.service, 0.5, failing)
+            return
 
 
 def _overload(seen: Observations, _: float) -> Iterator[Finding]:
@@ -254,6 +302,8 @@ def _flapping(seen: Observations, _: float) -> Iterator[Finding]:
 _RULES: tuple[Callable[[Observations, float], Iterator[Finding]], ...] = (
     _exhausted_resources,
     _failing_dependencies,
+    _lost_calls,
+    _gone_for_callers,
     _overload,
     _several_silent,
     _recent_start,
@@ -265,16 +315,23 @@ _RULES: tuple[Callable[[Observations, float], Iterator[Finding]], ...] = (
 
 
 def _what_remains(seen: Observations, findings: list[Finding]) -> Iterator[Finding]:
-    """A fault of the service's own code: it fails, and the other explanations were ruled out."""
+    """A fault of the service's own code: it fails, and the other explanations were ruled out.
+
+    Code does not mend itself: of a failure that has ended there is nothing to conclude.
+    """
     # Drift is a cause and no failure: it says nothing of the code.
     symptoms = [signal for signal in SIGNALS.values() if signal is not DRIFT]
-    failing = [evidence for signal in symptoms if (evidence := seen.breach(signal))]
+    failing = [
+        evidence
+        for signal in symptoms
+        if (evidence := seen.breach(signal)) and not seen.calm(signal, fresh=True)
+    ]
     if not failing or any(finding.weight >= 0.5 for finding in findings):
         return
     ruled_out = list(_ruled_out(seen))
-    yield Finding(Pattern.CODE_BUG, seen.service, 0.25, failing[0])
+    yield Finding(Pattern.CODE_BUG, seen.service, 0.25, failing[0], by_elimination=True)
     for evidence in ruled_out:
-        yield Finding(Pattern.CODE_BUG, seen.service, 0.15, evidence)
+        yield Finding(Pattern.CODE_BUG, seen.service, 0.15, evidence, by_elimination=True)
 
 
 def _ruled_out(seen: Observations) -> Iterator[Evidence]:

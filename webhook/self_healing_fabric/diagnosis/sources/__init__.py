@@ -48,12 +48,15 @@ class Fact:
         supports: the patterns that it speaks for, each with a weight from 0 to 1.
         service: where the cause lies if it is one of those; None: in the service that was asked about.
         condition: whether the target works, if the fact says so.
+        is_gone: whether it says that no process is there which could answer; one that hangs or cannot be
+            reached is not gone.
     """
 
     evidence: Evidence
     supports: Mapping[Pattern, float] = field(default_factory=dict)
     service: str | None = None
     condition: Condition | None = None
+    is_gone: bool = False
 
 
 @dataclass(frozen=True)

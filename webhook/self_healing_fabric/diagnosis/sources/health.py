@@ -136,7 +136,8 @@ class HealthSource:
     def _unanswered(self, error: httpx.HTTPError, at: float) -> Fact:
         words = str(error) or type(error).__name__
         sentence = f"{self._service}: its health endpoint {self._url} does not answer: {quoted(words)}."
-        return self._fact(sentence, 0.0, at, _supported_by_error(error), condition=Condition.DOWN)
+        supports, refused = _supported_by_error(error), _is_refused(error)
+        return self._fact(sentence, 0.0, at, supports, condition=Condition.DOWN, is_gone=refused)
 
     def _answered(self, status: int, body: bytes | None, took: float, at: float) -> Iterator[Fact]:
         failing = failing_checks(_document(body)) if body else ()
@@ -171,8 +172,10 @@ class HealthSource:
         *,
         service: str | None = None,
         condition: Condition | None = None,
+        is_gone: bool = False,
     ) -> Fact:
-        return Fact(Evidence(sentence, self._query, value, at), supports or {}, service, condition)
+        evidence = Evidence(sentence, self._query, value, at)
+        return Fact(evidence, supports or {}, service, condition, is_gone)
 
 
 def failing_checks(document: Any) -> tuple[FailingCheck, ...]:
@@ -281,12 +284,21 @@ def _supported_by(check: FailingCheck) -> Mapping[Pattern, float]:
     return {}
 
 
-def _supported_by_error(error: httpx.HTTPError) -> Mapping[Pattern, float]:
+def _causes(error: httpx.HTTPError) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return {Pattern.CONFIGURATION_ERROR: 0.6}
+        yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def _is_refused(error: httpx.HTTPError) -> bool:
+    """Whether the host answered that nothing listens there: so the way to it is whole."""
+    return any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
+
+
+def _supported_by_error(error: httpx.HTTPError) -> Mapping[Pattern, float]:
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+        return {Pattern.CONFIGURATION_ERROR: 0.6}
     if re.search(r"name (or service )?not known|name resolution|nodename", str(error), re.IGNORECASE):
         return {Pattern.NETWORK_ISSUE: 0.5}
     return {Pattern.NETWORK_ISSUE: 0.2} if isinstance(error, httpx.ConnectTimeout) else {}

@@ -85,6 +85,7 @@ def diagnosing(incident: Incident, context: Context) -> Step:
             depends_on=dependencies,
             thresholds=context.settings.thresholds_of(service),
             at=now,
+            called_by=[name for name, hops in dependants.items() if hops == 1],
         ).with_report(inquiry.report())
         diagnosis = diagnose(
             seen,
