@@ -23,7 +23,7 @@ from bench.scenarios.shop import ENTRY, ShopStack, name_of
 from bench.scenarios.trial import Trial
 from shf_demo.errors import DemoError
 
-LANES_OF_A_REPEAT = 4  # more of them run so many repeats on the same servers
+LANES_OF_A_REPEAT = 4
 WARM_UP = 90.0  # seconds of usual traffic to compare with: 18 samples of a diagnosis
 _POLL = 0.5  # seconds
 
@@ -52,15 +52,22 @@ def run(
         return
     progress = _Progress(file, total)
     progress.say(f"{total} to run, {lanes} at once. Starting the servers ...")
-    repeats = [some for some in missing if some]
-    at_once = max(1, lanes // LANES_OF_A_REPEAT)
-    for number, first in enumerate(range(0, len(repeats), at_once)):
-        some = [each for repeat in repeats[first : first + at_once] for each in repeat]
+    for number, some in enumerate(on_the_same_servers(missing, lanes)):
         directory = workdir / str(number)
         directory.mkdir()
         with ShopStack(directory, lanes=lanes) as shop:
             _warm_up(shop, progress, warm_up)
             _repeat(some, shop, progress, seed)
+
+
+def on_the_same_servers(repeats: Sequence[Sequence[Planned]], lanes: int) -> list[list[Planned]]:
+    """What runs between two starts of the servers: one repeat for every four lanes, and at least one."""
+    repeats = [some for some in repeats if some]
+    at_once = max(1, lanes // LANES_OF_A_REPEAT)
+    return [
+        [each for some in repeats[first : first + at_once] for each in some]
+        for first in range(0, len(repeats), at_once)
+    ]
 
 
 def _warm_up(shop: ShopStack, progress: _Progress, seconds: float) -> None:

@@ -11,6 +11,7 @@ from bench.scenarios.faults import SCENARIOS
 from bench.scenarios.plan import LONGEST_DELAY, plan, planned
 from bench.scenarios.report import write_report
 from bench.scenarios.results import Result, ResultFile, Told, read_results
+from bench.scenarios.run import on_the_same_servers
 from bench.scenarios.scores import (
     Share,
     confusion,
@@ -180,3 +181,12 @@ def test_the_report_tells_the_halves_and_the_false_diagnoses() -> None:
     assert "| code_bug | **1** | 1 |" in report
     assert "| 1 | 1.00 [0.21, 1.00] | 1.00 [0.21, 1.00] |" in report
     assert "must not be tuned on the even repeats" in report
+
+
+@pytest.mark.parametrize(("lanes", "repeats"), [(3, [1, 1, 1]), (4, [1, 1, 1]), (7, [1, 1, 1]), (8, [2, 1])])
+def test_more_lanes_run_more_repeats_on_the_same_servers(lanes: int, repeats: list[int]) -> None:
+    """A lane is forgotten about as often with eight as with four; what is done already costs no start."""
+    whole = plan(SCENARIOS, 3, 1)
+    groups = on_the_same_servers([whole[0], [], *whole[1:]], lanes)
+    assert [len(group) for group in groups] == [count * len(SCENARIOS) for count in repeats]
+    assert [each for group in groups for each in group] == [each for some in whole for each in some]
