@@ -2,9 +2,9 @@
 
 Anew, because Prometheus is told to forget after every scenario: after some deletions in one lane a real
 Prometheus 2.42 no longer showed what it had just recorded of some series there, and rules that read them were
-blind. So a lane serves for one repeat of all scenarios when there are four lanes, and for two when there are
-eight: about five scenarios. A blind lane would look like a diagnosis that was not made, so every scenario
-begins by looking whether its traffic is measured.
+blind. So a lane serves for about seven scenarios: one repeat of all of them when there are four lanes, two
+when there are eight. A blind lane would look like a diagnosis that was not made, so every scenario begins by
+looking whether its traffic is measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.scenarios.shop import ENTRY, ShopStack, name_of
 from bench.scenarios.trial import Trial
 from shf_demo.errors import DemoError
 
-LANES_OF_A_REPEAT = 4
+FORGOTTEN = 7  # times that a lane may be on the same servers
 WARM_UP = 90.0  # seconds of usual traffic to compare with: 18 samples of a diagnosis
 _POLL = 0.5  # seconds
 
@@ -61,13 +61,19 @@ def run(
 
 
 def on_the_same_servers(repeats: Sequence[Sequence[Planned]], lanes: int) -> list[list[Planned]]:
-    """What runs between two starts of the servers: one repeat for every four lanes, and at least one."""
-    repeats = [some for some in repeats if some]
-    at_once = max(1, lanes // LANES_OF_A_REPEAT)
-    return [
-        [each for some in repeats[first : first + at_once] for each in some]
-        for first in range(0, len(repeats), at_once)
-    ]
+    """What runs between two starts of the servers: at least one repeat, and more while no lane is forgotten
+    more than seven times. What may have no company takes all lanes."""
+    groups: list[list[Planned]] = []
+    used = 0.0
+    for some in repeats:
+        more = sum(1.0 if each.scenario.alone else 1.0 / lanes for each in some)
+        if groups and used + more <= FORGOTTEN:
+            groups[-1] += some
+            used += more
+        elif some:
+            groups.append(list(some))
+            used = more
+    return groups
 
 
 def _warm_up(shop: ShopStack, progress: _Progress, seconds: float) -> None:

@@ -190,3 +190,9 @@ def test_more_lanes_run_more_repeats_on_the_same_servers(lanes: int, repeats: li
     groups = on_the_same_servers([whole[0], [], *whole[1:]], lanes)
     assert [len(group) for group in groups] == [count * len(SCENARIOS) for count in repeats]
     assert [each for group in groups for each in group] == [each for some in whole for each in some]
+
+
+def test_what_may_have_no_company_takes_every_lane() -> None:
+    """Seven of them on the same servers, however many lanes there are."""
+    alone = [each for each in SCENARIOS if each.name == "cpu-burn"]
+    assert [len(group) for group in on_the_same_servers(plan(alone, 10, 1), 8)] == [7, 3]
