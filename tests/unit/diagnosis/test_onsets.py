@@ -77,3 +77,17 @@ def test_each_series_has_its_own_start() -> None:
     found = first_shifts(window(a=60, b=62, calm=100), 60, np.arange(3))
     assert found[:2].tolist() == [STEP * 60, STEP * 62]
     assert np.isnan(found[2])
+
+
+def test_a_failure_that_ends_with_the_alert_is_followed_back() -> None:
+    """Three ill samples, and calm ones from the alert on: the rule fired on what it had seen before."""
+    short = window(a=60, calm=100)
+    short.values[0, 64:] = short.values[0, :36]
+    assert find_onset(short, STEP * 64).index == 60
+
+
+def test_what_goes_on_is_followed_by_what_it_shows_after_the_alert() -> None:
+    """A blip in another series just before the alert does not move the onset of the failure that follows."""
+    both = window(a=62, b=62, blip=100)
+    both.values[2, 57:60] *= 3
+    assert find_onset(both, STEP * 62).index == 62

@@ -26,6 +26,7 @@ from self_healing_fabric.diagnosis.shifts import (
 from self_healing_fabric.diagnosis.windows import Window
 
 LOOK_BACK = 600.0  # seconds before the alert that may already be ill
+SEEN_BEFORE = 120.0  # seconds before the alert that its rule has seen: the failure shows there, or after it
 LEAST_LOOK_BACK = 3  # samples, for series that are sampled every few minutes
 LARGEST_LOOK_BACK = 0.5  # of the history: the rest must remain to know what is normal
 ABNORMAL = 6.0  # deviations
@@ -66,9 +67,17 @@ def find_onset(window: Window, alerted_at: float, alerting: Sequence[int] = ()) 
     if at >= len(window.times) or earliest >= at:  # nothing after the alert, or nothing before it
         return Onset(at, 0.0)
     baseline = baseline_of(window.values[:, :earliest], window.kinds)
-    later = shifts_of(window.values[:, at:], baseline, window.kinds)
-    rows = _followed(window.values[:, :earliest], baseline, later, alerting)
-    onset = _walk_back(window.values[rows], baseline.median[rows], later.delta[rows], earliest, at)
+    seen_from = max(earliest, min(at - LEAST_LOOK_BACK, _before(window, at, SEEN_BEFORE)))
+    after, before = (
+        shifts_of(window.values[:, part], baseline, window.kinds)
+        for part in (slice(at, None), slice(seen_from, at))
+    )
+    # What ended with the alert hardly shows after it; what goes on shows in both, and clearer afterwards.
+    around = before if _strength(before) > _strength(after) else after
+    rows = _followed(window.values[:, :earliest], baseline, around, alerting)
+    onset = _walk_back(
+        window.values[rows], baseline.median[rows], around.delta[rows], earliest, at, seen_from
+    )
     return Onset(onset, float(max(0.0, alerted_at - window.times[onset])) if onset < at else 0.0)
 
 
@@ -84,7 +93,14 @@ def _followed(
     return far[new[far]]
 
 
-def _walk_back(values: FloatArray, median: FloatArray, delta: FloatArray, earliest: int, at: int) -> int:
+def _strength(shifts: Shifts) -> float:
+    """How much is abnormal: the bits of the farthest series, of as many as are followed."""
+    return float(np.sum(np.sort(shifts.bits)[-FOLLOWED:]))
+
+
+def _walk_back(
+    values: FloatArray, median: FloatArray, delta: FloatArray, earliest: int, at: int, seen_from: int
+) -> int:
     """The first sample of the unbroken rise that leads to `at`; `at` itself where there is none."""
     known = np.isfinite(values)
     seen = np.any(known, axis=0)
@@ -93,6 +109,8 @@ def _walk_back(values: FloatArray, median: FloatArray, delta: FloatArray, earlie
     share = np.sum(np.where(known, _shown(values, median, delta), 0.0), axis=0)
     share = share / np.maximum(np.sum(known, axis=0), 1)
     level, base = np.median(share[at:][seen[at:]]), np.median(share[:earliest][seen[:earliest]])
+    if np.any(seen[seen_from:at]):
+        level = max(level, np.median(share[seen_from:at][seen[seen_from:at]]))
     onset, misses = at, 0
     for index in np.flatnonzero(seen[earliest:at])[::-1] + earliest:  # a gap is neither ill nor well
         if level > base and share[index] >= base + PART_OF_LEVEL * (level - base):
@@ -126,9 +144,13 @@ def _shown(values: FloatArray, median: FloatArray, delta: FloatArray) -> FloatAr
 def _earliest(window: Window, at: int) -> int:
     """The first sample that may be ill: 10 min before the alert, or 3 samples, but at most half the
     history."""
-    by_time = int(np.searchsorted(window.times, window.times[min(at, len(window.times) - 1)] - LOOK_BACK))
-    wanted = min(by_time, at - LEAST_LOOK_BACK)
+    wanted = min(_before(window, at, LOOK_BACK), at - LEAST_LOOK_BACK)
     return max(wanted, int(np.ceil(at * LARGEST_LOOK_BACK)), 0)
+
+
+def _before(window: Window, at: int, seconds: float) -> int:
+    """The first sample that is at most so much older than sample `at`."""
+    return int(np.searchsorted(window.times, window.times[min(at, len(window.times) - 1)] - seconds))
 
 
 def first_shifts(window: Window, onset: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
