@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.rca.cases import Case, read_cases
+from bench.rca.drawn import NUMBERS, measure
 from bench.rca.report import OURS, Judged, judge, write_report
 
 PARTS = {"first": "First half of each set", "second": "Second half of each set", "all": "All cases"}
@@ -45,7 +46,7 @@ def main() -> None:
         for _, group in parts:
             for judged in group:
                 file.writelines(json.dumps(one.as_dict()) + "\n" for one in judged.predictions[OURS])
-    report = write_report(arguments.data, parts)
+    report = write_report(arguments.data, parts, [measure(number) for number in NUMBERS])
     if arguments.report:
         arguments.report.write_text(report, encoding="utf-8")
     else:

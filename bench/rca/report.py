@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.rca import scores
 from bench.rca.cases import Case, Table
+from bench.rca.drawn import Drawn, write_section
 from bench.rca.methods import BASELINES, Prediction, diagnose, fabric, peak_memory
 from bench.rca.scores import CONFIDENT, Label, accuracy_at, average_at_5, rank
 from self_healing_fabric.diagnosis.localization import RULES_VERSION
@@ -118,13 +119,17 @@ def synthetic_case() -> Case:
     )
 
 
-def write_report(data: Path, parts: Sequence[tuple[str, Sequence[Judged]]]) -> str:
-    """The report: one section a part (the first half of each set, the second, or all)."""
+def write_report(
+    data: Path, parts: Sequence[tuple[str, Sequence[Judged]]], invented: Sequence[Drawn] = ()
+) -> str:
+    """The report: one section a part (the first half of each set, the second, or all), then the systems drawn
+    at random."""
     lines = list(_head(data, parts))
     for title, judged in parts:
         lines += ["", f"## {title}", *_services(judged), *_late(data, judged), *_patterns(judged)]
         lines += [*_confidence(judged), *_nothing_to_find(judged)]
     lines += _cost([judged for _, group in parts for judged in group])
+    lines += write_section(invented) if invented else []
     return "\n".join(lines) + "\n"
 
 
@@ -148,6 +153,12 @@ def _head(data: Path, parts: Sequence[tuple[str, Sequence[Judged]]]) -> Iterator
     yield (
         "Quiet minutes between injections are not proved to be free of trouble: nezha-ob's lie 8 min apart "
         "and hold restarts. ECE after verdicts: each tenth of the cases after verdicts on the other nine."
+    )
+    yield ""
+    yield (
+        "ECE by chance is what confidences that are exactly true would score with as many cases: the mean, "
+        "and what 95 % stay below. Below the latter, an ECE does not show that the confidences are wrong; to "
+        "show that they are right takes more cases."
     )
     if "BARO" not in methods:
         yield ""
@@ -241,19 +252,30 @@ def _confidence(judged: Sequence[Judged]) -> Iterator[str]:
     yield from ("", "### Confidence", "")
     answered_at = f"answered at >= {CONFIDENT}"
     yield _row(
-        "system", "mean confidence", "ECE", "ECE after verdicts", answered_at, "right of those", "abstained"
+        "system",
+        "right",
+        "mean confidence",
+        "ECE",
+        "ECE by chance (95 %)",
+        "ECE after verdicts",
+        answered_at,
+        "right of those",
+        "abstained",
     )
-    yield _row(*["---"] * 7)
+    yield _row(*["---"] * 9)
     for name, group in [(one.system, [one]) for one in judged] + [("all systems", list(judged))]:
         sure = [one.root_confidence for some in group for one in some.predictions[OURS]]
         right = [place == 1 for some in group for place in some.ranks(OURS)]
         answered = [hit for confidence, hit in zip(sure, right, strict=True) if confidence >= CONFIDENT]
         abstained = np.mean([one.abstained for some in group for one in some.predictions[OURS]])
         after = scores.error_after_verdicts(sure, right) if len(group) == 1 else float("nan")
+        chance = scores.error_by_chance(sure)
         yield _row(
             name,
+            f"{np.mean(right):.2f}",
             f"{np.mean(sure):.2f}",
             f"{scores.calibration_error(sure, right):.2f}",
+            f"{chance[0]:.2f} ({chance[1]:.2f})",
             "" if np.isnan(after) else f"{after:.2f}",
             f"{len(answered) / len(sure):.0%}",
             f"{np.mean(answered):.2f}" if answered else "-",

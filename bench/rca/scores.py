@@ -97,6 +97,25 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> fl
     )
 
 
+def error_by_chance(confidences: Sequence[float]) -> tuple[float, float]:
+    """What the calibration error of the same confidences would be if every one of them were true: mean, 95 %.
+
+    With a dozen cases in ten bins a bin holds one or two, whose share of right ones is 0, a half or 1 and
+    hardly ever what was said. So the error has a floor that only more cases lower: outcomes are drawn with
+    the very probabilities that were told, 1000 times. An error below the second figure does not show that
+    the confidences are wrong.
+    """
+    if not confidences:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(SEED)
+    told = np.array(confidences)
+    drawn = generator.random((RESAMPLES, len(told))) < told
+    bins = np.minimum((told * BINS).astype(int), BINS - 1)
+    within = bins[:, None] == np.arange(BINS)
+    errors = np.sum(np.abs(drawn @ within.astype(float) - told @ within), axis=1) / len(told)
+    return float(np.mean(errors)), float(np.quantile(errors, 0.95))
+
+
 def error_after_verdicts(confidences: Sequence[float], right: Sequence[bool]) -> float:
     """The calibration error when each tenth is judged with verdicts on the other nine tenths of the same
     system."""

@@ -1,12 +1,12 @@
 """Systems that do not exist, with labelled faults and windows without any: as many as the statistics need.
 
 The public sets hold a dozen cases of each system. With so few, a calibration error is mostly sampling noise,
-and whatever is fitted to them is fitted to a handful of faults. Here a system is drawn at random (services and
-who calls whom, traffic that swells, noise that is correlated and has heavy tails, restarts, sparse requests,
-missing kinds of series, short or long histories), then its faults, strong and weak, some without any trace;
-and alerts that mean nothing, half of them placed where the alerting series happens to be high. The same
-numbers give the same cases. It is development data: what is chosen on it is judged on the public cases, and
-nothing here was made to look like one of those.
+and whatever is fitted to them is fitted to a handful of faults. Here a system is drawn at random (services
+and who calls whom, traffic that swells, noise that is correlated and has heavy tails, restarts, sparse
+requests, missing kinds of series, short or long histories), then its faults, strong and weak, some without
+any trace; and alerts that mean nothing, half of them placed where the alerting series happens to be high. The
+same numbers give the same cases. It is development data: what is chosen on it is judged on the public cases,
+and how visible its faults are was set so that about as many are found as in all public cases together (0.7).
 """
 
 from __future__ import annotations
@@ -21,9 +21,20 @@ from bench.rca.cases import Case, FloatArray, Table
 SEED = 20260601
 BEGINS_AT = 1.7e9  # seconds since 1970
 KINDS = ("cpu", "mem", "disk", "latency_average", "client_latency_p90", "error_ratio", "requests", "net_rx")
-FAULTS = ("cpu", "memory", "disk", "slow", "network", "errors", "overload", "no_trace")
+SHOWN_BY = {
+    "cpu": {"cpu"},
+    "memory": {"mem"},
+    "disk": {"disk"},
+    "slow": {"latency_average", "client_latency_p90"},
+    "network": {"client_latency_p90"},
+    "errors": {"error_ratio"},
+    "overload": {"requests", "cpu", "net_rx"},
+}
+NO_TRACE = "no_trace"
+SYMPTOMS = ("latency_average", "client_latency_p90", "error_ratio")
 STEPS = (15.0, 30.0, 60.0, 60.0, 300.0)  # seconds
 MEGABYTE = 1e6
+ATTEMPTS = 8  # at a fault that makes the alert fire
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,11 @@ class System:
     cpu: FloatArray
     memory: FloatArray
     restarts: float  # per service and sample
+    disturbances: float  # likewise: jobs, pauses, rollouts, troubles that nobody was called for
+    disturbed_by: float  # the mean of the logarithm of their size
+    warm_up: int  # samples at the beginning of what is known, while it had just started
+    size: float  # of its faults: the mean of its logarithm
+    traceless: float  # share of its faults that leave no trace
     kinds: tuple[str, ...]
     measured: tuple[int, ...]
     step: float
@@ -59,6 +75,11 @@ class System:
     def services(self) -> tuple[str, ...]:
         """Their names."""
         return tuple(f"s{number:02d}" for number in range(len(self.calls)))
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Those that its kinds of series can show."""
+        return tuple(fault for fault, kinds in SHOWN_BY.items() if kinds & {*self.kinds})
 
 
 @dataclass(frozen=True)
@@ -96,10 +117,15 @@ def draw_system(number: int) -> System:
         cpu=draw.uniform(0.02, 0.6, size=count),
         memory=np.exp(draw.uniform(np.log(30), np.log(2000), size=count)) * MEGABYTE,
         restarts=float(draw.choice([0.0, 0.0005, 0.003])),
+        disturbances=float(draw.choice([0.0, 0.0, 0.01, 0.05, 0.2])) / count,
+        disturbed_by=float(draw.normal(0.7, 1.0)),
+        warm_up=int(draw.choice([0, 0, 0, 3, 6])),
+        size=float(draw.normal(1.5, 0.8)),
+        traceless=float(draw.beta(0.5, 3.0)),
         kinds=tuple(kinds),
         measured=tuple(row for row in range(count) if row == 0 or draw.random() < 0.95),
         step=float(draw.choice(STEPS)),
-        before=int(draw.integers(18, 60) if short else draw.integers(60, 300)),
+        before=int(draw.integers(18, 60) if short else draw.integers(60, 200)),
         after=int(draw.integers(2, 12)),
         names_alert=bool(draw.random() < 0.6),
         knows_graph=bool(draw.random() < 0.85),
@@ -110,9 +136,17 @@ def draw_cases(system: System, count: int, first: int = 0) -> Iterator[Labelled]
     """Cases with a fault."""
     number = int(system.name.rpartition("-")[2])
     for index in range(first, first + count):
-        draw = np.random.default_rng([SEED, number, 1, index])
-        fault = str(draw.choice(FAULTS))
-        yield _Story(system, draw, f"{system.name}/{index:04d}_{fault}").faulty(fault)
+        name, found = f"{system.name}/{index:04d}", None
+        for attempt in range(ATTEMPTS):
+            draw = np.random.default_rng([SEED, number, 1, index, attempt])
+            fault = str(draw.choice(system.faults))
+            if np.random.default_rng([SEED, number, 3, index]).random() < system.traceless:
+                fault = NO_TRACE
+            found = _Story(system, draw, f"{name}_{fault}").faulty(fault)
+            if fires(found.case):
+                break
+        if found is not None:
+            yield found
 
 
 def draw_quiet(system: System, count: int, first: int = 0) -> Iterator[Labelled]:
@@ -121,6 +155,21 @@ def draw_quiet(system: System, count: int, first: int = 0) -> Iterator[Labelled]
     for index in range(first, first + count):
         draw = np.random.default_rng([SEED, number, 2, index])
         yield _Story(system, draw, f"{system.name}/{index:04d}_quiet").quiet()
+
+
+def fires(case: Case) -> bool:
+    """Whether the series that alerts, if any, is high around the alert: else no rule would have fired."""
+    if not case.alert_kind:
+        return True
+    course = case.table.values[:, case.table.columns.index(f"{case.alert_service}|{case.alert_kind}")]
+    at = int(np.searchsorted(case.table.times, case.alerted_at))
+    before, around = course[: at // 2], course[max(0, at - 1) : at + 2]
+    before, around = before[np.isfinite(before)], around[np.isfinite(around)]
+    if not len(before) or not len(around):
+        return False
+    spread = np.quantile(before, 0.84) - np.median(before)
+    least = 0.01 if case.alert_kind == "error_ratio" else 0.1 * np.median(before)
+    return bool(np.mean(around) > np.median(before) + max(3 * spread, least))
 
 
 class _Story:
@@ -137,6 +186,7 @@ class _Story:
         self.slower = np.zeros(shape)  # seconds of its own
         self.on_the_way = np.zeros(shape)  # seconds that its callers wait besides
         self.broken = np.zeros(shape)  # share of requests
+        self.unseen = -1  # the service whose symptoms nobody measures
 
     def faulty(self, fault: str) -> Labelled:
         """With a fault in one service, an alert at one that suffers, and perhaps a restart elsewhere."""
@@ -147,9 +197,9 @@ class _Story:
         began = max(alert_at - late, system.before // 2)
         lasts = self.length if draw.random() < 0.7 else began + max(2, late + int(draw.integers(1, 6)))
         ill = slice(began, min(lasts, self.length))
-        size = float(np.exp(draw.normal(0.7, 1.0)))
+        size = float(np.exp(draw.normal(system.size, 0.7)))
         self._break(root, ill, fault, size)
-        self._restart_some()
+        self._disturb()
         values = self._series()
         suffering = [row for row in self._callers_of(root) if row in system.measured]
         alerting = 0 if draw.random() < 0.6 else int(draw.choice(suffering))
@@ -159,7 +209,7 @@ class _Story:
     def quiet(self) -> Labelled:
         """An alert in the middle of nothing; half of them where the alerting series is at its highest."""
         system, draw = self.system, self.draw
-        self._restart_some()
+        self._disturb()
         values = self._series()
         alerting = 0 if draw.random() < 0.6 else int(draw.choice(system.measured))
         alert_at = system.before
@@ -182,8 +232,10 @@ class _Story:
             self.slower[ill, root] += growing * latency * size * draw.uniform(0, 1)
         elif fault == "memory":
             self.hoarded[ill, root] += growing * size * 0.4 * system.memory[root]
+            self.slower[ill, root] += growing * latency * size * draw.uniform(0, 1)
         elif fault == "disk":
             self.filled[ill, root] += growing * min(0.2 * size, 0.9)
+            self.slower[ill, root] += growing * latency * size * draw.uniform(0, 1)
         elif fault == "slow":
             self.slower[ill, root] += growing * latency * size
         elif fault == "network":
@@ -191,13 +243,25 @@ class _Story:
         elif fault == "errors":
             self.broken[ill, root] += growing * min(0.08 * size, 1.0)
             self.slower[ill, root] += growing * latency * draw.choice([0.0, 0.5])
+        elif fault == NO_TRACE and system.names_alert:
+            self.slower[ill, root] += growing * latency * size
+            self.unseen = root
         elif fault == "overload":
             self.busy[ill, root] *= 1 + growing * size
             self.slower[ill, root] += growing * latency * size * draw.uniform(0, 1)
 
-    def _restart_some(self) -> None:
-        """A restart frees memory and costs a moment of CPU and some latency."""
+    def _disturb(self) -> None:
+        """What happens anyway: a restart frees memory and costs a moment of CPU and some latency."""
         system, draw = self.system, self.draw
+        warm = slice(0, system.warm_up)
+        self.burnt[warm] += system.cpu * draw.uniform(0, 3, size=len(system.cpu))
+        self.hoarded[warm] -= 0.3 * system.memory
+        for at, row in zip(*np.nonzero(draw.random(self.busy.shape) < system.disturbances), strict=True):
+            kind, size = (
+                str(draw.choice(tuple(SHOWN_BY))),
+                float(np.exp(draw.normal(system.disturbed_by, 0.6))),
+            )
+            self._break(int(row), slice(int(at), int(at) + int(draw.integers(1, 8))), kind, size)
         for at, row in zip(*np.nonzero(draw.random(self.busy.shape) < system.restarts), strict=True):
             self.hoarded[at:, row] -= 0.3 * system.memory[row] * draw.random()
             self.burnt[at : at + 2, row] += system.cpu[row] * draw.uniform(0.5, 3)
@@ -263,6 +327,8 @@ class _Story:
         columns, parts = [], []
         for row in system.measured:
             for kind in system.kinds:
+                if row == self.unseen and kind in SYMPTOMS and row != alerting:
+                    continue
                 columns.append(f"{system.services[row]}|{kind}")
                 parts.append(values[kind][:, row])
         times = BEGINS_AT + system.step * np.arange(self.length)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.rca import methods, report, scores
+from bench.rca import drawn, fitting, methods, report, scores, synthetic
 from bench.rca.cases import Case, CasePrometheus, Table, read_case, read_cases
 from bench.rca.methods import Prediction
 from bench.rca.scores import Label
+from self_healing_fabric.diagnosis.calibration import WEIGHTS, Support
 from shf_queries import catalogue
 
 DATA = Path("tests/data/rca")
@@ -153,3 +154,54 @@ def test_quiet_windows_end_before_the_fault(cases: list[Case]) -> None:
 def test_five_hundred_series_are_quick_and_the_faulty_service_is_found() -> None:
     """The fault of the synthetic case is found; its time stands in the report, since CI machines differ."""
     assert methods.fabric(report.synthetic_case()).services[0] in {"service-4", "service-5"}
+
+
+def test_the_error_by_chance_is_what_true_confidences_score() -> None:
+    """With ten cases it is large, with a thousand small, and certainties have none."""
+    few, many = (scores.error_by_chance([0.75] * count) for count in (10, 1000))
+    assert 0.05 < few[0] < few[1]
+    assert many[1] < 0.05
+    assert scores.error_by_chance([1.0] * 10) == (0.0, 0.0)
+
+
+def test_drawn_cases_are_the_same_every_time_and_hold_their_fault() -> None:
+    """By the numbers alone; a fault that names its alert shows in the series that alerted."""
+    system = next(one for number in range(20) if (one := synthetic.draw_system(number)).names_alert)
+    once, again = (list(synthetic.draw_cases(system, 4)) for _ in range(2))
+    for one, other in zip(once, again, strict=True):
+        assert (one.service, one.case.id) == (other.service, other.case.id)
+        assert np.array_equal(one.case.table.values, other.case.table.values, equal_nan=True)
+        assert one.service in system.services
+    assert sum(synthetic.fires(one.case) for one in once) >= 3
+    for window in synthetic.draw_quiet(system, 2):
+        assert window.service == ""
+        assert window.case.alerted_at in window.case.table.times
+
+
+def test_verdicts_on_a_drawn_system_correct_the_cases_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fifty come first and are not judged; what they teach is applied to the others."""
+    for name, count in (("VERDICTS", 6), ("JUDGED", 3), ("QUIET", 2)):
+        monkeypatch.setattr(drawn, name, count)
+    one = drawn.measure(1000)
+    assert (len(one.told), len(one.right), len(one.corrected), len(one.quiet)) == (3, 3, 3, 2)
+    assert one.corrected != one.told
+    rows = [line for line in drawn.write_section([one]) if line.startswith("| synthetic-1000 |")]
+    assert len(rows) == 1
+
+
+def test_the_weights_are_those_that_fitting_finds_where_confidence_is_true() -> None:
+    """On outcomes drawn from a known logistic law the regression returns it."""
+    generator = np.random.default_rng(1)
+    supports = [
+        Support(score, score * part, 1.0, (1.0,) * 5, 0.0, None, 60)
+        for score, part in zip(generator.uniform(0, 9, 4000), generator.uniform(0, 1, 4000), strict=True)
+    ]
+    right = [
+        generator.random() < 1 / (1 + np.exp(4.0 - 2.0 * one.terms["strength"] - one.terms["lead"]))
+        for one in supports
+    ]
+    found = fitting.fit(
+        [fitting.Sample("one", False, one, bool(hit), True) for one, hit in zip(supports, right, strict=True)]
+    )
+    assert dict(zip(WEIGHTS, found[1:], strict=True))["lead"] == pytest.approx(1.0, abs=0.3)
+    assert dict(zip(WEIGHTS, found[1:], strict=True))["strength"] == pytest.approx(2.0, abs=0.4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from self_healing_fabric.diagnosis.calibration import (
     HIGHEST,
+    INTERCEPT,
     Calibration,
     Judged,
     Support,
@@ -17,34 +19,53 @@ from self_healing_fabric.diagnosis.calibration import (
     refit,
 )
 
-SUPPORT = Support(score=4.0, lead=0.4, quiet=2.0, alert_seen=None, history=60)
+SUPPORT = Support(
+    score=4.0, second=2.4, agreeing=1.0, quiet=(0.6, 2.0), explains=0.5, alert_seen=None, history=60
+)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"score": 3.0, "quiet": 1.4},
-        {"lead": 0.1},
-        {"quiet": 3.5},
-        {"quiet": None},
+        {"score": 3.0, "second": 1.8},
+        {"second": 3.6},
+        {"second": None},
+        {"agreeing": 0.0},
+        {"quiet": (0.6, 4.5)},
+        {"quiet": (0.6,)},
+        {"quiet": ()},
+        {"explains": 0.0},
         {"alert_seen": False},
         {"history": 5},
     ],
-    ids=lambda changes: next(iter(changes)),
+    ids=str,
 )
 def test_less_support_is_less_confidence(changes: dict[str, float]) -> None:
     """Each part of the support counts by itself."""
     assert raw_confidence(replace(SUPPORT, **changes)) < raw_confidence(SUPPORT)
 
 
-def test_an_alert_that_is_seen_is_more_confidence() -> None:
-    """The series that alerted shifted: then there is something to explain."""
-    assert raw_confidence(replace(SUPPORT, alert_seen=True)) > raw_confidence(SUPPORT)
+@pytest.mark.parametrize(
+    ("quiet", "unusual"), [((), 1.0), ((1.0,) * 3, 0.25), ((1.0, 4.0, 9.0), 0.75), ((1.0,) * 12, 1 / 13)]
+)
+def test_how_unusual_a_score_is_depends_on_how_many_windows_it_was_compared_with(
+    quiet: tuple[float, ...], unusual: float
+) -> None:
+    """One more than the windows that score as high, of one more than all: a few windows prove little."""
+    assert replace(SUPPORT, quiet=quiet).unusual == pytest.approx(unusual)
+
+
+def test_what_each_term_adds_is_told() -> None:
+    """The terms with the intercept make the logit: anyone can recompute the confidence."""
+    told = SUPPORT.as_dict()
+    logit = INTERCEPT + sum(term["adds"] for term in told.values())
+    assert raw_confidence(SUPPORT) == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-3)
+    assert told["lead"]["value"] == pytest.approx(0.4)
 
 
 def test_metrics_alone_are_never_certain() -> None:
     """The highest confidence has a bound, and without history there is none at all."""
-    assert raw_confidence(replace(SUPPORT, score=1e9, lead=1.0, quiet=0.0)) == HIGHEST < 1
+    assert raw_confidence(replace(SUPPORT, score=1e9, second=0.0)) == HIGHEST < 1
     assert raw_confidence(replace(SUPPORT, history=0)) == 0.0
 
 

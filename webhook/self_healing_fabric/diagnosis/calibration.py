@@ -1,33 +1,46 @@
 """How often a cause named with such evidence is the right one: a probability, not a score.
 
 The score of the best service says little by itself: on one system 3 bits are a finding, on another the noise
-of any quiet hour. So the confidence looks at four things: the score, its lead over the second, how it
-compares with the best score on quiet windows of the same history, and whether the alert can be seen in the
-series at all.
+of any quiet hour. So the confidence is a logistic regression on what a person would also ask:
 
-    logit c = -5.8 + 2 log2(1 + score) + 2.5 lead + 1.5 log2((score + 1) / (quiet + 1))
-              + 1.2 [alert seen] - 1.5 [alert not seen]
+    logit c = INTERCEPT + sum of weight x term
 
-The weights began as a ridge regression on the first half of the visible cases of three public systems and
-their quiet windows, 30 cases, and were then set by hand so that quiet windows stay below 0.7 and cases with
-little evidence below 0.3. Such weights do not transfer well from one system to another
-(Guo et al., On Calibration of Modern Neural Networks, ICML 2017, fit on the system itself), so people's
-verdicts correct them: `refit` shifts and flattens, and never makes it surer of itself than it was built to
-be.
+- strength: log2(1 + score), how far the best service's series moved,
+- lead: (score - second) / score, how much less the best rival explains; who calls the first and shows no
+  more than symptoms is no rival,
+- agreement: log2(1 + bits of its second family of series), whether more than one kind of series says so,
+- surprise: -ln p, p = (1 + quiet windows with as high a score) / (1 + quiet windows). This is a conformal
+  p-value (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005): among windows of which
+  none is special every p is as likely, whatever the system's noise is like. Few windows cannot make it small,
+  so a short history limits the confidence by itself,
+- explains: which part of the alert's volume it accounts for, 0 for the alerting service itself,
+- unseen: that the series which alerted did not move.
+
+The weights are fitted by `python -m bench.rca.fitting`: half of their weight have faults and fault-free
+windows of systems drawn at random, half the first half of the public cases; `explains` rests mostly on
+PetShop. How large and how visible faults are differs from system to system, and no weights know that
+beforehand (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, fit on the system itself). So
+people's verdicts correct them: `refit` shifts and flattens, and never makes it surer of itself than it was
+built to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-INTERCEPT = -5.8
-OF_SCORE = 2.0
-OF_LEAD = 2.5
-OF_QUIET = 1.5
-OF_ALERT = {True: 1.2, False: -1.5, None: 0.0}
+INTERCEPT = -5.08
+WEIGHTS: Mapping[str, float] = {
+    "strength": 1.37,
+    "lead": 2.08,
+    "agreement": 0.41,
+    "surprise": 0.44,
+    "explains": 2.26,
+    "unseen": -1.4,
+}
 HIGHEST = 0.95  # nothing is certain that metrics alone say
 LOWEST = 0.01
 SHORT_HISTORY = 10  # samples before the onset: with n fewer the confidence is n/10 of itself
@@ -41,27 +54,54 @@ ROUNDS = 30  # of Newton's method; it converges in five
 class Support:
     """What the confidence of the best service is computed from.
 
-    `quiet` is the best score on quiet windows, None when there was not enough history; `alert_seen` is None
-    when the series that alerted is not known.
+    Attributes:
+        score: of the best service, in bits.
+        second: of the best rival; None where nothing else is measured.
+        agreeing: bits of the second best family of its series.
+        quiet: the best score on each quiet window of the same history.
+        explains: part of the alert's volume that it accounts for, 0 for the alerting service itself.
+        alert_seen: whether the series that alerted moved; None when it is not known.
+        history: samples before the onset.
     """
 
     score: float
-    lead: float
-    quiet: float | None
+    second: float | None
+    agreeing: float
+    quiet: tuple[float, ...]
+    explains: float
     alert_seen: bool | None
     history: int
+
+    @property
+    def unusual(self) -> float:
+        """The conformal p-value of the score among quiet windows: from 1 / (1 + windows) to 1."""
+        as_high = sum(score >= self.score for score in self.quiet)
+        return (1 + as_high) / (1 + len(self.quiet))
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The terms of the regression, by the names of `WEIGHTS`."""
+        known = self.second is not None and self.score > 0
+        return {
+            "strength": float(np.log2(1.0 + self.score)),
+            "lead": (self.score - (self.second or 0.0)) / self.score if known else 0.0,
+            "agreement": float(np.log2(1.0 + self.agreeing)),
+            "surprise": -float(np.log(self.unusual)),
+            "explains": self.explains,
+            "unseen": float(self.alert_seen is False),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Each term, and what it adds to the logit, as JSON."""
+        return {
+            name: {"value": round(value, 4), "adds": round(WEIGHTS[name] * value, 4)}
+            for name, value in self.terms.items()
+        }
 
 
 def raw_confidence(support: Support) -> float:
     """The probability before any verdict was given; the formula is that of the module."""
-    quiet = support.score if support.quiet is None else support.quiet  # not compared: no credit for it
-    logit = (
-        INTERCEPT
-        + OF_SCORE * np.log2(1.0 + support.score)
-        + OF_LEAD * support.lead
-        + OF_QUIET * np.log2((support.score + 1.0) / (quiet + 1.0))
-        + OF_ALERT[support.alert_seen]
-    )
+    logit = INTERCEPT + sum(WEIGHTS[name] * value for name, value in support.terms.items())
     known = min(1.0, support.history / SHORT_HISTORY)
     return float(np.clip(known / (1.0 + np.exp(-logit)), 0.0, HIGHEST))
 

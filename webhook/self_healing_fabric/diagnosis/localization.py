@@ -16,6 +16,7 @@ import numpy as np
 from self_healing_fabric.diagnosis.calibration import Calibration, Support, raw_confidence
 from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.kinds import Family
+from self_healing_fabric.diagnosis.onsets import ALERTED
 from self_healing_fabric.diagnosis.patterns import ABNORMAL, Change, Classified, Pattern, classify_pattern
 from self_healing_fabric.diagnosis.scoring import Factor, Scored, Scorer, Symptom
 from self_healing_fabric.diagnosis.shifts import CLEAR
@@ -23,7 +24,10 @@ from self_healing_fabric.diagnosis.windows import Window
 from shf_queries import catalogue
 
 RULES_VERSION = "2026-11-3"  # changes with every rule, weight or threshold of the diagnosis
-QUIET_WINDOWS = 4  # of the same length, before the onset
+QUIET_WINDOWS = 12  # of the same length, before the onset, at most
+QUIET_BASELINES = 4  # for them
+LEAST_BASELINE = 6  # samples that must remain beside a quiet window
+QUIET_SAMPLES = 160  # of each of those baselines, about
 LEAST_CONFIDENCE = 0.3  # below it nothing is named
 LEAST_SCORE = 1.5  # bits: one series of full weight that is clearly shifted is worth two
 PRIMARY = 0.35  # of the best series of the service: from here on another may be named as its first trouble
@@ -105,6 +109,7 @@ class Localization:
         suspects: the first few of them with their claims.
         confidence: that the first is the cause, from 0 to 1; 0 when nothing was measured.
         uncalibrated: the same before verdicts on earlier diagnoses corrected it.
+        support: what that was computed from; None when nothing was measured.
         pattern: the likeliest pattern, `unknown` when it abstains.
         shares: of every pattern.
         findings: what made the shares, as sentences.
@@ -121,6 +126,7 @@ class Localization:
     suspects: tuple[Suspect, ...]
     confidence: float
     uncalibrated: float
+    support: Support | None
     pattern: Pattern
     shares: Mapping[Pattern, float]
     findings: tuple[str, ...]
@@ -145,6 +151,7 @@ class Localization:
             "lead": self.lead,
             "confidence": _rounded(self.confidence),
             "uncalibrated": _rounded(self.uncalibrated),
+            "support": self.support.as_dict() if self.support else {},
             "pattern": self.pattern.value,
             "patterns": {pattern.value: _rounded(share) for pattern, share in self.shares.items()},
             "findings": list(self.findings),
@@ -177,7 +184,8 @@ def localize(
 def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibration) -> Localization:
     scored = scorer.score(scorer.onset.index, len(scorer.window.times))
     order, quiet = scored.order, _quiet_scores(scorer)
-    uncalibrated = raw_confidence(_support(scorer, scored, order, quiet))
+    support = _support(scorer, scored, quiet)
+    uncalibrated = raw_confidence(support)
     confidence = calibration.apply(uncalibrated)
     abstained = scored.scores[order[0]] < LEAST_SCORE or confidence < LEAST_CONFIDENCE
     classified = classify_pattern(scorer, scored, order[0], confidence, changes)
@@ -189,11 +197,12 @@ def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibratio
         suspects=suspects,
         confidence=confidence,
         uncalibrated=uncalibrated,
+        support=support,
         pattern=Pattern.UNKNOWN if abstained else _likeliest(classified),
         shares=classified.shares,
         findings=tuple(trait.sentence for trait in classified.traits),
         quiet=quiet,
-        against=tuple(_against(suspects, quiet)),
+        against=tuple(_against(suspects, support)),
         missing=tuple(_missing(scorer, order[0], quiet)),
         abstained=abstained,
         next_query=_next_query(scorer, suspects),
@@ -209,6 +218,7 @@ def _nothing(symptom: Symptom) -> Localization:
         suspects=(),
         confidence=0.0,
         uncalibrated=0.0,
+        support=None,
         pattern=Pattern.UNKNOWN,
         shares={},
         findings=(),
@@ -221,28 +231,39 @@ def _nothing(symptom: Symptom) -> Localization:
 
 
 def _quiet_scores(scorer: Scorer) -> tuple[float, ...]:
-    """The best score on windows of the failure's length, evenly spread over the later two thirds of the
-    history."""
+    """The best score on windows of the failure's length, evenly spread over the history, none overlapping.
+
+    Each is scored as the alert's is: against a baseline that does not hold it. Neighbours share a baseline
+    that holds none of them (cross-conformal prediction, Vovk 2015), since a baseline is what costs time.
+    """
     length, end = len(scorer.window.times) - scorer.onset.index, scorer.onset.index
-    first = end // 3 + length
-    if length < 1 or first > end:
+    count = min(QUIET_WINDOWS, end // length) if length and end >= length + LEAST_BASELINE else 0
+    if count < 1:
         return ()
-    ends = dict.fromkeys(int(stop) for stop in np.linspace(first, end, QUIET_WINDOWS))
-    scores = [scorer.score(stop - length, stop, by_onset=False).scores for stop in ends]
-    return tuple(max(each.values()) for each in scores if each)
+    starts = [int(start) for start in np.linspace(0, end - length, count)]
+    scores = []
+    for group in (part for part in np.array_split(starts, QUIET_BASELINES) if len(part)):
+        other = scorer.without(int(group[0]), int(group[-1]) + length, QUIET_SAMPLES)
+        for start in group:
+            found = other.score(int(start), int(start) + length, by_onset=False).scores
+            scores.append(max(found.values()))
+    return tuple(scores)
 
 
-def _support(scorer: Scorer, scored: Scored, order: Sequence[str], quiet: Sequence[float]) -> Support:
-    """What the confidence is computed from; a single service has no lead over anything."""
-    first = scored.scores[order[0]]
-    second = scored.scores[order[1]] if len(order) > 1 else first
+def _support(scorer: Scorer, scored: Scored, quiet: tuple[float, ...]) -> Support:
+    """What the confidence in the best service is computed from."""
+    first, *others = scored.order
     alerting = scorer.alerting()
-    seen = [abs(scored.shifts.deviations[row]) > 1.0 for row in alerting]
+    rivals = [service for service in others if not scorer.suffers_from(scored, service, first)]
     return Support(
-        score=first,
-        lead=(first - second) / first if first > 0 else 0.0,
-        quiet=max(quiet) if quiet else None,
-        alert_seen=any(seen) if alerting else None,
+        score=scored.scores[first],
+        second=max((scored.scores[service] for service in rivals), default=0.0) if others else None,
+        agreeing=[*scorer.families(scored, first), 0.0, 0.0][1],
+        quiet=quiet,
+        explains=0.0 if first == scorer.symptom.service else scorer.explains(scored, first),
+        alert_seen=any(abs(scored.shifts.deviations[row]) > ALERTED for row in alerting)
+        if alerting
+        else None,
         history=int(np.max(scorer.baseline.samples, initial=0)),
     )
 
@@ -296,7 +317,7 @@ def _claim(scorer: Scorer, scored: Scored, row: int) -> Claim:
     )
 
 
-def _against(suspects: Sequence[Suspect], quiet: Sequence[float]) -> list[str]:
+def _against(suspects: Sequence[Suspect], support: Support) -> list[str]:
     """What speaks against the first suspect."""
     first, found = suspects[0], []
     if len(suspects) > 1:
@@ -305,8 +326,12 @@ def _against(suspects: Sequence[Suspect], quiet: Sequence[float]) -> list[str]:
             f"it may be {rival.service} as well: {rival.score:.2f} bits speak for it, "
             f"{first.score:.2f} for {first.service}"
         )
-    if quiet and max(quiet) >= first.score:
-        found.append(f"on quiet windows of the same history the highest score was {max(quiet):.2f}")
+    as_high = [score for score in support.quiet if score >= first.score]
+    if as_high:
+        found.append(
+            f"{len(as_high)} of {len(support.quiet)} quiet windows of the same history score as high, "
+            f"up to {max(as_high):.2f}"
+        )
     found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]
     found += [
         f"{claim.service}: {claim.kind} counts {factor.factor:.0%} only, for {factor.reason}"

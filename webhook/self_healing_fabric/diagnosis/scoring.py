@@ -12,6 +12,7 @@ baselines (Hardt et al., CLeaR 2024), both without random walks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from self_healing_fabric.diagnosis.shifts import (
     FloatArray,
     Shifts,
     baseline_of,
+    quantiles,
     shifts_of,
 )
 from self_healing_fabric.diagnosis.windows import Window
@@ -72,10 +74,12 @@ class Factor:
 class Scored:
     """Series with what each is worth, and services with what those add up to.
 
-    `order` are the services, best first; `scores` by service; `bits` and `factors` by series.
+    `order` are the services, best first; `scores` and `load` (requests by the second or step) by service;
+    `bits` and `factors` by series.
     """
 
     shifts: Shifts
+    load: Mapping[str, float]
     bits: FloatArray
     factors: tuple[tuple[Factor, ...], ...]
     scores: Mapping[str, float]
@@ -116,19 +120,40 @@ class Scorer:
         times = self.window.times
         return float(times[self.onset.index]) if self.onset.index < len(times) else self.symptom.at
 
+    def without(self, start: int, stop: int, thinned_to: int) -> Scorer:
+        """The same, with a baseline that knows nothing of the samples from `start` to before `stop`.
+
+        A window that was part of its own baseline always looks calmer than one that was not, which the
+        alert's never was. Of long histories every n-th sample is taken, so that at most about `thinned_to`
+        remain: their quantiles are the same, but for chance.
+        """
+        known = np.r_[0:start, stop : self.onset.index]
+        known = known[:: max(1, len(known) // thinned_to)]
+        other = copy(self)
+        other.baseline = baseline_of(self.window.values[:, known], self.kinds)
+        return other
+
     def rows_of(self, service: str) -> Sequence[int]:
         """The series of a service."""
         return self._rows.get(service, ())
 
     def score(self, start: int, stop: int, *, by_onset: bool = True) -> Scored:
-        """Score the services by the samples from `start` to before `stop`."""
+        """Score the services by the samples from `start` to before `stop`.
+
+        Without `by_onset` the window begins anywhere and not where something began: then nobody is early, and
+        what began a little before counts all the same.
+        """
         part = self.window.values[:, start:stop]
         shifts = shifts_of(part, self.baseline, self.kinds)
         load, requests = self._traffic(start, stop)
         bits = shifts.bits.copy()
         factors: list[tuple[Factor, ...]] = [()] * len(self.kinds)
         alert_row = self._alert_row(shifts)
-        before = already_so(self.window.values[:, :start], self.baseline, shifts)
+        before = (
+            already_so(self.window.values[:, :start], self.baseline, shifts)
+            if by_onset
+            else np.zeros(len(self.kinds))
+        )
         for row in np.flatnonzero(np.abs(shifts.deviations) > CLEAR):
             found = tuple(self._factors(int(row), shifts, load, requests, alert_row))
             if before[row] > 0:
@@ -147,27 +172,60 @@ class Scorer:
             if service == self.symptom.service:
                 total = total * (1.0 + UNEXPLAINED_ALERT * own_part) + ALERTING
             scores[service], of_service[service] = float(total), reasons
-        return Scored(shifts, bits, tuple(factors), scores, of_service)
+        return Scored(shifts, load, bits, tuple(factors), scores, of_service)
 
     def _traffic(self, start: int, stop: int) -> tuple[dict[str, float], dict[str, float]]:
         """By service: the rate of its requests within the samples, and how many there were."""
+        rows = {service: row for service, row in self._load_rows.items() if row is not None}
+        values = self.window.values[list(rows.values()), start:stop]
+        (middle,) = quantiles(values, (0.5,))
+        sums, step = np.nansum(values, axis=1), self.window.step
         load, requests = {}, {}
-        step = self.window.step
-        for service, row in self._load_rows.items():
-            if row is None:
-                continue
-            values = self.window.values[row, start:stop]
-            values = values[np.isfinite(values)]
-            if not len(values):
-                continue
-            load[service] = float(np.median(values))
-            requests[service] = float(np.sum(values)) * (1.0 if self.kinds[row].counted else step)
+        for place, (service, row) in enumerate(rows.items()):
+            if np.isfinite(middle[place]):
+                load[service] = float(middle[place])
+                requests[service] = float(sums[place]) * (1.0 if self.kinds[row].counted else step)
         return load, requests
 
     def alerting(self) -> list[int]:
         """The series that the alert names."""
         named = (self.symptom.service, self.symptom.kind)
         return [row for row, key in enumerate(self.window.keys) if (key.service, key.kind) == named]
+
+    def families(self, scored: Scored, service: str) -> list[float]:
+        """What each family of the service's series is worth, in bits, the best first."""
+        return _best_of_families(scored.bits, self._rows[service], self.kinds)
+
+    def suffers_from(self, scored: Scored, service: str, cause: str) -> bool:
+        """Whether a service calls the cause, directly or through others, and shows no more than symptoms.
+
+        That it shifted too is then what the cause predicts, and no other explanation.
+        """
+        rows = self._rows[service]
+        best = max(rows, key=lambda row: (scored.bits[row], -row))
+        return self.kinds[best].family in SUFFERED and cause in self.graph.reachable(service)
+
+    def explains(self, scored: Scored, service: str) -> float:
+        """Which part of the alert's volume the service's series of the same kind account for, from 0 to 1; 0
+        where the alert's series is not known or did not move."""
+        alert_row = self._alert_row(scored.shifts)
+        if alert_row is None:
+            return 0.0
+        return max(
+            (
+                self._part_of_alert(row, scored.shifts, scored.load, alert_row)
+                for row in self._rows[service]
+                if self.kinds[row].name == self.kinds[alert_row].name
+                and abs(scored.shifts.deviations[row]) > CLEAR
+            ),
+            default=0.0,
+        )
+
+    def _part_of_alert(self, row: int, shifts: Shifts, load: Mapping[str, float], alert_row: int) -> float:
+        """min(1, |d_s| x req_s / (|d_alert| x req_alert))."""
+        here, there = load.get(self.window.keys[row].service), load.get(self.symptom.service)
+        traffic = here / there if here is not None and there else 1.0
+        return min(1.0, float(abs(shifts.delta[row]) / abs(shifts.delta[alert_row])) * traffic)
 
     def _alert_row(self, shifts: Shifts) -> int | None:
         """The series that alerted, if it is among those measured and shifted; of several the farthest."""
@@ -278,9 +336,7 @@ class Scorer:
             return Factor("it is another symptom than the alert's", OTHER_SYMPTOM)
         if kind.name != alerted.name:
             return Factor("it is another statistic than the alert's", OTHER_STATISTIC)
-        here, there = load.get(self.window.keys[row].service), load.get(self.symptom.service)
-        traffic = here / there if here is not None and there else 1.0
-        share = min(1.0, float(abs(shifts.delta[row]) / abs(shifts.delta[alert_row])) * traffic)
+        share = self._part_of_alert(row, shifts, load, alert_row)
         return Factor(
             f"it accounts for {share:.0%} of the alert's volume", LEAST_SHARE + (1 - LEAST_SHARE) * share
         )
@@ -344,9 +400,14 @@ def _growth(delta: float, median: float) -> float:
 
 def _sum_of_families(bits: FloatArray, rows: Sequence[int], kinds: Sequence[Kind]) -> float:
     """sum over k of 0.3^k x the k-th best family, each family being worth its best series."""
+    ordered = _best_of_families(bits, rows, kinds)[:FAMILIES]
+    return sum(NEXT_FAMILY**index * value for index, value in enumerate(ordered))
+
+
+def _best_of_families(bits: FloatArray, rows: Sequence[int], kinds: Sequence[Kind]) -> list[float]:
+    """The bits of each family's best series, the best family first."""
     best: dict[Family, float] = {}
     for row in rows:
         family = kinds[row].family
         best[family] = max(best.get(family, 0.0), float(bits[row]))
-    ordered = sorted(best.values(), reverse=True)[:FAMILIES]
-    return sum(NEXT_FAMILY**index * value for index, value in enumerate(ordered))
+    return sorted(best.values(), reverse=True)
