@@ -62,6 +62,11 @@ def found(
     return localize(window, Symptom("web", kind, at), CallGraph(calls), changes, calibration)
 
 
+def support(*rows: Any, **more: Any) -> Any:
+    """What the confidence is computed from."""
+    return found(*rows, **more).support
+
+
 def calm() -> dict[tuple[str, str], Sequence[float]]:
     """Three services in which nothing happens."""
     return {
@@ -256,6 +261,45 @@ def test_a_history_that_is_never_quiet_lowers_the_confidence() -> None:
     quiet, loud = found(steady), found(restless)
     assert max(loud.quiet) > max(quiet.quiet) + 1
     assert loud.confidence < quiet.confidence
+
+
+def test_a_quiet_window_is_no_part_of_its_own_baseline() -> None:
+    """A quarter of the history is another level: in its own baseline it would widen what counts as usual."""
+    swollen = noisy(0.1, 9)
+    swollen[30:60] = 5.0
+    rows = calm() | {("db", "cpu"): stepped(0.3, 0.36), ("cart", "latency_p95_seconds"): swollen}
+    assert max(found(rows).quiet) > 8
+
+
+def test_how_many_quiet_windows_score_as_high_is_told() -> None:
+    """Against the diagnosis, with how high they score, and as a term of the confidence."""
+    swollen = noisy(0.1, 9)
+    swollen[30:60] = 5.0
+    rows = calm() | {("db", "cpu"): stepped(0.3, 0.36), ("cart", "latency_p95_seconds"): swollen}
+    diagnosis = found(rows)
+    assert diagnosis.support is not None
+    as_high = sum(score >= diagnosis.support.score for score in diagnosis.quiet)
+    assert as_high > 0
+    assert f"{as_high} of {len(diagnosis.quiet)} quiet windows" in " ".join(diagnosis.against)
+    assert diagnosis.support.unusual == (1 + as_high) / (1 + len(diagnosis.quiet))
+
+
+def test_who_only_suffers_from_the_cause_is_no_rival() -> None:
+    """web and cart call db and show the same symptom, which is what db's predicts; without the graph they are
+    rivals, and so is whoever shows a cause of its own."""
+    alone, among = support(slow_database()), support(slow_database(), calls=())
+    burning = support(slow_database() | {("cart", "cpu"): stepped(0.3, 0.9)})
+    assert alone.second < 1 < among.second
+    assert burning.second > 2
+
+
+def test_who_accounts_for_the_alert_is_believed_more() -> None:
+    """db adds as much latency as web's alert shows; what does not touch the alert's kind adds none of it."""
+    explained = support(slow_database(), kind="latency_p95_seconds")
+    assert explained.explains == pytest.approx(1.0, abs=0.05)
+    assert explained.alert_seen is True
+    other = support(calm() | {("db", "cpu"): stepped(0.3, 0.9)}, kind="latency_p95_seconds")
+    assert (other.explains, other.alert_seen) == (0.0, False)
 
 
 def test_an_alert_that_the_series_do_not_show_lowers_the_confidence() -> None:
