@@ -160,6 +160,11 @@ def _head(data: Path, parts: Sequence[tuple[str, Sequence[Judged]]]) -> Iterator
         "and what 95 % stay below. Below the latter, an ECE does not show that the confidences are wrong; to "
         "show that they are right takes more cases."
     )
+    yield ""
+    yield (
+        "The confidence is fitted to drawn systems and to the first halves of these sets; the second halves "
+        "took no part in it."
+    )
     if "BARO" not in methods:
         yield ""
         yield "BARO was not run: the package fse-baro is not installed (`pip install fse-baro`)."
