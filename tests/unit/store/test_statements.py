@@ -201,8 +201,8 @@ def test_a_revived_alert_leaves_a_closed_incident(
 
 def disruptive(store: Store, since: float, target: str = "http:cart") -> Sequence[str]:
     """The ids of the actions that count, newest first."""
-    rows = store.read(lambda c: statements.disruptive_actions_on(c, target, since))
-    return [row.id for row in rows]
+    rows = store.read(lambda c: statements.actions_on(c, target, since))
+    return [row.id for row in rows if row.disturbed]
 
 
 def test_actions_count_by_target_and_window_newest_first(store: Store, announce: Opens) -> None:

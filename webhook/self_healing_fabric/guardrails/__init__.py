@@ -12,12 +12,13 @@ from collections.abc import Callable
 from sqlalchemy import Connection
 
 from self_healing_fabric.guardrails import budgets, conditions, fleet, mode
+from self_healing_fabric.guardrails.ledger import Ledger
 from self_healing_fabric.guardrails.proposals import Measured, Proposal, Refusal
 from self_healing_fabric.settings import Settings
 
 __all__ = ["Measured", "Proposal", "Refusal", "check"]
 
-Guardrail = Callable[[Connection, Proposal, Settings], Refusal | None]
+Guardrail = Callable[[Ledger, Proposal], Refusal | None]
 
 GUARDRAILS: tuple[Guardrail, ...] = (
     mode.not_paused,
@@ -37,8 +38,9 @@ GUARDRAILS: tuple[Guardrail, ...] = (
 
 def check(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
     """Return the first refusal, or None when every guardrail allows the action."""
+    ledger = Ledger(connection, proposal, settings)
     for guardrail in GUARDRAILS:
-        refusal = guardrail(connection, proposal, settings)
+        refusal = guardrail(ledger, proposal)
         if refusal is not None:
             return refusal
     return proposal.measured.refused

@@ -6,20 +6,16 @@ action whose time lies in the future (the clock was set back) still counts.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
-
+from self_healing_fabric.guardrails.ledger import Ledger
 from self_healing_fabric.guardrails.proposals import Proposal, Refusal
-from self_healing_fabric.settings import Settings
-from self_healing_fabric.store import statements
 
 
-def max_actions(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+def max_actions(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `max_actions`: a bounded number of disruptive actions on one target in a sliding window."""
     if not proposal.disruptive or proposal.restores:
         return None
-    limits = settings.limits_of(proposal.service, proposal.strategy)
-    limit, window = limits.max_actions, limits.per
-    used = len(statements.disruptive_actions_on(connection, proposal.target, proposal.now - window))
+    limit, window = ledger.limits.max_actions, ledger.limits.per
+    used = len(ledger.disruptive_since(proposal.now - window))
     if used < limit:
         return None
     return Refusal(
@@ -27,25 +23,25 @@ def max_actions(connection: Connection, proposal: Proposal, settings: Settings) 
     )
 
 
-def cooldown(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+def cooldown(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `cooldown`: time for a target to settle between two disruptive actions; 0 s is none."""
-    seconds = settings.limits_of(proposal.service, proposal.strategy).cooldown
+    seconds = ledger.limits.cooldown
     if not proposal.disruptive or proposal.restores or not seconds:
         return None
-    recent = statements.disruptive_actions_on(connection, proposal.target, proposal.now - seconds)
+    recent = ledger.disruptive_since(proposal.now - seconds)
     until = max((row.intended_at + seconds for row in recent), default=proposal.now)
     if until <= proposal.now:
         return None
     return Refusal("cooldown", f"{proposal.target} was acted on less than {seconds:g} s ago", until)
 
 
-def max_failures(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+def max_failures(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `max_failures`: what did not heal a target so often in a row is not tried there again."""
     if not proposal.disruptive or proposal.restores:
         return None
-    limits = settings.limits_of(proposal.service, proposal.strategy)
+    limits = ledger.limits
     since = proposal.now - limits.failures_within
-    verdicts = statements.verdicts_of(connection, proposal.target, proposal.strategy, since)
+    verdicts = ledger.verdicts_since(since, proposal.strategy)
     newest = [verdict for verdict in verdicts if verdict != "no_evidence"][: limits.max_failures]
     if len(newest) < limits.max_failures or "healed" in newest:
         return None
@@ -53,13 +49,13 @@ def max_failures(connection: Connection, proposal: Proposal, settings: Settings)
     return Refusal("max_failures", reason, next=True)
 
 
-def max_heals(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+def max_heals(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `max_heals`: what must be healed again and again has a cause that a person must remove."""
     if not proposal.disruptive or proposal.restores:
         return None
-    limits = settings.limits_of(proposal.service, proposal.strategy)
+    limits = ledger.limits
     since = proposal.now - limits.heals_within
-    healed = statements.verdicts_of(connection, proposal.target, None, since).count("healed")
+    healed = ledger.verdicts_since(since).count("healed")
     if healed < limits.max_heals:
         return None
     days = limits.heals_within / 86400

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 
-from sqlalchemy import Connection
-
+from self_healing_fabric.guardrails.ledger import Ledger
 from self_healing_fabric.guardrails.proposals import Proposal, Refusal
-from self_healing_fabric.settings import Settings
 
 POLL = 15.0  # seconds between two looks at whether a circumstance has passed
 
 
-def maintenance(_: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+def maintenance(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `maintenance`: people are at work, and know that things fail."""
     ends = [
         window.end.timestamp()
-        for window in settings.guardrails.maintenance
+        for window in ledger.settings.guardrails.maintenance
         if (not window.services or proposal.service in window.services)
         and window.start.timestamp() <= proposal.now < window.end.timestamp()
     ]
@@ -25,9 +23,9 @@ def maintenance(_: Connection, proposal: Proposal, settings: Settings) -> Refusa
     return Refusal("maintenance", f"{proposal.service} is in a maintenance window", max(ends))
 
 
-def deploying(_: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+def deploying(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `deploying`: a deployment is under way, and what fails may be half of it."""
-    query = settings.limits_of(proposal.service, proposal.strategy).deploying
+    query = ledger.limits.deploying
     if query is None or not proposal.disruptive or proposal.restores:
         return None
     value = proposal.measured.deploying
@@ -39,9 +37,9 @@ def deploying(_: Connection, proposal: Proposal, settings: Settings) -> Refusal 
     return Refusal("deploying", "a deployment is under way", proposal.now + POLL)
 
 
-def min_healthy(_: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+def min_healthy(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `min_healthy`: so many targets of the service must answer; fewer are for people."""
-    least = settings.limits_of(proposal.service, proposal.strategy).min_healthy
+    least = ledger.limits.min_healthy
     if not least or not proposal.disruptive or proposal.restores:
         return None
     value = proposal.measured.answering

@@ -9,12 +9,16 @@ stops everything that has not begun.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from self_healing_fabric.guardrails.proposals import Proposal, Refusal
 from self_healing_fabric.settings import Mode, Settings
 from self_healing_fabric.store import statements
+
+if TYPE_CHECKING:
+    from self_healing_fabric.guardrails.ledger import Ledger
 
 CONTROL = "mode"
 PAUSE_POLL = 1.0  # seconds between two looks at whether the pause is over
@@ -40,15 +44,27 @@ def current(
 
     Of each, what a person set last, else what is configured. `lock`: it stays so in this transaction.
     """
-    configured: dict[str, Mode | None] = {CONTROL: settings.mode}
+    by_default = configured(settings, service, strategy)
+    return strictest(by_default, statements.controls_named(connection, by_default, lock=lock))
+
+
+def configured(
+    settings: Settings, service: str | None = None, strategy: str | None = None
+) -> dict[str, Mode | None]:
+    """The controls of which the strictest is in force, each with its configured mode."""
+    modes: dict[str, Mode | None] = {CONTROL: settings.mode}
     if service is not None:
         own = settings.services.get(service)
-        configured[control_of(service=service)] = own.mode if own else None
+        modes[control_of(service=service)] = own.mode if own else None
     if strategy is not None:
         by_strategy = {str(name): mode for name, mode in settings.strategy_modes.items()}
-        configured[control_of(strategy=strategy)] = by_strategy.get(strategy)
-    found = statements.controls_named(connection, configured, lock=lock)
-    modes = [Mode(found[name]) if name in found else mode for name, mode in configured.items()]
+        modes[control_of(strategy=strategy)] = by_strategy.get(strategy)
+    return modes
+
+
+def strictest(by_default: Mapping[str, Mode | None], set_: Mapping[str, statements.AnyRow]) -> Mode:
+    """The mode in force of those that are `configured`, where people may have `set_` others."""
+    modes = [Mode(set_[name].value) if name in set_ else mode for name, mode in by_default.items()]
     return max((mode for mode in modes if mode is not None), key=STRICTNESS.__getitem__)
 
 
@@ -84,12 +100,9 @@ def change(
         statements.set_control(connection, name=name, value=mode.value, by=by, now=now)
 
 
-def not_paused(connection: Connection, proposal: Proposal, settings: Settings) -> Refusal | None:
+def not_paused(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `mode`: no effect of any kind while everything, the service or the strategy is paused."""
-    mode = current(connection, settings, service=proposal.service, strategy=proposal.strategy)
-    if mode is not Mode.PAUSED:
-        return None
-    return paused(proposal.now)
+    return None if ledger.mode is not Mode.PAUSED else paused(proposal.now)
 
 
 def paused(now: float) -> Refusal:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import structlog
@@ -172,12 +173,27 @@ class HealingOrchestrator:
         return 0.0 if claimed else LOST_RACE
 
     def claim(self, limit: int) -> list[Incident]:
-        """Claim what is due."""
-        return self._leases.claim(limit)
+        """Claim what is due. What is new and ours is taken up with the claim: nobody is asked for that."""
+        first_steps: list[tuple[Incident, Step]] = []
+
+        def take_up(connection: Connection, claimed: list[Incident]) -> list[Incident]:
+            new = [each for each in claimed if each.state is State.DETECTED and each.known_service]
+            first_steps[:] = [(each, self.decide(each)) for each in new]
+            now = self._context.clock()
+            changed = journal.take_up(
+                connection, [(each, step.transition) for each, step in first_steps], now
+            )
+            return [changed.get(each.id, each) for each in claimed]
+
+        claimed = self._leases.claim(limit, take_up)
+        for incident, step in first_steps:
+            with _told_of(incident):
+                self._announce(incident, step)
+        return claimed
 
     def _work(self, incident: Incident) -> None:
         try:
-            with structlog.contextvars.bound_contextvars(incident=incident.id, service=incident.service):
+            with _told_of(incident):
                 self.work(incident)
         except Exception:
             log.exception("work_failed")
@@ -292,3 +308,8 @@ class HealingOrchestrator:
                 log.info(entry.kind.value, message=entry.message)
         if transition.state is not incident.state:
             log.info("state", old=incident.state.value, new=transition.state.value)
+
+
+def _told_of(incident: Incident) -> AbstractContextManager[None]:
+    """What is logged meanwhile names the incident."""
+    return structlog.contextvars.bound_contextvars(incident=incident.id, service=incident.service)

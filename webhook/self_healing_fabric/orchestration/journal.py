@@ -107,6 +107,28 @@ def commit(
     return incident.after({**changes, **risen})
 
 
+def take_up(
+    connection: Connection, new: Sequence[tuple[Incident, Transition]], now: float
+) -> dict[str, Incident]:
+    """Write the first step of incidents that were claimed in the same transaction; return them by their ids.
+
+    In a burst all that is new waits for this one, so it costs no commit and hardly a statement for each.
+    """
+    changed = {}
+    for incident, transition in new:
+        check_transition(incident.state, transition.state)
+        changes = {**_columns(incident, transition, now), **transition.changes}
+        statements.update_claimed(connection, incident.id, incident.epoch, changes)
+        changed[incident.id] = incident.after(changes)
+    entries = [
+        (incident.id, entry)
+        for incident, transition in new
+        for entry in (*transition.entries, *_state_entries(incident, transition))
+    ]
+    timeline.append_all(connection, entries, now)
+    return changed
+
+
 def _columns(incident: Incident, transition: Transition, now: float) -> dict[str, Any]:
     waiting = transition.waiting_for[: timeline.MAX_MESSAGE] if transition.waiting_for else None
     return {

@@ -36,6 +36,9 @@ CLOCK_SPREADS_WITHIN = 2 * CLOCK_CHECK  # seconds until every replica has notice
 LEADER = "reconciliation"  # what one replica does for all
 
 
+TakeUp = Callable[[Connection, list[Incident]], list[Incident]]
+
+
 @dataclass(frozen=True)
 class _Held:
     epoch: int
@@ -106,13 +109,17 @@ class Leases:
             self._held.clear()
             self._leader_until = 0.0
 
-    def claim(self, limit: int) -> list[Incident]:
-        """Claim what is due and nobody works on, the longest due first. Raises StoreUnavailable."""
+    def claim(self, limit: int, take_up: TakeUp | None = None) -> list[Incident]:
+        """Claim what is due and nobody works on, the longest due first. Raises StoreUnavailable.
+
+        `take_up` is told what was claimed, in the same transaction, and returns it as it is from then on.
+        """
         mark, now, mine = self._steady(), self._clock(), self.held()
         self._claims += 1
         in_turn = limit // IN_TURN or int(self._claims % IN_TURN == 0)
-        rows = self._store.write(
-            lambda connection: statements.claim_due(
+
+        def write(connection: Connection) -> list[Incident]:
+            rows = statements.claim_due(
                 connection,
                 owner=self.owner,
                 now=now,
@@ -121,8 +128,10 @@ class Leases:
                 in_turn=in_turn,
                 not_these=mine,
             )
-        )
-        claimed = [incident_of(row) for row in rows]
+            found = [incident_of(row) for row in rows]
+            return found if take_up is None else take_up(connection, found)
+
+        claimed = self._store.write(write)
         with self._lock:
             for incident in claimed:
                 self._held[incident.id] = _Held(incident.epoch, mark + LEASE, mark)

@@ -106,8 +106,7 @@ class Store:
         """Run `function` on a snapshot of what is committed. Raises StoreUnavailable, also after `close`."""
         self._check_open()
         try:
-            with self._backend.readers.begin() as connection:
-                return function(connection)
+            return self._backend.read(function)
         except SQLAlchemyError as error:
             raise StoreUnavailable(
                 f"cannot read the store: {getattr(error, 'orig', None) or error}"

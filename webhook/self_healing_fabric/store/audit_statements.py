@@ -29,6 +29,7 @@ _HEADS_LOCKED = (
     .order_by(audit_heads.c.subject)
     .with_for_update()
 )
+_HEAD_LOCKED = select(audit_heads).where(audit_heads.c.subject == bindparam("_subject")).with_for_update()
 
 
 def _put_head(statement: Any) -> Any:
@@ -75,6 +76,9 @@ def chained(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[d
 
 def _heads(connection: Connection, subjects: Collection[str]) -> dict[str, tuple[int, str]]:
     """How many lines and the last hash, by subject; nobody else moves these on before we end."""
+    if len(subjects) == 1:  # a step: a list of any length would be written into the statement each time
+        rows = connection.execute(_HEAD_LOCKED, {"_subject": next(iter(subjects))})
+        return {row.subject: (row.entries, row.hash) for row in rows}
     found: dict[str, tuple[int, str]] = {}
     ordered = sorted(subjects)
     for start in range(0, len(ordered), _PART):

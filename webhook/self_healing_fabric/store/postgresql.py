@@ -44,6 +44,7 @@ MIGRATION_TIMEOUT = 60.0  # seconds for one statement, and for other replicas th
 CLOCK_TRIES = 3  # in a row, until one is answered in time
 MAX_CLOCK_ANSWER = 1.0  # seconds; the clock may be wrong by half of it
 MAX_CLOCK_ERROR = 2.0  # seconds; a clock that is further ahead than this was set forward
+FRESH_CONNECTION = 1.0  # seconds within which a transaction whose connection is gone is begun anew
 MAX_TRIES = 5  # of a transaction that another one got in the way of
 _IN_THE_WAY = ("40001", "40P01")  # serialization failure, deadlock: nothing was done, so it is done again
 _MIGRATION_LOCK = 0x5348_4600  # any number of ours
@@ -95,8 +96,7 @@ class PostgresqlBackend:
         while not self._closed.is_set():
             tries += 1
             try:
-                with self.engine.begin() as connection:
-                    return function(connection)
+                return _transaction(self.engine, function)
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in _IN_THE_WAY or tries == MAX_TRIES:
                     raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
@@ -104,6 +104,10 @@ class PostgresqlBackend:
             except SQLAlchemyError as error:
                 raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
         raise StoreUnavailable("the store is shutting down")
+
+    def read(self, function: Callable[[Connection], T]) -> T:
+        """Run `function` on one snapshot, perhaps twice. Raises SQLAlchemyError."""
+        return _transaction(self.readers, function)
 
     def clock(self) -> float:
         """The database's time, seconds since 1970."""
@@ -119,7 +123,8 @@ class PostgresqlBackend:
         When the answer took long, or we were frozen while it came, nobody knows of which moment it tells: by
         a clock that is wrong by seconds we would hold leases that others take over.
         """
-        with self.engine.connect() as connection:
+
+        def compare(connection: Connection) -> None:
             for _ in range(CLOCK_TRIES):
                 before = _steady()
                 then = float(connection.execute(_CLOCK).scalar_one())
@@ -130,7 +135,9 @@ class PostgresqlBackend:
                         self._set_forward = mark
                     self._anchor = (then, mark)
                     return
-        raise StoreUnavailable(f"{self._name}: takes {took:.1f} s to tell the time")
+            raise StoreUnavailable(f"{self._name}: takes {took:.1f} s to tell the time")
+
+        _transaction(self.engine, compare)
 
     def _clock_at(self, steady: float) -> float:
         then, mark = self._anchor or (0.0, 0.0)
@@ -172,7 +179,6 @@ def _engine(url: URL, password_file: Path | None) -> Engine:
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT,
-            pool_pre_ping=True,  # a server that was restarted costs nobody an error
             json_serializer=dumps,
             hide_parameters=True,  # an error must not quote what an action keeps, such as a configuration
             connect_args=_connect_arguments(url),
@@ -187,6 +193,28 @@ def _engine(url: URL, password_file: Path | None) -> Engine:
     if password_file is not None:
         event.listen(engine, "do_connect", _with_password_of(password_file))
     return engine
+
+
+def _transaction(engine: Engine, function: Callable[[Connection], T]) -> T:
+    """Run `function` in a transaction, once more when the connection turns out to be gone. Raises DBAPIError.
+
+    A server that was restarted meanwhile costs nobody an error, and nobody has to ask before each transaction
+    whether it was. It is not repeated after the COMMIT was sent, nor by who was frozen: others may have taken
+    over by then.
+    """
+    until, committing = _steady() + FRESH_CONNECTION, False
+    try:
+        with engine.connect() as connection:
+            transaction = connection.begin()
+            value = function(connection)
+            committing = True
+            transaction.commit()
+            return value
+    except DBAPIError as error:
+        if committing or not error.connection_invalidated or _steady() > until:
+            raise
+    with engine.begin() as connection:
+        return function(connection)
 
 
 def _with_password_of(file: Path) -> Callable[[Dialect, ConnectionPoolEntry, Any, dict[str, Any]], None]:
@@ -264,7 +292,7 @@ class _Watchdog:
         event.listen(engine, "connect", self._went_on)
         event.listen(engine, "checkout", self._went_on)
         event.listen(engine, "checkin", self._went_on)
-        event.listen(engine, "after_cursor_execute", self._answered)
+        event.listen(engine, "do_execute", self._execute)
         event.listen(engine, "close", self._gone)
         event.listen(engine, "close_detached", self._gone)
         self._thread = threading.Thread(target=self._run, name="store-watchdog", daemon=True)
@@ -279,8 +307,11 @@ class _Watchdog:
             with self._lock:
                 self._steps[connection] = self._steps.get(connection, 0) + 1
 
-    def _answered(self, _: Connection, cursor: Any, *__: Any) -> None:
+    def _execute(self, cursor: Any, statement: str, parameters: Any, _: Any) -> bool:
+        # Not after it by an event of the engine: with one, every statement looks for listeners of all kinds.
+        cursor.execute(statement, parameters)
         self._went_on(cursor.connection)
+        return True
 
     def _gone(self, connection: Any, *_: Any) -> None:
         with self._lock:

@@ -28,7 +28,7 @@ from self_healing_fabric.store.writer import Writer
 T = TypeVar("T")
 
 BUSY_TIMEOUT = 5.0  # seconds to wait for another writer, such as a person's sqlite3 shell
-READERS = 100  # pooled connections: the HTTP threads, the workers, the loop, the writer
+READERS = 100  # pooled connections: the HTTP threads, the workers, the loop
 
 
 class SqliteBackend:
@@ -44,12 +44,17 @@ class SqliteBackend:
         except BaseException:
             self._lock.release()
             raise
-        self.readers = self.engine.execution_options(read_only=True)
+        self.readers = _engine(url, begin="BEGIN", connections=READERS)
         self._writer = Writer(self.engine)
 
     def write(self, function: Callable[[Connection], T]) -> T:
         """Run `function` in a transaction on the writer thread and return its value once it is on disk."""
         return self._writer.write(function)
+
+    def read(self, function: Callable[[Connection], T]) -> T:
+        """Run `function` on one snapshot. Raises SQLAlchemyError."""
+        with self.readers.begin() as connection:
+            return function(connection)
 
     def clock(self) -> float:
         """This machine's time: nobody else uses the file."""
@@ -65,6 +70,7 @@ class SqliteBackend:
     def close(self) -> None:
         """Finish the queued writes and let the next process in."""
         self._writer.close()
+        self.readers.dispose()
         self.engine.dispose()
         self._lock.release()
 
@@ -98,16 +104,8 @@ def reading_engine(url: str, _: Path | None = None) -> Engine:
 def open_engine(url: str) -> Engine:
     """Open the database and bring it to the newest schema. Raises StoreUnavailable when it cannot be used."""
     path = Path(make_url(url).database or "")
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=READERS,
-        max_overflow=0,
-        json_serializer=dumps,
-        hide_parameters=True,  # an error must not quote what an action keeps, such as a configuration
-    )
-    event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin_immediately)
+    # A deferred transaction that reads first and writes later fails with "database is locked" and no waiting.
+    engine = _engine(url, begin="BEGIN IMMEDIATE", connections=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with engine.begin() as connection:
@@ -121,6 +119,26 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+def _engine(url: str, *, begin: str, connections: int) -> Engine:
+    """Connections whose transactions all begin with the same statement."""
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        json_serializer=dumps,
+        hide_parameters=True,  # an error must not quote what an action keeps, such as a configuration
+    )
+    event.listen(engine, "connect", _configure)
+
+    def do_begin(connection: Any) -> None:
+        connection.driver_connection.execute(begin)
+
+    # The dialect's own hook: with a listener for the event "begin", every statement looks for listeners, too.
+    engine.dialect.do_begin = do_begin  # type: ignore[assignment, method-assign]
+    return engine
+
+
 def _configure(connection: Any, _: Any) -> None:
     # The driver's own transactions begin too late and commit behind our back: we send BEGIN ourselves.
     connection.isolation_level = None
@@ -131,12 +149,6 @@ def _configure(connection: Any, _: Any) -> None:
         f"busy_timeout={int(BUSY_TIMEOUT * 1000)}",
     ):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_immediately(connection: Any) -> None:
-    # A deferred transaction that reads first and writes later fails with "database is locked" and no waiting.
-    mode = "" if connection.get_execution_options().get("read_only") else " IMMEDIATE"
-    connection.exec_driver_sql(f"BEGIN{mode}")
 
 
 class ProcessLock:

@@ -564,36 +564,39 @@ def unfinished_action_of(connection: Connection, incident_id: str) -> AnyRow | N
     return next((row for row in actions_of(connection, incident_id) if row.status in UNFINISHED), None)
 
 
-_COUNTS = and_(
-    actions.c.disruptive,
-    or_(actions.c.intended_at >= bindparam("_since"), *(actions.c.status == each for each in UNFINISHED)),
-    ~and_(actions.c.status == "failed", actions.c.started_at.is_(None)),
+_DISTURBED = and_(actions.c.disruptive, ~and_(actions.c.status == "failed", actions.c.started_at.is_(None)))
+_RECENT = or_(
+    actions.c.intended_at >= bindparam("_since"), *(actions.c.status == each for each in UNFINISHED)
 )
-_DISRUPTIVE_ON = (
-    select(actions).where(actions.c.target == bindparam("_target"), _COUNTS).order_by(actions.c.number.desc())
-)
-
+_COUNTED = ("target", "strategy", "status", "verdict", "intended_at")
 _COUNTING: Select[Any] = (
-    select(actions.c.target, actions.c.strategy, actions.c.status, actions.c.verdict, actions.c.intended_at)
-    .where(_COUNTS)
+    select(*(actions.c[name] for name in _COUNTED))
+    .where(_DISTURBED, _RECENT)
     .order_by(actions.c.intended_at.desc())
 )
 
 
 def disruptive_actions_since(connection: Connection, since: float) -> Sequence[AnyRow]:
-    """The disruptive actions on all targets that count from then on, newest first: see `_COUNTS`.
+    """The disruptive actions on all targets that count from then on, newest first: see `_DISTURBED`.
 
     Of each only the target, the strategy, the status, the verdict and the time: there may be thousands.
     """
     return connection.execute(_COUNTING, {"_since": since}).all()
 
 
-def disruptive_actions_on(connection: Connection, target: str, since: float) -> Sequence[AnyRow]:
-    """Disruptive actions on a target that were announced since then or are not finished, newest first.
+_ON_TARGET: Select[Any] = (
+    select(actions.c.id, *(actions.c[name] for name in _COUNTED), _DISTURBED.label("disturbed"))
+    .where(actions.c.target == bindparam("_target"), _RECENT)
+    .order_by(actions.c.intended_at.desc())
+)
 
-    An action that failed before its effect began has disturbed nothing and is not among them.
+
+def actions_on(connection: Connection, target: str, since: float) -> Sequence[AnyRow]:
+    """The actions on a target that were announced since then or are not finished, newest first.
+
+    Each says whether it `disturbed` the target: an action that failed before its effect began has not.
     """
-    return connection.execute(_DISRUPTIVE_ON, {"_target": target, "_since": since}).all()
+    return connection.execute(_ON_TARGET, {"_target": target, "_since": since}).all()
 
 
 _RUNNING: Select[Any] = (
@@ -608,14 +611,10 @@ def running_actions(connection: Connection) -> Sequence[AnyRow]:
     return connection.execute(_RUNNING).all()
 
 
-_TARGETS = (
-    select(
-        func.count(actions.c.target.distinct()),
-        func.count().filter(actions.c.target == bindparam("_target")),
-    )
-    .where(actions.c.intended_at >= bindparam("_since"), actions.c.disruptive)
-    .where(~and_(actions.c.status == "failed", actions.c.started_at.is_(None)))
-)
+_TARGETS = select(
+    func.count(actions.c.target.distinct()),
+    func.count().filter(actions.c.target == bindparam("_target")),
+).where(actions.c.intended_at >= bindparam("_since"), _DISTURBED)
 
 
 def count_targets_acted_on(
@@ -637,16 +636,6 @@ _FAILING = select(func.count(incidents.c.service.distinct())).where(
 def count_failing_services(connection: Connection) -> int:
     """How many configured services have an incident that is neither resolved nor closed."""
     return connection.execute(_FAILING).scalar_one()
-
-
-def verdicts_of(connection: Connection, target: str, strategy: str | None, since: float) -> list[str]:
-    """The verdicts of the actions on a target since then, newest first; of one strategy or of all."""
-    query = select(actions.c.verdict).where(
-        actions.c.target == target, actions.c.intended_at >= since, actions.c.verdict.is_not(None)
-    )
-    if strategy is not None:
-        query = query.where(actions.c.strategy == strategy)
-    return list(connection.execute(query.order_by(actions.c.intended_at.desc())).scalars())
 
 
 _VERIFIED_ON: Select[Any] = (
@@ -728,12 +717,12 @@ def control(connection: Connection, name: str, *, lock: bool = False) -> AnyRow 
 
 def controls_named(
     connection: Connection, names: Collection[str], *, lock: bool = False
-) -> Mapping[str, str]:
-    """The values of the controls with these names that somebody has set. `lock`: see `control`."""
+) -> Mapping[str, AnyRow]:
+    """The controls with these names that somebody has set, by name. `lock`: see `control`."""
     if lock:
         serialize(connection, "control", shared=True)
     rows = connection.execute(_CONTROLS, {"_names": list(names)}).all()
-    return {row.name: row.value for row in rows}
+    return {row.name: row for row in rows}
 
 
 def controls_that_begin(connection: Connection, beginning: str) -> Mapping[str, str]:

@@ -54,13 +54,11 @@ def waited(incident: Incident, context: Context, kind: str) -> float:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the store knows of one incident at one moment: rows of its alerts and actions, and the mode."""
+class Alerts:
+    """What the store knows of the alerts of one incident at one moment."""
 
     service: str | None
     alerts: Sequence[Row[Any]]
-    actions: Sequence[Row[Any]]
-    mode: Mode
 
     @property
     def own_alerts(self) -> list[Row[Any]]:
@@ -89,26 +87,44 @@ class Facts:
                 found.setdefault(row.service, []).append(row.labels)
         return {service: watched_signals(labels) for service, labels in found.items()}
 
+
+@dataclass(frozen=True)
+class Facts(Alerts):
+    """The same, with the rows of its actions."""
+
+    actions: Sequence[Row[Any]]
+
     @property
     def unfinished_action(self) -> Row[Any] | None:
         """The action that was announced and never finished: a crash came between."""
         return next((row for row in self.actions if row.status in statements.UNFINISHED), None)
 
 
-def facts_of(incident: Incident, context: Context) -> Facts:
-    """Read them, all from one snapshot."""
+def alerts_of(incident: Incident, context: Context) -> Alerts:
+    """Read its alerts."""
+    rows = context.store.read(lambda connection: statements.alerts_of(connection, incident.id))
+    return Alerts(incident.service, rows)
 
+
+def facts_of(incident: Incident, context: Context) -> Facts:
+    """Read its alerts and actions from one snapshot."""
+    return context.store.read(lambda connection: _facts(connection, incident))
+
+
+def facts_and_mode_of(incident: Incident, context: Context) -> tuple[Facts, Mode]:
+    """Read them from one snapshot with the mode in force for what is to be tried next."""
     strategy = incident.plan[0] if incident.plan else None
 
-    def read(connection: Connection) -> Facts:
-        return Facts(
-            incident.service,
-            statements.alerts_of(connection, incident.id),
-            statements.actions_of(connection, incident.id),
-            mode.current(connection, context.settings, service=incident.service, strategy=strategy),
-        )
+    def read(connection: Connection) -> tuple[Facts, Mode]:
+        in_force = mode.current(connection, context.settings, service=incident.service, strategy=strategy)
+        return _facts(connection, incident), in_force
 
     return context.store.read(read)
+
+
+def _facts(connection: Connection, incident: Incident) -> Facts:
+    alerts = statements.alerts_of(connection, incident.id)
+    return Facts(incident.service, alerts, statements.actions_of(connection, incident.id))
 
 
 def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_POLL) -> Step:

@@ -29,10 +29,10 @@ from self_healing_fabric.incidents.topology import Topology
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.steps.common import (
     CAUSE,
-    Facts,
+    Alerts,
     Step,
+    alerts_of,
     evidence_entry,
-    facts_of,
     merged_into,
     merged_into_cause,
     to_people,
@@ -68,8 +68,8 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     merged = merged_into_cause(incident, context)
     if merged is not None:
         return merged
-    now, facts = context.clock(), facts_of(incident, context)
-    if facts.silenced:
+    now, alerts = context.clock(), alerts_of(incident, context)
+    if alerts.silenced:
         return until_silence_ends(incident)
     service = str(incident.service)
     configured = context.settings.services[service]
@@ -89,16 +89,16 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         ).with_report(inquiry.report())
         diagnosis = diagnose(
             seen,
-            localization=_localization(incident, context, facts, seen, calibration, now),
+            localization=_localization(incident, context, alerts, seen, calibration, now),
             calibration=calibration,
-            alert_signals=facts.signals,
+            alert_signals=alerts.signals,
             opened_at=incident.opened_at,
             severity=incident.severity,
             tier=configured.tier,
             dependants=dependants,
             tiers={name: context.settings.services[name].tier for name in dependants},
         )
-    suspected = _suspected_dependency(incident, context, diagnosis, facts, seen)
+    suspected = _suspected_dependency(incident, context, diagnosis, alerts, seen)
     if suspected is not None:
         return suspected
     plan = make_plan(
@@ -131,7 +131,7 @@ def _records(context: Context, service: str, diagnosis: Diagnosis) -> Mapping[st
 def _localization(
     incident: Incident,
     context: Context,
-    facts: Facts,
+    alerts: Alerts,
     seen: Observations,
     calibration: Calibration,
     now: float,
@@ -139,9 +139,9 @@ def _localization(
     """What the series of the last hour say, around the first of the incident's alerts."""
     service = str(incident.service)
     began = min(
-        (_started(row.starts_at, incident.opened_at) for row in facts.alerts), default=incident.opened_at
+        (_started(row.starts_at, incident.opened_at) for row in alerts.alerts), default=incident.opened_at
     )
-    signals = [signal for signal in (incident.signal, *facts.signals) if signal]
+    signals = [signal for signal in (incident.signal, *alerts.signals) if signal]
     settings = context.settings
     return locate(
         context.prometheus,
@@ -177,7 +177,7 @@ def _changes(seen: Observations) -> tuple[Change, ...]:
 
 
 def _suspected_dependency(
-    incident: Incident, context: Context, diagnosis: Diagnosis, facts: Facts, seen: Observations
+    incident: Incident, context: Context, diagnosis: Diagnosis, alerts: Alerts, seen: Observations
 ) -> Step | None:
     """A cause that does not alert (yet): suspect it, and wait for its own alert before anything is done.
 
@@ -186,7 +186,7 @@ def _suspected_dependency(
     """
     cause = diagnosis.cause
     waited_enough = waited(incident, context, CAUSE) >= context.settings.correlation.wait_for_cause
-    if not facts.own_alerts:
+    if not alerts.own_alerts:
         reason = f"an alert of {incident.service}, the likely cause, which does not alert itself"
         if not waited_enough:
             return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=f"{CAUSE}: {reason}"))

@@ -28,8 +28,9 @@ from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, stead
 from self_healing_fabric.orchestration.steps.common import (
     Facts,
     Step,
+    alerts_of,
     evidence_entry,
-    facts_of,
+    facts_and_mode_of,
     merged_into_cause,
     to_people,
     until_silence_ends,
@@ -49,7 +50,7 @@ PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
 
 def awaiting_approval(incident: Incident, context: Context) -> Step:
     """The deadline for a person's answer has passed. Who was called meanwhile is not called over again."""
-    if facts_of(incident, context).silenced:
+    if alerts_of(incident, context).silenced:
         return until_silence_ends(incident)
     step = to_people(context, reason := "nobody approved the plan in time")
     return Step(replace(step.transition, rise=Rise(reason, first=True)))
@@ -57,7 +58,7 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
 
 def recovering(incident: Incident, context: Context) -> Step:
     """Try the first strategy of the plan, if it still fails and the guardrails allow it."""
-    facts = facts_of(incident, context)
+    facts, mode_in_force = facts_and_mode_of(incident, context)
     if facts.unfinished_action is not None:
         return _after_interruption(incident, context, facts.unfinished_action, facts.actions)
     if facts.silenced:
@@ -73,7 +74,7 @@ def recovering(incident: Incident, context: Context) -> Step:
         return _next(incident, context, gone, Entry(Kind.PLAN, f"{gone}."))
     unasked = strategy == UNDO or _completes(strategy, facts.actions)
     if unasked or not context.strategies[strategy].disruptive:
-        return _act(incident, context, strategy, facts, ())
+        return _act(incident, context, strategy, facts, mode_in_force, ())
     health, evidence = context.verifier.health(str(incident.service), facts.signals, context.clock())
     entries = tuple(evidence_entry(fact) for fact in evidence)
     if health is Health.UNKNOWN:
@@ -83,13 +84,18 @@ def recovering(incident: Incident, context: Context) -> Step:
             Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so."
         )
         return Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
-    return _act(incident, context, strategy, facts, entries)
+    return _act(incident, context, strategy, facts, mode_in_force, entries)
 
 
 def _act(
-    incident: Incident, context: Context, strategy: str, facts: Facts, entries: tuple[Entry, ...]
+    incident: Incident,
+    context: Context,
+    strategy: str,
+    facts: Facts,
+    mode_in_force: Mode,
+    entries: tuple[Entry, ...],
 ) -> Step:
-    if facts.mode is Mode.PAUSED:
+    if mode_in_force is Mode.PAUSED:
         # Before the target is read: who reads whole states once a second disturbs, too.
         return _refused(incident, context, mode.paused(context.clock()), entries)
     service = str(incident.service)
@@ -100,12 +106,12 @@ def _act(
     except (NotApplicable, TargetUnreadable) as error:
         reason = f"{strategy} is not possible: {error}"
         return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))
-    if facts.mode is Mode.APPROVAL and disruptive and not incident.approved_by:
+    if mode_in_force is Mode.APPROVAL and disruptive and not incident.approved_by:
         return _ask_for_approval(incident, context, strategy, action, entries)
     measured = _measured(context, service, strategy) if disruptive else Measured()
     refused = journal.ask_outside(context, incident, action, strategy, disruptive)
     measured = replace(measured, refused=refused)
-    if facts.mode is Mode.DRY_RUN:
+    if mode_in_force is Mode.DRY_RUN:
         refusal = journal.ask_guardrails(context, incident, action, strategy, disruptive, measured)
         would, told = f"would {strategy} {effect.target}", journal.told_of(action, strategy)
         if refusal is not None:

@@ -16,6 +16,7 @@ from self_healing_fabric.orchestration.steps.common import (
     EVIDENCE,
     Facts,
     Step,
+    alerts_of,
     evidence_entry,
     facts_of,
     look_interval,
@@ -71,7 +72,7 @@ def _patience(incident: Incident, context: Context) -> float:
 
 
 def _close_when_alerts_ended(incident: Incident, context: Context) -> Step:
-    if any(row.status == "firing" for row in facts_of(incident, context).alerts):
+    if any(row.status == "firing" for row in alerts_of(incident, context).alerts):
         pause = max(context.settings.reconcile_interval, _patience(incident, context))
         return Step(Transition(State.ESCALATED, pause))
     ended = Entry(Kind.STATE, "All of its alerts ended. Nothing had been done about it.")
