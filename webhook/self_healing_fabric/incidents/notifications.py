@@ -21,7 +21,7 @@ from self_healing_fabric.store import statements
 
 log = structlog.get_logger()
 
-MAX_BYTES = 2_000_000  # of notifications in one transaction: bounds its memory and its time
+MAX_BYTES = 100_000  # of notifications in one transaction: what comes meanwhile waits for it
 
 Fingerprint = Annotated[str, Field(min_length=1, max_length=64)]
 
