@@ -91,7 +91,7 @@ class MemoryStore:
             json_serializer=dumps,
         )
         event.listen(self._engine, "connect", sqlite._configure)
-        event.listen(self._engine, "begin", sqlite._begin_immediately)
+        sqlite._begin_with(self._engine, "BEGIN IMMEDIATE")
         with self._engine.begin() as connection:
             migrate(connection)
             self._driver: Any = connection.connection.driver_connection

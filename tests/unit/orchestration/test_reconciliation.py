@@ -381,7 +381,7 @@ def test_incident_in_hand_is_not_taken_up(compared: Any) -> None:
     (claimed,) = world.orchestrator.claim(8)
     world.context.store.write(lambda c: statements.annotate(c, claimed.id, {"due_at": None}))
     compare()
-    assert world.incident().state is State.DETECTED
+    assert world.incident().state is State.DIAGNOSING
     assert world.incident().due_at is None
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration import healing_orchestrator
 from self_healing_fabric.settings import Settings
-from self_healing_fabric.store import statements
+from self_healing_fabric.store import postgresql, statements
 
 BODY = json.loads((Path(__file__).parents[2] / "data" / "webhook" / "firing_single.json").read_text())
 
@@ -132,6 +132,7 @@ def test_a_deaf_replica_does_not_stop_the_other(
         taken.append(counted(second, "incidents"))
 
     monkeypatch.setattr(healing_orchestrator, "work_in", freeze)
+    monkeypatch.setattr(postgresql, "FRESH_CONNECTION", 0.0)  # who is frozen is so for longer
     with pytest.raises(healing_orchestrator.StoreUnavailable):
         first.orchestrator.take_in()
     assert taken == [1]

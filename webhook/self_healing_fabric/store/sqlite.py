@@ -130,13 +130,16 @@ def _engine(url: str, *, begin: str, connections: int) -> Engine:
         hide_parameters=True,  # an error must not quote what an action keeps, such as a configuration
     )
     event.listen(engine, "connect", _configure)
+    _begin_with(engine, begin)
+    return engine
 
+
+def _begin_with(engine: Engine, statement: str) -> None:
     def do_begin(connection: Any) -> None:
-        connection.driver_connection.execute(begin)
+        connection.driver_connection.execute(statement)
 
     # The dialect's own hook: with a listener for the event "begin", every statement looks for listeners, too.
     engine.dialect.do_begin = do_begin  # type: ignore[assignment, method-assign]
-    return engine
 
 
 def _configure(connection: Any, _: Any) -> None:
