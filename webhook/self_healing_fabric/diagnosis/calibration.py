@@ -35,7 +35,7 @@ import numpy as np
 INTERCEPT = -5.08
 WEIGHTS: Mapping[str, float] = {
     "strength": 1.37,
-    "lead": 2.08,
+    "lead": 2.07,
     "agreement": 0.41,
     "surprise": 0.44,
     "explains": 2.26,
