@@ -220,8 +220,6 @@ def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterato
         yield _asked(subject, f"health {service.health}", lambda: _probe(service))
     if service.recovery.configuration is not None:
         yield _asked(subject, "configuration", lambda: _configuration(name, settings))
-    if service.recovery.kubernetes is not None:
-        yield from _evidence(subject, name, service, settings)
     if service.recovery.state is not None:
         yield _asked(subject, "state repair", lambda: Repair(settings).on(name).check())
     try:
@@ -229,6 +227,9 @@ def _service(name: str, service: ServiceSettings, settings: Settings) -> Iterato
     except ShfError as error:
         yield Finding(subject, False, str(error))
         return
+    # After the platform, which loads the client: that must not count against the answers.
+    if service.recovery.kubernetes is not None:
+        yield from _evidence(subject, name, service, settings)
     if platform is None and service.recovery.state is not None:
         return
     if platform is None and service.recovery.configuration is not None:

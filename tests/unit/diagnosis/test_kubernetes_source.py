@@ -1,6 +1,8 @@
 """Asking an API server that misbehaves: slow, broken, cut off or away. Real HTTP, scripted answers."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import yaml
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+import self_healing_fabric.cluster.connection  # noqa: F401 - loaded before the first test's time runs
 from self_healing_fabric.diagnosis.sources import Report, sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.settings import KubernetesSettings, ServiceSettings
@@ -72,11 +75,18 @@ def server(tmp_path: Path) -> Iterator[ApiServer]:
         yield ApiServer(server, tmp_path)
 
 
-def ask(path: Path | None, *, within: float = 5.0, **settings: Any) -> Report:
+def ask(path: Path | None, *, within: float = 30.0, **settings: Any) -> Report:
     target = {"kubernetes": {"namespace": "shop", "name": "cart"}}
     service = ServiceSettings.model_validate({"recovery": target})
     makers = sources_of("cart", service, KubernetesSettings(kubeconfig=path, **settings), ())
     return Inquiry(makers, at=time.time(), within=within).report()
+
+
+def test_the_client_is_loaded_whole_before_anything_is_asked() -> None:
+    """Its newer versions load an API when it is first named, and the first diagnosis had that less time."""
+    code = "import sys, self_healing_fabric.cluster.connection; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert {"kubernetes.client.api.apps_v1_api", "kubernetes.client.api.core_v1_api"} <= set(loaded.split())
 
 
 def test_every_list_is_asked_once_with_a_limit(server: ApiServer) -> None:

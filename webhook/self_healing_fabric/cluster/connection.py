@@ -18,6 +18,9 @@ try:
 except ModuleNotFoundError as error:
     raise ClusterUnusable("workloads need an extra: pip install 'self-healing-fabric[kubernetes]'") from error
 
+# Newer clients load an API with its models when it is first named. At the start that takes from nobody's time
+# to answer; in the first diagnosis and the first repair it would.
+_LOADED = (client.AppsV1Api, client.CoreV1Api)
 
 __all__ = ["api_client", "client", "close", "configuration"]
 
