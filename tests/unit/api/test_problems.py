@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from cuttable_proxy import CuttableProxy
+from postgresql_server import PostgresqlServer
 from self_healing_fabric.api.auth import open_to_all
 from self_healing_fabric.errors import ShfError
 
@@ -59,6 +61,21 @@ def test_it_is_not_ready_when_the_store_cannot_write(api: Any) -> None:
     api.fabric.start()
     api.store._backend._writer.close()
     assert_problem(api.client.get("/readyz"), 503)
+
+
+def test_it_is_not_ready_when_the_database_is_gone(
+    make_api: Any, postgresql: PostgresqlServer, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the pool still holds a connection that looks open: only the server can say that it is."""
+    with CuttableProxy(postgresql.port) as proxy:
+        api = make_api(store=proxy.through(postgresql_url))
+        # Its loop would notice, too, and leave no such connection in the pool.
+        monkeypatch.setattr(api.fabric.orchestrator, "alive", lambda: True)
+        assert api.client.get("/readyz").status_code == 200
+        proxy.refuse()
+        assert_problem(api.client.get("/readyz"), 503)
+        proxy.forward()
+        assert api.client.get("/readyz").status_code == 200
 
 
 def test_metrics_show_the_state_of_the_store(api: Any) -> None:
