@@ -144,6 +144,20 @@ def test_errors_without_exceptions_are_rather_those_of_somebody_whom_it_calls() 
     assert quiet.shares[outside] > plain.shares[outside] > raising.shares[outside]
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["no samples before", "no samples after"])
+def test_exceptions_that_are_not_known_have_not_been_quiet(before: bool) -> None:
+    """A counter appears with its first exception, and a process that is gone counts none any more."""
+    errors = ("error_ratio", 0.001, 0.3)
+    unknown = ("unhandled_exceptions_rate", *((np.nan, 3.0) if before else (0.0, np.nan)))
+    names = {one.name for one in classified(errors, unknown).traits}
+    assert not names & {"exceptions_up", "no_exceptions"}
+    # What another of them says still counts, if it says that there were some.
+    both = classified(errors, unknown, ("panics_rate", 0.0, 5.0))
+    assert "exceptions_up" in {one.name for one in both.traits}
+    calm = classified(errors, unknown, ("panics_rate", 0.0, 0.0))
+    assert "no_exceptions" not in {one.name for one in calm.traits}
+
+
 def test_a_change_counts_only_of_the_same_service_and_shortly_before() -> None:
     """A decoy elsewhere, one long ago and one after the onset are no findings."""
     onset = STEP * BEFORE

@@ -212,13 +212,15 @@ class _Facts:
         return float(self.scored.shifts.delta[row] / median) if median > 0 else 0.0
 
     def deviations_of_named(self, words: re.Pattern[str]) -> float | None:
-        """The farthest of the series whose name holds one of the words; None where nothing is so named."""
-        found = [
-            abs(float(self.scored.shifts.deviations[row]))
-            for row in self.rows
-            if words.search(self.scorer.window.keys[row].kind.lower())
-        ]
-        return max(found, default=None)
+        """The farthest of the series whose name holds one of the words; None where nothing is so named.
+
+        None also where one of them is not known before and after the onset and no other moved: a counter that
+        appears with its first event has not been calm.
+        """
+        rows = [row for row in self.rows if words.search(self.scorer.window.keys[row].kind.lower())]
+        farthest = max((abs(float(self.scored.shifts.deviations[row])) for row in rows), default=0.0)
+        known = np.isfinite(self.scorer.baseline.median[rows]) & np.isfinite(self.scored.shifts.now[rows])
+        return farthest if rows and (farthest > CLEAR or bool(np.all(known))) else None
 
     @property
     def load_growth(self) -> float:
