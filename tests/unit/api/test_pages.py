@@ -145,6 +145,25 @@ def test_an_incident_tells_its_diagnosis_with_queries_that_lead_to_prometheus(
     assert "g0.end_input=2027-01-15+08%3A15%3A00" in page
 
 
+@pytest.mark.parametrize(
+    ("share", "rate", "told"),
+    [
+        (None, None, "an unknown share of the requests suffers<"),
+        (0.0, 0.0, "no request is known to suffer<"),
+        (0.004, 0.0312, "at least 0.4 % of the requests suffer, 0.0312 each second<"),
+        (0.996, 1500.4, "at least 99 % of the requests suffer, 1500 each second<"),
+        (1.0, 12.34, "all requests suffer, 12.3 each second<"),
+    ],
+)
+def test_whom_it_hurts_is_told_in_numbers_that_people_read(
+    api: Any, share: float | None, rate: float | None, told: str
+) -> None:
+    """Neither powers of ten nor more than what is known: at least 99 % is true of 99.6 %, 100 % is not."""
+    impact = {**DIAGNOSIS["impact"], "users_affected": share, "requests_affected": rate}
+    page = get(api, f"/incidents/{api.open('cart', diagnosis={**DIAGNOSIS, 'impact': impact})}").text
+    assert told in page
+
+
 def test_what_comes_next_is_said_with_its_time(api: Any) -> None:
     """The deadline of the level, and which one is called then."""
     api.open("cart", state="escalated", level=1, level_due_at=api.clock() + 300)

@@ -373,8 +373,8 @@ def _impact(told: Json) -> Iterator[str]:
     elif share >= 1:
         suffers = "all requests suffer"
     else:
-        suffers = f"at least {share * 100:.2g} % of the requests suffer"
-    yield suffers + (f", {rate:.3g} each second" if rate else "")
+        suffers = f"at least {min(share * 100, 99):.2g} % of the requests suffer"
+    yield suffers + (f", {rate:{'.0f' if rate >= 100 else '.3g'}} each second" if rate else "")
     behind = told["dependants"]
     if behind:
         yield f"services that depend on it: {', '.join(behind)}"
