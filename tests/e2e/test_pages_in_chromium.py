@@ -300,6 +300,9 @@ def test_how_long_ago_is_told_and_is_no_news(
     page.clock.fast_forward("03:00:00")
     expect(began).to_contain_text(re.compile(r"UTC \(\d hours ago\)"))
     expect(page.locator("#news")).to_be_empty()
+    began.evaluate("time => getSelection().selectAllChildren(time)")
+    page.clock.fast_forward("00:30")
+    assert str(page.evaluate("getSelection().toString()")).endswith("hours ago)")
 
 
 def test_times_are_utc_and_local_on_demand(open_page: Callable[..., Page], night: tuple[World, str]) -> None:

@@ -34,7 +34,8 @@ function showTimes(root) {
     if (time.dataset.utc === undefined) time.dataset.utc = time.textContent;
     const shown = local ? localTime(date) : time.dataset.utc;
     const distance = ago(date);
-    time.textContent = time.dataset.near === undefined ? shown : `${shown} (${distance})`;
+    const text = time.dataset.near === undefined ? shown : `${shown} (${distance})`;
+    if (time.textContent !== text) time.textContent = text; // the same again would drop what is selected
     time.title = `${local ? time.dataset.utc : `${localTime(date)} here`}, ${distance}`;
   }
 }
