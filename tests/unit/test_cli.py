@@ -1,6 +1,7 @@
 """The command: 0 well, 1 failed, 2 wrong usage or configuration, a sentence and never a traceback."""
 
 import base64
+import io
 import json
 import sqlite3
 import time
@@ -9,23 +10,27 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 from pytest_httpserver import HTTPServer
+from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 from werkzeug import Request, Response
 
 from self_healing_fabric import __version__, screens
 from self_healing_fabric.cli import main
+from self_healing_fabric.client import FabricClient
 from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import Store, statements
+from self_healing_fabric.watch import watch_list
 
 CLOSED = "http://127.0.0.1:9"
 COMMANDS = [
@@ -511,6 +516,27 @@ def test_watching_prints_changes_as_lines_and_ends_at_ctrl_c(
     ]
     assert result.stderr.count("asked again") == 1
     assert result.stderr.count("answers again") == 1
+
+
+@pytest.mark.parametrize(
+    ("waiting", "told"),
+    [(0, ""), (1, "1 of them waits for a person. "), (2, "2 of them wait for a person. ")],
+)
+def test_watching_in_a_terminal_says_first_how_many_wait(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, waiting: int, told: str
+) -> None:
+    """Above the list, which a low terminal cuts at its end."""
+    rows = [{**STORY, "state": "escalated" if number < waiting else "verifying"} for number in range(2)]
+    httpserver.expect_request("/api/v1/incidents").respond_with_json({"incidents": rows})
+    monkeypatch.setattr("self_healing_fabric.watch.time.sleep", Mock(side_effect=KeyboardInterrupt))
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=120)
+    api = FabricClient(httpserver.url_for(""))
+    watch_list(api, {}, interval=2.0, as_json=False, console=console)
+    shown = Text.from_ansi(written.getvalue()).plain
+    assert f"{told}As of " in shown
+    assert shown.index("As of ") < shown.index(STORY["id"])
+    assert ("wait" in shown) is bool(waiting)
 
 
 def test_watching_one_incident_tells_what_is_added_until_it_is_closed(

@@ -56,7 +56,8 @@ def watch_list(
 def _head(rows: Sequence[Json], interval: float) -> str:
     """Above the list, for a low terminal cuts off what is below."""
     number = sum(map(needs_person, rows))
-    waiting = f"[red]{number} of them wait for a person.[/] " if number else ""
+    wait = "waits" if number == 1 else "wait"
+    waiting = f"[red]{number} of them {wait} for a person.[/] " if number else ""
     return f"{waiting}[dim]As of {time.strftime('%H:%M:%S')}, again every {interval:g} s; Ctrl-C ends.[/]"
 
 
