@@ -536,3 +536,26 @@ def test_a_range_query_that_fails_does_not_stop_the_healing(world: Any) -> None:
     world.run(seconds=15)
     assert (world.incident().state, world.incident().outcome) == (State.RESOLVED, "healed")
     assert world.incident().diagnosis["missing"] == ["series over time: query timed out"]
+
+
+def test_an_incident_that_cannot_be_taken_up_keeps_no_other_waiting(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is claimed together is taken up in one transaction: one fault must not undo it all for ever."""
+    world = make_world(depends_on={"cart": (), "db": ()})
+    for service in ("cart", "db"):
+        world.silent(service)
+        world.receive(world.alert(service=service))
+    world.targets["db"].on_restart = lambda: world.healthy("db")
+    decide = world.orchestrator.decide
+
+    def broken(incident: Any) -> Any:
+        if incident.service == "cart":
+            raise ValueError("not to be understood")
+        return decide(incident)
+
+    monkeypatch.setattr(world.orchestrator, "decide", broken)
+    world.run(seconds=20)
+    assert world.restarts() == {"db": 1}
+    assert world.incident_of("db").outcome == "healed"
+    assert any("Unexpected error" in line for line in world.story(world.incident_of("cart")))

@@ -185,7 +185,15 @@ class HealingOrchestrator:
             )
             return [changed.get(each.id, each) for each in claimed]
 
-        claimed = self._leases.claim(limit, take_up)
+        try:
+            claimed = self._leases.claim(limit, take_up)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # One that cannot be taken up must keep no other waiting: each tries it alone, as its own step.
+            log.exception("taking_up_failed")
+            first_steps.clear()
+            claimed = self._leases.claim(limit)
         for incident, step in first_steps:
             with _told_of(incident):
                 self._announce(incident, step)
