@@ -332,8 +332,8 @@ def test_an_engine_that_dies_in_the_middle_leaves_it_indeterminate(own_engine: D
 def test_a_missing_sdk_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Docker SDK is an extra: who configures a container without it is told what to install."""
     monkeypatch.setitem(sys.modules, "docker", None)
-    monkeypatch.setitem(sys.modules, "docker.errors", None)
-    monkeypatch.delitem(sys.modules, "self_healing_fabric.recovery.platforms.docker")
+    for module in ("recovery.platforms.docker", "containers"):
+        monkeypatch.delitem(sys.modules, f"self_healing_fabric.{module}", raising=False)
     with pytest.raises(TargetUnreadable, match=r"pip install 'self-healing-fabric\[docker\]'"):
         platform_of(SERVICE, Settings(services={SERVICE: service("unix:///nowhere", SERVICE)}))
 

@@ -333,7 +333,7 @@ def test_a_history_shorter_than_asked_for_says_from_when_it_is(past: Past) -> No
     scraped = min(float(series["values"][0][0]) for series in first["data"]["result"])
     assert abs(_seconds(line.split()[-1].rstrip(".")) - scraped) <= 1.0
     for service in ("cart", "pay", "mail"):
-        assert f"would restart http:http://127.0.0.1:{past.shop.port}/{service}/restart" in done.stdout
+        assert f"would restart http://127.0.0.1:{past.shop.port}/{service}/restart" in done.stdout
 
 
 def test_rules_that_cannot_be_replayed_are_named(past: Past, tmp_path: Path) -> None:

@@ -266,7 +266,8 @@ def test_the_shipped_rules_are_checked() -> None:
 
 def test_docker_recovery_without_the_docker_package_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra that is missing is named, and the other findings are still told."""
-    monkeypatch.delitem(sys.modules, "self_healing_fabric.recovery.platforms.docker", raising=False)
+    for module in ("recovery.platforms.docker", "containers"):
+        monkeypatch.delitem(sys.modules, f"self_healing_fabric.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "docker", None)
     services = {"cart": {"recovery": {"docker": {"container": "cart"}}}, "db": {}}
     findings = found(settings(services=services), "service")

@@ -424,7 +424,7 @@ def show_status(console: Console, report: Mapping[str, Any]) -> None:
         latency = server["latency_seconds"]
         table.add_row(
             clean(f"{server['kind']} {server['url']}"),
-            clean(server["version"] or "-"),
+            clean(server.get("version") or "-"),
             {True: "[green]yes[/]", False: "[red]no[/]", None: "not asked"}[server["answers"]],
             "-" if latency is None else f"{1000 * latency:.0f} ms",
             _ago(server["answered"]),

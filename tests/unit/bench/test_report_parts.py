@@ -111,6 +111,7 @@ def test_a_part_that_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(
         report, "temporary_postgresql", lambda _: nullcontext(SimpleNamespace(create_database=None))
     )
+    monkeypatch.setattr(report.structlog, "configure", lambda **_: None)  # it would silence other tests' logs
     monkeypatch.setattr(sys, "argv", ["report.py", "--out", str(tmp_path), "--quick"])
     assert report.main() == 1
     assert "| stories | 101 |" in (tmp_path / "benchmarks.md").read_text()

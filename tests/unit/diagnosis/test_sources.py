@@ -96,7 +96,8 @@ def test_a_missing_extra_is_named(extra: str, monkeypatch: pytest.MonkeyPatch) -
     """Who has configured a target and not installed its client learns what to install."""
     monkeypatch.setitem(sys.modules, extra, None)
     monkeypatch.delitem(sys.modules, f"self_healing_fabric.diagnosis.sources.{extra}", raising=False)
-    monkeypatch.delitem(sys.modules, "self_healing_fabric.cluster.connection", raising=False)
+    for module in ("cluster.connection", "containers"):  # which import the clients
+        monkeypatch.delitem(sys.modules, f"self_healing_fabric.{module}", raising=False)
     target = {"container": "cart"} if extra == "docker" else {"name": "cart"}
     service = ServiceSettings.model_validate({"recovery": {extra: target}})
     makers = sources_of("cart", service, KubernetesSettings(), ())

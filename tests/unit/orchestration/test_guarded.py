@@ -173,7 +173,7 @@ def test_what_is_asked_for_is_possible(make_world: Callable[..., Any]) -> None:
     assert world.incident().state is State.AWAITING_APPROVAL
     asked = [line for line in world.story() if "Asks for approval" in line]
     assert len(asked) == 1
-    assert f"restart cart: http:{world.target.restart_url}" in asked[0]
+    assert f"restart cart: {world.target.restart_url}" in asked[0]
     decide(world.context, world.incident().id, DECISIONS["approve"], by="ada")
     world.run(seconds=30)
     assert (world.target.scalings, len(world.target.restarts)) == ([], 1)

@@ -23,7 +23,7 @@ from self_healing_fabric.diagnosis.shifts import CLEAR
 from self_healing_fabric.diagnosis.windows import Window
 from shf_queries import catalogue
 
-RULES_VERSION = "2026-11-4"  # changes with every rule, weight or threshold of the diagnosis
+RULES_VERSION = "2026-11-5"  # changes with every rule, weight or threshold of the diagnosis
 QUIET_WINDOWS = 12  # of the same length, before the onset, at most
 QUIET_BASELINES = 4  # for them
 LEAST_BASELINE = 6  # samples that must remain beside a quiet window
@@ -329,7 +329,7 @@ def _against(suspects: Sequence[Suspect], support: Support) -> list[str]:
     as_high = [score for score in support.quiet if score >= first.score]
     if as_high:
         found.append(
-            f"{len(as_high)} of {len(support.quiet)} quiet windows of the same history score as high, "
+            f"as high a score in {len(as_high)} of {len(support.quiet)} quiet windows of the same history, "
             f"up to {max(as_high):.2f}"
         )
     found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]

@@ -113,9 +113,10 @@ def _act(
     measured = replace(measured, refused=refused)
     if mode_in_force is Mode.DRY_RUN:
         refusal = journal.ask_guardrails(context, incident, action, strategy, disruptive, measured)
-        would, told = f"would {strategy} {effect.target}", journal.told_of(action, strategy)
+        what, told = f"{strategy} {target_in_words(effect.target)}", journal.told_of(action, strategy)
+        would = f"would {what}"
         if refusal is not None:
-            would = f"{refusal.guardrail} would refuse to {strategy} {effect.target}: {refusal.reason}"
+            would = f"{refusal.guardrail} would refuse to {what}: {refusal.reason}"
             told |= {"refused_by": refusal.guardrail}
         note = Entry(Kind.NOTE, f"Dry run: {would}.", told)
         return to_people(context, "dry run: a person must do it", *entries, note)
