@@ -245,11 +245,11 @@ def test_without_a_permit_nothing_is_written(shop: Shop) -> None:
         ({"immutable": True}, "is immutable: create another one"),
         (
             {"metadata": {"name": "cart", "annotations": {"argocd.argoproj.io/tracking-id": "shop"}}},
-            r"Argo CD manages ConfigMap cart \(shop\).*Proposed: let Argo CD sync it",
+            r"Argo CD \(shop\) manages ConfigMap cart .*Proposed: let Argo CD sync it",
         ),
         (
             {"metadata": {"name": "cart", "labels": {"kustomize.toolkit.fluxcd.io/name": "apps"}}},
-            "Flux manages",
+            r"Flux \(apps\) manages",
         ),
     ],
 )
