@@ -18,7 +18,15 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from self_healing_fabric.incidents.telling import Fact, Finding, Suspect, Telling, tell, verdict_in_words
+from self_healing_fabric.incidents.telling import (
+    Fact,
+    Finding,
+    Suspect,
+    Telling,
+    target_in_words,
+    tell,
+    verdict_in_words,
+)
 
 STATE_STYLES = {"resolved": "green", "closed": "dim", "escalated": "red", "awaiting_approval": "magenta"}
 GAP = 2  # characters between two columns
@@ -326,12 +334,14 @@ def _show_replayed(console: Console, incident: Mapping[str, Any]) -> None:
             console.print(f"  {told['seconds']:>7.0f} s  {line}", soft_wrap=True)
 
 
+def _replayed_action(told: Mapping[str, Any]) -> str:
+    return f"{told['strategy']} {clean(target_in_words(told['target']))}"
+
+
 _REPLAYED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "intent": lambda told: f"[green]would {told['strategy']}[/] {clean(told['target'])}",
-    "would": lambda told: f"[green]would {told['strategy']}[/] {clean(told['target'])} (dry run)",
-    "approval": lambda told: (
-        f"[magenta]would ask a person to approve:[/] {told['strategy']} {clean(told['target'])}"
-    ),
+    "intent": lambda told: f"[green]would[/] {_replayed_action(told)}",
+    "would": lambda told: f"[green]would[/] {_replayed_action(told)} (dry run)",
+    "approval": lambda told: f"[magenta]would ask a person to approve:[/] {_replayed_action(told)}",
     "guardrail": lambda told: f"[yellow]{told['guardrail']} stops it:[/] {clean(told['reason'])}",
     "page": lambda told: (
         f"[red]would call[/] {clean(', '.join(told['called']) or 'nobody')} "
