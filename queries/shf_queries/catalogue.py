@@ -208,6 +208,43 @@ def edges_of(kind: str, callees: Iterable[str], caller: str) -> str:
     return f"{CUSTOM}{kind}{{service=~{one_of(callees)},peer={quote(caller)}}}"
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded series, `ago` seconds earlier, and without another one: PromQL that can be moved in time."""
+
+    selector: str
+    ago: float = 0.0
+    without: Recorded | None = None
+
+    def promql(self, later: float = 0.0) -> str:
+        """The expression, of that many seconds later."""
+        seconds = _seconds(abs(self.ago - later))
+        sign = "-" if later > self.ago else ""
+        own = self.selector if self.ago == later else f"{self.selector} offset {sign}{seconds}"
+        return own if self.without is None else f"{own} - {self.without.promql(later)}"
+
+
+def quantile_of_window(
+    series: Recorded, share: float, *, start: float, end: float, at: float, step: float
+) -> str:
+    """The quantile of a series' values from `start` to `end`, a whole number of steps later, for asking at
+    `at`: all three in seconds since 1970, `step` in seconds.
+
+    A subquery evaluates at multiples of its step only, so the series is moved until those fall on the samples
+    that were read. Its window begins between two of them: from version 3 on Prometheus leaves out what lies
+    exactly at the beginning of a window.
+    """
+    phase = end % step
+    window = f"[{_seconds(end - start + step / 2)}:{_seconds(step)}]"
+    offset = f" offset {_seconds(at - end)}" if at > end else ""
+    return f"quantile_over_time({share:g}, ({series.promql(phase)}){window}{offset})"
+
+
+def _seconds(duration: float) -> str:
+    whole, rest = divmod(round(duration * 1000), 1000)
+    return f"{whole * 1000 + rest}ms" if rest else f"{whole}s"
+
+
 ABSENT = "service:shf_heartbeat:absent"  # 1 for a service that is expected and that nothing checks
 
 

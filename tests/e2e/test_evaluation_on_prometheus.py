@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from rules_server import program
 
-from shf_demo.ports import reserved_ports
-from shf_demo.servers import Server
+from past_prometheus import past_prometheus
 from shf_queries import PrometheusClient
 from shf_queries.evaluation import Evaluator, Grid, Recordings, Vector
 from shf_queries.parsing import parse
@@ -83,7 +79,6 @@ def samples() -> dict[str, Vector]:
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusClient]:
     """A Prometheus that holds these samples. Where a series pauses, it is gone at once, as a rule's is."""
-    workdir = tmp_path_factory.mktemp("evaluation")
     lines = []
     for name, vector in samples().items():
         lines.append(f"# TYPE {name} gauge")
@@ -94,25 +89,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusC
                 for n, value in enumerate(values)
                 if not math.isnan(value)
             ]
-    (workdir / "metrics.txt").write_text("\n".join([*lines, "# EOF", ""]))
-    command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "metrics.txt", "data"]
-    subprocess.run(command, cwd=workdir, check=True, capture_output=True)
-    (workdir / "prometheus.yml").write_text("global: {}")
-    with reserved_ports(1) as (port,):
-        url = f"http://127.0.0.1:{port}"
-        started = [
-            program(), f"--config.file={workdir / 'prometheus.yml'}",
-            f"--storage.tsdb.path={workdir / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--storage.tsdb.retention.time=100y", "--log.level=warn",
-            "--query.lookback-delta=4s",
-        ]  # fmt: skip
-        log = workdir / "prometheus.log"
-        with Server("prometheus", started, f"{url}/-/ready", log, environment=os.environ) as server:
-            server.wait_ready()
-            client = PrometheusClient(url)
-            yield client
-            client.close()
+    with past_prometheus(tmp_path_factory.mktemp("evaluation"), lines, lookback=4) as url:
+        client = PrometheusClient(url)
+        yield client
+        client.close()
 
 
 def _asked_of_prometheus(client: PrometheusClient, query: str, grid: Grid) -> Vector:

@@ -6,9 +6,7 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,8 +19,7 @@ from pytest_httpserver import HTTPServer
 from served_fabric import healing_settings, one_alert_each, served_fabric, stubbed_world
 
 import page_stories
-from shf_demo.ports import reserved_ports
-from shf_demo.servers import Server
+from past_prometheus import past_prometheus
 from shf_queries import PrometheusClient
 from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT
 from world import World
@@ -340,38 +337,6 @@ def test_a_plan_is_approved_by_a_click_and_carried_out_once(
         assert sum(stubs.counts()["restarts"].values()) == 1
 
 
-@contextmanager
-def prometheus_with(directory: Path, lines: list[str]) -> Iterator[str]:
-    """A real Prometheus that holds these samples; yields its URL."""
-    programs = {name: shutil.which(name) for name in ("prometheus", "promtool")}
-    if None in programs.values():
-        pytest.skip("NOT TESTED: prometheus is not on PATH")
-    samples = directory / "samples.om"
-    samples.write_text("\n".join([*lines, "# EOF", ""]))
-    data = directory / "data"
-    command = [
-        str(programs["promtool"]),
-        "tsdb",
-        "create-blocks-from",
-        "openmetrics",
-        str(samples),
-        str(data),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    (directory / "prometheus.yml").write_text("global: {}\n")
-    with reserved_ports(1) as (port,):
-        url = f"http://127.0.0.1:{port}"
-        command = [
-            str(programs["prometheus"]), f"--config.file={directory}/prometheus.yml",
-            f"--storage.tsdb.path={data}", f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
-        ]  # fmt: skip
-        with Server(
-            "prometheus", command, f"{url}/-/ready", directory / "p.log", environment=os.environ
-        ) as server:
-            server.wait_ready()
-            yield url
-
-
 def test_the_plot_of_a_real_prometheus(
     open_page: Callable[..., Page], night: tuple[World, str], tmp_path: Path
 ) -> None:
@@ -384,7 +349,7 @@ def test_the_plot_of_a_real_prometheus(
         for second in range(-900, 300, 15):
             value = during if 0 <= second < 60 else before
             lines.append(f'{series}{{service="catalogue"}} {value} {incident.opened_at + second:.3f}')
-    with prometheus_with(tmp_path, lines) as prometheus:
+    with past_prometheus(tmp_path, lines) as prometheus:
         client = PrometheusClient(prometheus)
         with page_stories.served(world, client) as url:
             page = open_page()

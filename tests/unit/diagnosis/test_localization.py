@@ -95,7 +95,7 @@ def test_the_callee_that_explains_its_callers_is_the_cause() -> None:
     claim = diagnosis.suspects[0].claims[0]
     assert (claim.kind, claim.baseline) == ("latency_p95_seconds", pytest.approx(0.02, rel=0.02))
     assert claim.value == pytest.approx(0.42, rel=0.05)
-    assert claim.query == 'service:shf_latency:p95_seconds{service="db"}'
+    assert claim.series == 'service:shf_latency:p95_seconds{service="db"}'
 
 
 def test_without_the_graph_nobody_is_explained_away() -> None:
@@ -344,7 +344,7 @@ def test_what_speaks_against_the_first_is_told() -> None:
     rival = diagnosis.suspects[1]
     assert rival.service == "cart"
     assert f"it may be cart as well: {rival.score:.2f} bits speak for it" in diagnosis.against[0]
-    assert diagnosis.next_query == rival.claims[0].query
+    assert diagnosis.next_query == rival.claims[0].series
 
 
 def test_verdicts_change_the_confidence_and_not_the_order() -> None:

@@ -201,7 +201,7 @@ def test_confidence_is_a_share_and_the_diagnosis_repeatable(
 
 def located(see_db: float, *, abstained: bool = False) -> Localization:
     """A localisation that names resource exhaustion in `db` with a share."""
-    claim = Claim("db", "cpu", "db: cpu rose.", "cpu", 0.9, 0.3, 50.0, 12.0, 3.7, ())
+    claim = Claim("db", "cpu", "db: cpu rose.", "cpu", "above", 0.9, "before", 0.3, 50.0, 12.0, 3.7, ())
     return replace(
         localize(window_of(()), Symptom("cart", "", 40.0), CallGraph()),
         order=("db", "cart"),

@@ -81,7 +81,7 @@ def test_the_gap_between_both_ends_of_an_edge_is_a_series() -> None:
     )
     assert window.keys[-1] == Key("cart", "edge_gap_latency_p50", "web")
     assert window.values[-1].tolist() == [1, 5]
-    client, server = window.queries[-1].split(" - ")
+    client, server = window.queries[-1].promql().split(" - ")
     assert client == 'service:shf_custom:edge_client_latency_p50{service="cart",peer="web"}'
     assert server == client.replace("client", "server")
     assert len(window.keys) == 4

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +11,7 @@ from pytest_httpserver import HTTPServer
 from story import CALM, LENGTH, SCRAPE, START, calm, incidents, open_metrics, recorded
 from viewer import Span, require
 
-from shf_demo.ports import free_ports
-from shf_demo.servers import Server
+from past_prometheus import past_prometheus
 
 
 @pytest.fixture(scope="session")
@@ -22,24 +19,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its URL."""
     require("prometheus", "promtool", "node")
     folder = tmp_path_factory.mktemp("stories")
-    samples = folder / "samples"
-    samples.write_text(open_metrics(_all_samples(folder)))
-    imported = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(samples), str(folder / "data")]
-    subprocess.run(imported, check=True, capture_output=True, timeout=120)
-    configuration = folder / "prometheus.yml"
-    configuration.write_text("{}")
-    (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    command = ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'data'}"]
-    command += [
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--log.level=warn",
-        "--storage.tsdb.retention.time=100y",
-    ]
-    # A scrape ends the series that are gone; in blocks made by promtool only their age does.
-    command += [f"--query.lookback-delta={3 * SCRAPE}s"]
-    with Server("prometheus", command, f"{url}/-/ready", folder / "log", environment=os.environ) as server:
-        server.wait_ready()
+    # A scrape ends the series that are gone; in what is imported only their age does.
+    with past_prometheus(folder, open_metrics(_all_samples(folder)), lookback=3 * SCRAPE) as url:
         yield url
 
 

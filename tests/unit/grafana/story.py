@@ -407,6 +407,6 @@ def _monitoring(steps: int, cluster: Labels, *, faults: bool) -> Iterator[tuple[
 # --- a Prometheus that remembers it ---
 
 
-def open_metrics(samples: list[Sample]) -> str:
-    """All samples as text that promtool makes blocks of."""
-    return "".join(f"{sample}\n" for sample in samples) + "# EOF\n"
+def open_metrics(samples: list[Sample]) -> list[str]:
+    """All samples as lines of OpenMetrics."""
+    return [str(sample) for sample in samples]

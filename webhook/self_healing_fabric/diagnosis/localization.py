@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,14 +46,17 @@ class Claim:
     """One shifted series: the sentence, and all with which anyone can check it.
 
     `value` is the quartile of the failure's window, `baseline` the median before it, `at` the end of the
-    window. `bits` is how much it counted after all `factors`.
+    window: what `query` and `baseline_query` give at that time. `series` is the series itself, to look at.
+    `bits` is how much it counted after all `factors`.
     """
 
     service: str
     kind: str
     statement: str
+    series: str
     query: str
     value: float
+    baseline_query: str
     baseline: float
     at: float
     deviations: float
@@ -65,8 +69,10 @@ class Claim:
             "statement": self.statement,
             "service": self.service,
             "kind": self.kind,
+            "series": self.series,
             "query": self.query,
             "value": _rounded(self.value),
+            "baseline_query": self.baseline_query,
             "baseline": _rounded(self.baseline),
             "at": self.at,
             "deviations": _rounded(self.deviations),
@@ -301,16 +307,20 @@ def _first_trouble(scorer: Scorer, scored: Scored, rows: Sequence[int]) -> int |
 def _claim(scorer: Scorer, scored: Scored, row: int) -> Claim:
     key, shifts = scorer.window.keys[row], scored.shifts
     value, baseline = float(shifts.now[row]), float(scorer.baseline.median[row])
+    series, times, onset = scorer.window.queries[row], scorer.window.times, scorer.onset.index
+    asked = partial(catalogue.quantile_of_window, series, at=times[-1], step=scorer.window.step)
     peer = f" ({key.peer})" if key.peer else ""
     statement = f"{key.service}: {key.kind}{peer} went from {baseline:.4g} to {value:.4g}"
     return Claim(
         service=key.service,
         kind=key.kind,
         statement=f"{statement}, {abs(shifts.deviations[row]):.3g} times its usual spread.",
-        query=scorer.window.queries[row],
+        series=series.promql(),
+        query=asked(float(shifts.quartile[row]), start=times[onset], end=times[-1]),
         value=value,
+        baseline_query=asked(0.5, start=times[0], end=times[onset - 1]),
         baseline=baseline,
-        at=float(scorer.window.times[-1]),
+        at=float(times[-1]),
         deviations=float(shifts.deviations[row]),
         bits=float(scored.bits[row]),
         factors=scored.factors[row],
@@ -380,10 +390,10 @@ def _next_query(scorer: Scorer, suspects: Sequence[Suspect]) -> str:
     """What would tell the first from the second: the second's strongest series; else the first's own."""
     for suspect in (*suspects[1:2], *suspects[:1]):
         if suspect.claims:
-            return suspect.claims[0].query
+            return suspect.claims[0].series
     alerting = scorer.alerting()
     if alerting:
-        return scorer.window.queries[alerting[0]]
+        return scorer.window.queries[alerting[0]].promql()
     return catalogue.diagnosed([suspects[0].service])
 
 

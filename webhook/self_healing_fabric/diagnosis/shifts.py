@@ -24,6 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 
 NORMAL = 1.4826  # median absolute deviation of a normal distribution to its standard deviation
 NORMAL_QUARTILES = 1.349  # its interquartile range in standard deviations
+QUARTILES = (0.25, 0.75)
 WIDE = 5.0  # its 5 % to 95 % range is 3.29; more, because jumps between two levels are no outliers
 FLAT = 8.0  # any change of a series that never changed counts as this many deviations
 FARTHEST = 1000.0  # deviations; beyond it only the unit decides
@@ -50,12 +51,14 @@ class Shifts:
     """How far every series moved: shape (series,) each, 0 where nothing is known.
 
     Attributes:
-        now: the quartile of the window on the side of the shift.
+        quartile: which quartile of the window is on the side of the shift: 0.25 or 0.75.
+        now: its value.
         delta: `now` less the median before, limited to the bad direction.
         deviations: `delta` in spreads, within +-1000.
         bits: what the shift is worth: weight x log2(1 + |deviations|) when it is clear, little otherwise.
     """
 
+    quartile: FloatArray
     now: FloatArray
     delta: FloatArray
     deviations: FloatArray
@@ -123,14 +126,15 @@ def shifts_of(window: FloatArray, baseline: Baseline, kinds: Sequence[Kind]) -> 
     A quartile and no extreme, so that a single sample decides nothing as soon as there are four; the upper or
     the lower one, whichever moved more, among the directions that are bad for that kind of series.
     """
-    low, high = quantiles(window, (0.25, 0.75))
+    low, high = quantiles(window, QUARTILES)
     direction = np.array([kind.direction for kind in kinds])
     rise, fall = high - baseline.median, baseline.median - low
     rise, fall = np.nan_to_num(rise), np.nan_to_num(fall)
     rises = np.where(direction == 0, rise >= fall, direction > 0)
     delta = np.where(rises, np.maximum(rise, 0.0), -np.maximum(fall, 0.0))
     now = np.where(rises, high, low)
-    return Shifts(now, delta, deviations_of(delta, baseline), bits_of(deviations_of(delta, baseline), kinds))
+    deviations = deviations_of(delta, baseline)
+    return Shifts(np.where(rises, *QUARTILES[::-1]), now, delta, deviations, bits_of(deviations, kinds))
 
 
 def deviations_of(delta: FloatArray, baseline: Baseline) -> FloatArray:

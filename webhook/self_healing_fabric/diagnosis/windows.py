@@ -7,8 +7,9 @@ clusters that report one service.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -38,13 +39,13 @@ class Window:
     """`values[i, j]` is series `keys[i]` at `times[j]` (seconds since 1970, ascending); NaN: no sample.
 
     `keys` are sorted (derived ones last), so the order in which Prometheus lists series decides nothing.
-    `queries[i]` is the PromQL that shows series i to a person.
+    `queries[i]` shows series i to a person: the same values, at the same times.
     """
 
     times: FloatArray
     values: FloatArray
     keys: tuple[Key, ...]
-    queries: tuple[str, ...]
+    queries: tuple[catalogue.Recorded, ...]
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -73,9 +74,14 @@ class RangeSource(Protocol):
 def collect_window(
     source: RangeSource, services: Collection[str], *, start: float, end: float, step: float
 ) -> Window:
-    """Ask for all that is recorded of the services, in one query. Raises shf_queries.QueryError."""
+    """Ask for all that is recorded of the services, in one query. Raises shf_queries.QueryError.
+
+    The last sample is at the last whole second up to `end`: whoever repeats a claim can name it.
+    """
     if not services:
         return window_of(())
+    end = math.floor(end)
+    start = end - math.ceil((end - start) / step) * step
     return window_of(source.range(catalogue.diagnosed(sorted(services)), start=start, end=end, step=step))
 
 
@@ -99,10 +105,8 @@ def window_of(series: Sequence[Series]) -> Window:
         # Two clusters may report one service: the worse of the two is the one that alerts.
         worse = np.fmin if kind_of(key.kind).direction < 0 else np.fmax
         values[row, columns] = worse(values[row, columns], sample)
-    for row, key in enumerate(keys):
-        if key.kind.endswith("_total"):
-            values[row] = _rate_of_counter(values[row])
-    return _with_client_gaps(Window(times, values, keys, tuple(_query_of(key) for key in keys)))
+    window = Window(times, values, keys, tuple(_query_of(key) for key in keys))
+    return _with_client_gaps(_with_increases(window))
 
 
 def _key_of(series: Series) -> Key | None:
@@ -111,18 +115,30 @@ def _key_of(series: Series) -> Key | None:
     return Key(service, kind, series.labels.get("peer", "")) if service and kind else None
 
 
-def _query_of(key: Key) -> str:
-    return catalogue.diagnosed_series_of(key.kind, key.service, key.peer)
+def _query_of(key: Key) -> catalogue.Recorded:
+    return catalogue.Recorded(catalogue.diagnosed_series_of(key.kind, key.service, key.peer))
 
 
-def _rate_of_counter(values: FloatArray) -> FloatArray:
-    """Increases between samples of a counter; after a reset the new value is the increase, as in `rate`."""
+def _with_increases(window: Window) -> Window:
+    """Counters as what they grew by at each step."""
+    values, queries = window.values.copy(), list(window.queries)
+    for row, key in enumerate(window.keys):
+        increases = _increases(values[row]) if key.kind.endswith("_total") else None
+        if increases is not None:
+            values[row] = increases
+            queries[row] = replace(queries[row], without=replace(queries[row], ago=window.step))
+    return replace(window, values=values, queries=tuple(queries))
+
+
+def _increases(values: FloatArray) -> FloatArray | None:
+    """Increases between samples of a counter; after a reset the new value is the increase, as in `rate`. None
+    for what is no counter."""
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2:
-        return values
+        return None
     steps = np.diff(values[known])
     if np.mean(steps >= 0) < MOSTLY_RISING:
-        return values
+        return None
     increases = np.full_like(values, np.nan)
     increases[known[1:]] = np.where(steps >= 0, steps, values[known[1:]])
     return increases
@@ -144,7 +160,7 @@ def _with_client_gaps(window: Window) -> Window:
         return window
     derived = np.array([window.values[client] - window.values[server] for client, server in gaps.values()])
     queries = tuple(
-        f"{window.queries[client]} - {window.queries[server]}" for client, server in gaps.values()
+        replace(window.queries[client], without=window.queries[server]) for client, server in gaps.values()
     )
     return Window(
         window.times,
