@@ -8,6 +8,7 @@ orchestrator's timers repeat it), and an answer with warnings counts as no answe
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
+from urllib3.util.ssl_ import create_urllib3_context
 
 from shf_queries.errors import PartialResult, PrometheusUnavailable, QueryRejected
 from shf_queries.results import Sample, Series, matrix, vector
@@ -35,10 +37,13 @@ POOL_SIZE = 16  # connections: at least one for every worker thread, or they wai
 class PrometheusClient:
     """Asks one Prometheus. Safe to share between threads.
 
+    Raises OSError when `ca_file` cannot be read.
+
     Args:
         url: base URL, with the path prefix if Prometheus has one.
         timeout: seconds for one call.
         bearer_token_file: read anew for every call, so that a token can be rotated.
+        ca_file: PEM with the certificates of authorities that are trusted beside the public ones.
         on_call: told the seconds that each call took, and the error when it was not answered.
     """
 
@@ -48,6 +53,7 @@ class PrometheusClient:
         *,
         timeout: float = 5.0,
         bearer_token_file: Path | None = None,
+        ca_file: Path | None = None,
         on_call: Callable[[float, str | None], None] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -67,7 +73,7 @@ class PrometheusClient:
         # as requests spells it, and none else: a call to another place fails before a connection is opened.
         self._session.adapters.clear()
         spelt = str(requests.Request("GET", f"{self.url}/").prepare().url)
-        self._session.mount(spelt, HTTPAdapter(max_retries=Retry(0), pool_maxsize=POOL_SIZE))
+        self._session.mount(spelt, _Adapter(ca_file))
 
     def instant(self, promql: str, *, at: float | None = None) -> tuple[Sample, ...]:
         """Evaluate `promql` at one time (seconds since 1970; now when None) and return its vector."""
@@ -218,6 +224,21 @@ def _apart(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], .
         labels = {name: value for name, value in sample.labels.items() if name != _NUMBER}
         found[int(sample.labels[_NUMBER])].append(replace(sample, labels=labels))
     return tuple(map(tuple, found))
+
+
+class _Adapter(HTTPAdapter):
+    """Tries once, on as many connections as there are workers, and may trust authorities of one's own."""
+
+    def __init__(self, ca_file: Path | None) -> None:
+        self._authorities: ssl.SSLContext | None = None
+        if ca_file is not None:
+            self._authorities = create_urllib3_context()
+            self._authorities.load_verify_locations(cafile=ca_file)
+        super().__init__(max_retries=Retry(0), pool_maxsize=POOL_SIZE)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        # requests loads the public authorities into the same context.
+        super().init_poolmanager(*arguments, **options, ssl_context=self._authorities)
 
 
 class _BearerToken(requests.auth.AuthBase):

@@ -47,7 +47,11 @@ class Finding:
 
 
 def run_checks(settings: Settings) -> Iterator[Finding]:
-    """Yield the findings in a fixed order: rules, plugins, access, store, servers, services."""
+    """Yield the findings in a fixed order: rules, plugins, access, store, servers, services.
+
+    Raises:
+        ConfigurationError: `ca_file` cannot be used.
+    """
     yield from _rules()
     yield from _plugins(settings)
     yield from _access(settings.auth)
@@ -56,10 +60,12 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
         settings.store.partition(":")[0],
         lambda: examine(settings.store, settings.store_password_file),
     )
+    outbound.trust(settings.ca_file)
     client = PrometheusClient(
         settings.prometheus.url,
         timeout=settings.prometheus.timeout,
         bearer_token_file=settings.prometheus.bearer_token_file,
+        ca_file=settings.ca_file,
     )
     try:
         yield from _prometheus(client, settings)

@@ -40,9 +40,16 @@ password_option = click.option(
 )
 
 
+ca_option = click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path),
+    help="Certificates (PEM) of authorities to trust beside the public ones, for --url https://...",
+)
+
+
 def access_options(command: Command) -> Command:
     """Where the fabric runs and as whom to call it: taken as `**where`, given to `_api`."""
-    for option in (password_option, user_option, token_option, url_option, config_option):
+    for option in (ca_option, password_option, user_option, token_option, url_option, config_option):
         command = option(command)
     return command
 
@@ -618,7 +625,9 @@ def _api(
     token_file: Path | None,
     user: str | None,
     password_file: Path | None,
+    ca_file: Path | None,
 ) -> Any:
+    from self_healing_fabric import outbound
     from self_healing_fabric.client import FabricClient
     from self_healing_fabric.configuration import config_path, load_settings
     from self_healing_fabric.settings import Right
@@ -641,6 +650,7 @@ def _api(
                 token_file = known.file
             elif known is not None:
                 user, password_file = known.username, known.file
+    outbound.trust(ca_file)
     return FabricClient(url, token_file, username=user, password_file=password_file)
 
 

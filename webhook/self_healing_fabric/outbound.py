@@ -15,11 +15,13 @@ from __future__ import annotations
 import functools
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
 from pydantic import BaseModel
 
+from self_healing_fabric.errors import ConfigurationError, Problem
 from self_healing_fabric.settings import called_urls
 
 Client = httpx.Client
@@ -31,6 +33,21 @@ _KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx
 
 class NotConfigured(httpx.ConnectError):
     """A call to somewhere that the client is not made for: nothing was connected to, nothing was sent."""
+
+
+def trust(ca_file: Path | None) -> None:
+    """Let all clients of this process trust the authorities in a PEM file, too; None changes nothing.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no certificate.
+    """
+    if ca_file is None:
+        return
+    try:
+        _authorities().load_verify_locations(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError among them
+        reason = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigurationError(str(ca_file), [Problem("ca_file", f"{ca_file}: {reason}")]) from error
 
 
 def client_for(
@@ -94,5 +111,6 @@ def _client(named: frozenset[Origin], limits: httpx.Limits = _KEPT, **options: A
 
 @functools.cache
 def _authorities() -> ssl.SSLContext:
-    """The certificates that httpx trusts by default; the environment does not change them."""
+    """The certificates that httpx trusts by default, and what `trust` adds; the environment changes
+    nothing."""
     return httpx.create_ssl_context(trust_env=False)

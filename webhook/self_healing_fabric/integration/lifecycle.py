@@ -13,7 +13,7 @@ from functools import partial
 
 import structlog
 
-from self_healing_fabric import servers_asked
+from self_healing_fabric import outbound, servers_asked
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.guardrails import outside
 from self_healing_fabric.guardrails.outside import Outside
@@ -46,7 +46,7 @@ class Fabric:
         gate: asked before an incident may be called healed.
 
     Raises:
-        ConfigurationError: a plugin cannot be used.
+        ConfigurationError: a plugin or `ca_file` cannot be used.
         StoreInUse, StoreUnavailable: its store cannot be opened.
     """
 
@@ -54,6 +54,7 @@ class Fabric:
         self, settings: Settings, *, bounds: Sequence[Outside] = (), gate: Gate | None = None
     ) -> None:
         self.settings = settings
+        outbound.trust(settings.ca_file)
         known, asked_outside = strategies(settings), (*bounds, *outside.plugins(settings))
         called = channels(settings)
         self.store = Store(settings.store, settings.store_password_file)
@@ -61,6 +62,7 @@ class Fabric:
             settings.prometheus.url,
             timeout=settings.prometheus.timeout,
             bearer_token_file=settings.prometheus.bearer_token_file,
+            ca_file=settings.ca_file,
             on_call=partial(servers_asked.note, "prometheus", settings.prometheus.url),
         )
         self.context = Context(

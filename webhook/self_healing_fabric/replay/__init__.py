@@ -15,6 +15,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+from self_healing_fabric import outbound
 from self_healing_fabric.durations import parse_duration
 from self_healing_fabric.errors import UsageError
 from self_healing_fabric.orchestration.context import Context
@@ -111,7 +112,13 @@ def beginning_of(since: str, until: float) -> float:
 
 def _client(settings: Settings) -> PrometheusClient:
     asked = settings.prometheus
-    return PrometheusClient(asked.url, timeout=QUERY_TIMEOUT, bearer_token_file=asked.bearer_token_file)
+    outbound.trust(settings.ca_file)
+    return PrometheusClient(
+        asked.url,
+        timeout=QUERY_TIMEOUT,
+        bearer_token_file=asked.bearer_token_file,
+        ca_file=settings.ca_file,
+    )
 
 
 def _lived_through(

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     retention: Duration = Field(
         90 * 86400.0, ge=86400.0, description="closed incidents are kept for so long, and then deleted"
     )
+    ca_file: Path | None = Field(
+        None,
+        description="certificates (PEM) of your own authorities, trusted for https beside the public ones; "
+        "read at start",
+    )
     workers: int = Field(16, ge=1, le=64, description="incidents that one replica works on at a time")
     mode: Mode = Field(Mode.AUTOMATIC, description="until someone sets another; the store keeps that")
     strategy_modes: Mapping[StrategyName, Mode] = Field(

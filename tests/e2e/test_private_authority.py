@@ -1,0 +1,160 @@
+"""Servers whose certificates an authority of one's own has signed: reached when it is named, else refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+import yaml
+from pytest_httpserver import HTTPServer
+from rules_server import program
+from served_fabric import served_fabric
+
+from shf_demo.ports import reserved_ports
+from shf_demo.servers import Server
+
+pytestmark = pytest.mark.e2e
+
+SHF = (sys.executable, "-m", "self_healing_fabric.cli")
+
+
+@dataclass(frozen=True)
+class Https:
+    """A real Prometheus and a server of everything else, with certificates of `authority`."""
+
+    authority: Path
+    prometheus: str
+    service: str
+
+
+@pytest.fixture(scope="module")
+def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Https]:
+    """All of them, on loopback."""
+    folder = tmp_path_factory.mktemp("authority")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    leaf = authority.issue_cert("127.0.0.1")
+    leaf.private_key_pem.write_to_path(folder / "server.key")
+    leaf.cert_chain_pems[0].write_to_path(folder / "server.crt")
+    (folder / "prometheus.yml").write_text("global: {}\n")
+    tls = {"tls_server_config": {"cert_file": "server.crt", "key_file": "server.key"}}
+    (folder / "web.yml").write_text(yaml.safe_dump(tls))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    leaf.configure_cert(context)
+    with ExitStack() as stack:
+        (port,) = stack.enter_context(reserved_ports(1))
+        service = stack.enter_context(HTTPServer(host="127.0.0.1", ssl_context=context))
+        service.expect_request("/health").respond_with_data("well")
+        service.expect_request("/api/v1/incidents").respond_with_json({"incidents": [], "next": None})
+        service.expect_request("/api/v2/alerts").respond_with_json([])
+        service.expect_request("/api/v2/status").respond_with_json({"versionInfo": {"version": "0.27.0"}})
+        service.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+        command = [program(), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+        command += [f"--web.config.file={folder}/web.yml", f"--web.listen-address=127.0.0.1:{port}"]
+        url = f"https://127.0.0.1:{port}"
+        prometheus = Server("prometheus", command, f"{url}/-/ready", folder / "log", environment=os.environ)
+        stack.enter_context(prometheus)
+        trusted = ssl.create_default_context(cafile=folder / "authority.pem")
+        wait_ready(prometheus, f"{url}/-/ready", trusted)
+        yield Https(folder / "authority.pem", url, service.url_for("").rstrip("/"))
+
+
+def wait_ready(server: Server, url: str, trusted: ssl.SSLContext) -> None:
+    """As `Server` does, which trusts the public authorities alone."""
+    end = time.monotonic() + 60
+    while True:
+        server.check_running()
+        try:
+            if httpx.get(url, verify=trusted, trust_env=False).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < end, "prometheus is not ready"
+        time.sleep(0.1)
+
+
+def checked(https: Https, folder: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """What `shf check` says of them."""
+    written = {
+        "prometheus": {"url": https.prometheus},
+        "alertmanager": {"url": https.service},
+        "services": {"cart": {"health": f"{https.service}/health"}},
+        "store": f"sqlite:///{folder}/shf.db",
+        **settings,
+    }
+    (folder / "shf.yaml").write_text(yaml.safe_dump(written))
+    command = [*SHF, "check", "--json", "--config", str(folder / "shf.yaml")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def of_servers(result: subprocess.CompletedProcess[str]) -> Mapping[str, list[Mapping[str, Any]]]:
+    """The findings by the first word of what they are about, of those that were asked over https."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for finding in json.loads(result.stdout):
+        found.setdefault(finding["subject"].split()[0], []).append(finding)
+    return {name: found[name] for name in ("prometheus", "alertmanager", "service")}
+
+
+def test_they_are_reached_when_the_authority_is_named(https: Https, tmp_path: Path) -> None:
+    """Prometheus answers queries, Alertmanager tells its receivers, the service its health."""
+    found = of_servers(checked(https, tmp_path, ca_file=str(https.authority)))
+    told = " ".join(finding["message"] for findings in found.values() for finding in findings)
+    assert "has the receiver self-healing-fabric" in told
+    assert "answers 200" in told
+    assert "certificate" not in told.lower()
+    assert "cannot be asked" not in told
+
+
+def test_without_it_none_is(https: Https, tmp_path: Path) -> None:
+    """Each says that it is the certificate."""
+    found = of_servers(checked(https, tmp_path))
+    for name, findings in found.items():
+        assert any(
+            not finding["ok"] and "CERTIFICATE_VERIFY_FAILED" in finding["message"] for finding in findings
+        ), (name, findings)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_that_names_none_is_told(https: Https, tmp_path: Path, content: str | None) -> None:
+    """By its path in the configuration; nothing is asked."""
+    path = tmp_path / "authority.pem"
+    if content is not None:
+        path.write_text(content)
+    result = checked(https, tmp_path, ca_file=str(path))
+    assert result.returncode == 2
+    assert f"ca_file: {path}: " in result.stderr
+    assert ("No such file" if content is None else "holds no certificate") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_command_line_reaches_a_fabric_behind_it(https: Https) -> None:
+    """With --ca-file; without, it says what is wrong."""
+    command = [*SHF, "incidents", "--url", https.service]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
+    command += ["--ca-file", str(https.authority)]
+    subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+
+def test_the_running_fabric_reaches_them(https: Https, tmp_path: Path) -> None:
+    """Both tell it their versions."""
+    servers = {"prometheus": {"url": https.prometheus}, "alertmanager": {"url": https.service}}
+    with served_fabric(tmp_path, ca_file=str(https.authority), reconcile_interval=1, **servers) as fabric:
+
+        def told() -> set[str]:
+            return {each["kind"] for each in fabric.status()["servers"] if each["version"]}
+
+        fabric.wait("both asked", lambda: told() == set(servers), 30)
