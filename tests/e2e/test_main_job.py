@@ -48,6 +48,18 @@ def test_failing_requests_are_healed(stack: Stack, fabric: Any) -> None:
     assert {name: count for name, count in changed.items() if count} == {"trustguard": 1}
 
 
+def test_what_fails_again_at_once_is_healed_again(stack: Stack, fabric: Any) -> None:
+    """Its alert has not ended yet, so Alertmanager sends nothing: the fabric finds it, within the minute."""
+    before = stack.restarts("guardian-two")
+    for times in (1, 2):
+        stack.inject("guardian-two", "hang")
+        stack.wait_for("restarted", lambda times=times: stack.restarts("guardian-two") - before == times, 60)
+        story = fabric.wait_resolved("guardian-two")
+        assert story["outcome"] == "healed"
+    if story["relapses"]:  # else Prometheus had ended the alert in between, and told of a new one
+        assert len(story["actions"]) == 2
+
+
 def test_fault_during_an_outage_of_the_fabric(stack: Stack, fabric: Any) -> None:
     """A guard exits while the fabric is down; started again it finds the alert and heals it, once."""
     stack.fabric.kill()

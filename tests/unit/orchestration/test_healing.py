@@ -519,7 +519,9 @@ def test_the_diagnosis_keeps_what_the_series_say(world: Any) -> None:
     told = world.incident().diagnosis
     assert told["localization"]["lead"] == "cart"
     assert told["rules_version"] == told["localization"]["rules_version"]
-    assert told["localization"]["suspects"][0]["claims"][0]["query"] == 'service:shf_up:ratio{service="cart"}'
+    assert (
+        told["localization"]["suspects"][0]["claims"][0]["series"] == 'service:shf_up:ratio{service="cart"}'
+    )
     assert any("cart: cpu" in text for text in told["missing"])
 
 

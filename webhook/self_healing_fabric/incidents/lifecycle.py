@@ -14,9 +14,10 @@ awaiting_approval   a plan exists, a person must allow it
 recovering          asks once more whether it still fails, asks the guardrails, acts
 verifying           watches fresh samples until they prove healing, or the deadline passes without proof
 escalated           people are called, level by level; the fabric only watches whether it heals
-resolved            inside all limits for the whole stability window; a returning alert re-opens it; what was
-                    lent to it, such as more replicas, is taken back after a calm: recovering and verifying
-                    again, and when that was too early, diagnosing again
+resolved            inside all limits for the whole stability window; a returning alert re-opens it, or the
+                    same failure while its alert has not ended; what was lent to it, such as more replicas, is
+                    taken back after a calm: recovering and verifying again, and when that was too early,
+                    diagnosing again
 closed              calm for the relapse window and all alerts ended, or merged into the incident of its
                     cause; never changes again
 

@@ -23,6 +23,7 @@ from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.health_watch import HealthWatch
 from self_healing_fabric.orchestration.leases import LEASE, LONGEST_STEP
+from self_healing_fabric.orchestration.relapse_watch import look_for_relapses
 from self_healing_fabric.orchestration.version_watch import VersionWatch
 from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
@@ -89,6 +90,7 @@ class Reconciliation:
         if compared:
             self.compared_at = context.clock()
             context.metrics.last_reconcile.set(self.compared_at)
+        look_for_relapses(context)
 
     def _housekeeping(self) -> None:
         """Timers that got lost or went out of reach, and incidents whose retention is over."""

@@ -17,10 +17,11 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from self_healing_fabric.incidents.evidence import Evidence, Limit, compared, is_outside, limit_of
 from self_healing_fabric.settings import Settings
-from shf_queries import PrometheusClient, Series, catalogue
+from shf_queries import PrometheusClient, Sample, Series, catalogue
 from shf_queries.catalogue import HEARTBEAT, SIGNALS, Signal
 
 SHORT_WINDOW_SCRAPES = 4  # the rules' short window, in scrape intervals
@@ -69,7 +70,8 @@ class Run:
     """What the fresh samples of one signal say.
 
     Attributes:
-        good_for: seconds for which the newest samples have been inside the limit without a gap, up to now.
+        good_for, bad_for: seconds for which the newest samples have been inside the limit, or outside,
+            without a gap, up to now.
         good_now, bad_now: on which side of the limit a current sample lies; both False without one.
         ever_good, ever_bad: whether any fresh sample was inside or outside.
     """
@@ -77,6 +79,7 @@ class Run:
     signal: Signal
     evidence: Evidence | None
     good_for: float = 0.0
+    bad_for: float = 0.0
     good_now: bool = False
     bad_now: bool = False
     ever_good: bool = False
@@ -106,6 +109,44 @@ class Verifier:
         if runs and all(run.good_now for run in runs):
             return Health.CALM, evidence
         return Health.UNKNOWN, evidence
+
+    def failing(self, signals: Mapping[str, Collection[str]], now: float) -> frozenset[str]:
+        """The services of which one of these signals is outside its limit now, in one query. Raises
+        QueryError."""
+        samples = self._client.instant(catalogue.all_signals_of(sorted(signals)), at=now)
+        by_name: dict[tuple[str, str], list[Sample]] = {}
+        for sample in samples:
+            place = sample.labels.get("service", ""), sample.labels.get("__name__", "")
+            by_name.setdefault(place, []).append(sample)
+
+        def is_failing(service: str, signal: Signal) -> bool:
+            thresholds = self._settings.thresholds_of(service)
+            normal = by_name.get((service, signal.baseline_series or ""), [])
+            baselines = {_identity(each.labels): each.value for each in normal if math.isfinite(each.value)}
+            return any(
+                (limit := limit_of(signal, thresholds, baselines.get(_identity(sample.labels)))) is not None
+                and math.isfinite(sample.value)
+                and is_outside(signal, sample.value, limit.value)
+                for sample in by_name.get((service, signal.fresh_series), [])
+            )
+
+        return frozenset(
+            service
+            for service, names in signals.items()
+            if any(is_failing(service, SIGNALS[n]) for n in names)
+        )
+
+    def relapse(
+        self, service: str, signals: Collection[str], *, since: float, now: float
+    ) -> tuple[Evidence, ...]:
+        """What shows that it fails again: signals that have been outside their limits for the whole stability
+        window; nothing when none has. Raises QueryError.
+
+        Failing must last as long as healing must, so that a blip is none.
+        """
+        runs = [self._run(service, SIGNALS[name], since, now) for name in sorted(signals)]
+        stability = self._settings.verification.stability
+        return tuple(run.evidence for run in runs if run.evidence and run.bad_for >= stability)
 
     def look(
         self, service: str, signals: Collection[str], *, since: float, deadline: float | None, now: float,
@@ -215,22 +256,29 @@ class Verifier:
         if limit is None:
             return Run(signal, None)
         good = np.array([not is_outside(signal, value, limit.value) for value in series.values], dtype=bool)
-        good &= np.isfinite(series.values)
+        finite = np.isfinite(series.values)
+        good &= finite
         last, value = float(series.times[-1]), float(series.values[-1])
         current = now - last <= self._max_gap
-        breaks = np.flatnonzero(~good[:-1] | (np.diff(series.times) > self._max_gap))
-        start = int(breaks[-1]) + 1 if breaks.size else 0
         # JSON knows neither NaN nor infinity, and neither is a measurement.
         evidence = Evidence(f"{compared(signal, value, limit)}.", query, value, last)
         return Run(
             signal,
             evidence if math.isfinite(value) else None,
-            good_for=last - float(series.times[start]) if good[-1] and current else 0.0,
+            good_for=self._lasted(good, series) if current else 0.0,
+            bad_for=self._lasted(~good & finite, series) if current else 0.0,
             good_now=bool(good[-1] and current),
             bad_now=bool(not good[-1] and current and math.isfinite(value)),
             ever_good=bool(good.any()),
             ever_bad=bool((~good).any()),
         )
+
+    def _lasted(self, so: npt.NDArray[np.bool_], series: Series) -> float:
+        """Seconds for which the newest samples have all been so, without a gap."""
+        if not so[-1]:
+            return 0.0
+        breaks = np.flatnonzero(~so[:-1] | (np.diff(series.times) > self._max_gap))
+        return float(series.times[-1] - series.times[int(breaks[-1]) + 1 if breaks.size else 0])
 
     def _limits(
         self, service: str, signal: Signal, now: float

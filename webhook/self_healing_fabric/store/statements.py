@@ -202,6 +202,26 @@ def list_incidents(
     return connection.execute(query).all()
 
 
+_FIRING_OF_RESOLVED: Select[Any] = (
+    select(alerts.c.incident_id, alerts.c.service, alerts.c.labels)
+    .join(incidents, alerts.c.incident_id == incidents.c.id)
+    .where(incidents.c.state == "resolved", incidents.c.service == alerts.c.service)
+    .where(alerts.c.status == "firing", alerts.c.suppressed.is_(False))
+)
+
+
+def firing_alerts_of_resolved(connection: Connection) -> Sequence[AnyRow]:
+    """The alerts of resolved incidents' own services that still fire and that nobody has silenced."""
+    return connection.execute(_FIRING_OF_RESOLVED).all()
+
+
+def look_now(connection: Connection, ids: Collection[str], now: float) -> None:
+    """Make these resolved incidents due, where nobody works on them."""
+    resolved = incidents.c.state == "resolved", incidents.c.lease_owner.is_(None)
+    query = update(incidents).where(incidents.c.id.in_(ids), *resolved, incidents.c.due_at > now)
+    connection.execute(query.values(due_at=now))
+
+
 def count_incidents(connection: Connection) -> Sequence[AnyRow]:
     """How many unclosed incidents there are by service, class, severity and state, for /metrics."""
     columns = (incidents.c.service, incidents.c.failure_class, incidents.c.severity, incidents.c.state)

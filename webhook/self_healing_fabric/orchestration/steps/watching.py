@@ -30,7 +30,7 @@ from self_healing_fabric.orchestration.steps.verifying import (
 )
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.strategies import SCALE, UNDO
-from self_healing_fabric.recovery.verification import Health, Verdict
+from self_healing_fabric.recovery.verification import Health, Verdict, watched_signals
 from shf_queries import QueryError
 
 WATCHED_SHARE = 0.05  # of the time for which an incident has been watched passes between two looks
@@ -83,13 +83,15 @@ def resolved(incident: Incident, context: Context) -> Step:
     """The relapse window is over: close when all alerts ended, start over when one of its own still fires.
 
     A symptom's alert that outlives its cause by so much was no symptom. What was only lent, such as more
-    replicas, is taken back first, when the service has been calm for long enough.
+    replicas, is taken back first, when the service has been calm for long enough. Before the window is over
+    it starts over only when it fails again: see `relapse_watch`.
     """
     facts = facts_of(incident, context)
+    left = (incident.resolved_at or 0.0) + context.settings.relapse_window - context.clock()
+    if left > 0:
+        return _fails_again(incident, context, facts) or Step(Transition(State.RESOLVED, left))
     if any(row.status == "firing" for row in facts.own_alerts):
-        again = Entry(Kind.STATE, "Re-opened: an alert still fires although the incident was resolved.")
-        changes = {**reopened(incident.relapses, context.clock()), "state": State.DIAGNOSING.value}
-        return Step(Transition(State.DIAGNOSING, 0.0, (again,), changes))
+        return _over_again(incident, context, "an alert still fires although the incident was resolved")
     kept: tuple[Entry, ...] = ()
     try:
         taking_back = _take_back(incident, context, facts)
@@ -101,6 +103,28 @@ def resolved(incident: Incident, context: Context) -> Step:
     reason = f"{incident.service} has healed, and its alert still fires"
     also = tuple(split_off(incident, each, reason, context) for each in facts.symptoms)
     return Step(Transition(State.CLOSED, None, kept, {"closed_at": context.clock()}), also=also)
+
+
+def _fails_again(incident: Incident, context: Context, facts: Facts) -> Step | None:
+    firing = [row for row in facts.own_alerts if row.status == "firing" and not row.suppressed]
+    signals = watched_signals([row.labels for row in firing])
+    if not signals or not incident.known_service or incident.resolved_at is None:
+        return None
+    service, now = str(incident.service), context.clock()
+    try:
+        shown = context.verifier.relapse(service, signals, since=incident.resolved_at, now=now)
+    except QueryError:
+        return None
+    if not shown:
+        return None
+    entries = tuple(evidence_entry(fact) for fact in shown)
+    return _over_again(incident, context, "it fails again, and its alert has never ended", entries)
+
+
+def _over_again(incident: Incident, context: Context, reason: str, entries: tuple[Entry, ...] = ()) -> Step:
+    again = Entry(Kind.STATE, f"Re-opened: {reason}.")
+    changes = reopened(incident.relapses, context.clock())
+    return Step(Transition(State.DIAGNOSING, 0.0, (*entries, again), changes))
 
 
 def _take_back(incident: Incident, context: Context, facts: Facts) -> Step | None:

@@ -1,0 +1,126 @@
+"""What fails again while its alert has not ended yet: no notification tells of it, and the loop finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.reconciliation import Reconciliation
+from self_healing_fabric.orchestration.relapse_watch import look_for_relapses
+from self_healing_fabric.store import statements
+from shf_queries import catalogue
+from shf_queries.catalogue import ERROR_RATIO, LATENCY_P95
+
+
+@pytest.fixture
+def healed(make_world: Callable[..., Any]) -> Any:
+    """A world whose service hung and was healed; to Prometheus the alert still fires."""
+    world = make_world(guardrails={"cooldown": 0})
+    world.silent()
+    world.receive(world.alert())
+    world.target.on_restart = world.healthy
+    world.run(seconds=20)
+    assert world.incident().state is State.RESOLVED
+    return world
+
+
+def pass_time(world: Any, seconds: float, every: float = 10.0) -> None:
+    """Let time pass, and the loop look as often as it does."""
+    for _ in range(int(seconds / every)):
+        world.run(seconds=every)
+        look_for_relapses(world.context)
+    world.run()
+
+
+def test_it_is_repaired_again_without_a_notification(healed: Any) -> None:
+    """Long before the relapse window is over, and its story says what was seen."""
+    healed.silent()
+    pass_time(healed, 40)
+    assert len(healed.target.restarts) == 2
+    incident = healed.incident()
+    assert (incident.state, incident.outcome, incident.relapses) == (State.RESOLVED, "healed", 1)
+    told = " ".join(healed.story())
+    assert "Re-opened: it fails again, and its alert has never ended." in told
+    assert [row.verdict for row in healed.actions()] == ["healed", "healed"]
+
+
+def test_the_loop_looks(healed: Any) -> None:
+    """As part of the comparison that is made every 10 s."""
+    reconciliation = Reconciliation(healed.context)
+    healed.silent()
+    for _ in range(3):
+        healed.run(seconds=10)
+        reconciliation.run()
+    healed.run()
+    reconciliation.close()
+    assert healed.incident().relapses == 1
+
+
+def test_a_blip_is_none(healed: Any) -> None:
+    """Shorter than the stability window: nothing is opened again, nothing is restarted."""
+    pass_time(healed, 10)
+    healed.silent()
+    healed.run(seconds=3)
+    look_for_relapses(healed.context)
+    healed.run()
+    healed.healthy()
+    pass_time(healed, 40)
+    assert (healed.incident().state, healed.incident().relapses) == (State.RESOLVED, 0)
+    assert len(healed.target.restarts) == 1
+
+
+def test_what_stays_calm_closes_when_it_would_have(healed: Any) -> None:
+    """Looking moves no timer, and asks one query for all."""
+    due = healed.incident().due_at
+    asked = len(healed.prometheus.queries)
+    look_for_relapses(healed.context)
+    assert len(healed.prometheus.queries) == asked + 1
+    assert healed.incident().due_at == due
+
+
+def test_a_look_in_vain_does_not_lengthen_the_window(healed: Any) -> None:
+    """After a blip its incident is looked at again when the window is over, as before."""
+    due = healed.incident().due_at
+    healed.silent()
+    healed.run(seconds=3)
+    look_for_relapses(healed.context)
+    healed.run()
+    healed.healthy()
+    assert healed.incident().due_at == pytest.approx(due, abs=1)
+
+
+@pytest.mark.parametrize("reason", ["silenced", "ended", "prometheus away"])
+def test_it_is_left_alone(healed: Any, reason: str) -> None:
+    """What people have silenced, what has ended (a new alert would tell), and what cannot be seen."""
+    (alert,) = healed.alerts_of(healed.incident())
+    if reason == "silenced":
+        healed.context.store.write(lambda each: statements.set_suppressed(each, [alert.id], True))
+    elif reason == "ended":
+        healed.context.store.write(lambda each: statements.end_alert(each, alert.id, healed.clock.now))
+    else:
+        healed.prometheus.away = "gone"
+    healed.silent()
+    pass_time(healed, 60)
+    assert (healed.incident().state, healed.incident().relapses) == (State.RESOLVED, 0)
+    assert len(healed.target.restarts) == 1
+
+
+def test_other_signals_are_not_its_own(healed: Any) -> None:
+    """Errors of a service whose heartbeat alerted are another alert's matter."""
+    healed.measure(ERROR_RATIO, 0.9)
+    pass_time(healed, 40)
+    assert healed.incident().relapses == 0
+
+
+def test_latency_is_held_against_its_own_baseline(make_world: Callable[..., Any]) -> None:
+    """0.5 s where 0.1 s is normal fails; where 0.4 s is, it does not."""
+    world = make_world({"cart": (), "shop": ()})
+    for service, normal in (("cart", 0.1), ("shop", 0.4)):
+        world.measure(LATENCY_P95, 0.5, service)
+        world.set(str(LATENCY_P95.baseline_series), normal, service)
+    signals = {"cart": ["latency_p95"], "shop": ["latency_p95"]}
+    assert world.context.verifier.failing(signals, world.clock.now) == {"cart"}
+    assert world.prometheus.queries == [catalogue.all_signals_of(["cart", "shop"])]
