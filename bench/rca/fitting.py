@@ -3,9 +3,10 @@
 A ridge regression (logistic) of whether the first service was the right one on the terms of
 `calibration.Support`, over faults and fault-free windows. Half of the weight have systems drawn at random, as
 many as wanted, but invented; the other half have the first halves of the public sets, which are real, but
-few. One alert in three is taken to mean nothing. It also prints how such weights do on drawn systems that
-took no part in fitting them, which a dozen cases cannot tell. Nothing depends on the time or the machine, so
-the same code prints the same weights.
+few. One alert in three is taken to mean nothing. The weights also add up the evidence by which windows are
+compared, so put what it prints into `calibration` and run it again until only the last digit changes. It also
+prints how such weights do on drawn systems that took no part in fitting, which a dozen cases cannot tell.
+Nothing depends on the time or the machine, so the same code prints the same weights.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bench.rca.methods import diagnose
 from bench.rca.report import quiet_cases
 from bench.rca.scores import CONFIDENT, calibration_error, error_by_chance, read_label
 from bench.rca.synthetic import System, draw_cases, draw_quiet, draw_system
-from self_healing_fabric.diagnosis.calibration import WEIGHTS, Support
+from self_healing_fabric.diagnosis.calibration import WEIGHTS, Support, held
 
 SYSTEMS, CASES = 120, 10  # drawn; faults, and as many windows without, of each
 FOLDS = 10  # of systems
@@ -116,10 +117,11 @@ def left_out(samples: Sequence[Sample]) -> tuple[list[Sample], np.ndarray]:
     for fold in range(FOLDS):
         out = {name for place, name in enumerate(names) if place % FOLDS == fold}
         weights = fit([one for one in samples if one.public or one.system not in out])
-        held = np.array([one.system in out for one in invented])
-        if held.any():
-            sure[held] = _sigmoid(_terms(invented)[held] @ weights)
-    return invented, sure
+        out_now = np.array([one.system in out for one in invented])
+        if out_now.any():
+            sure[out_now] = _sigmoid(_terms(invented)[out_now] @ weights)
+    pairs = zip(sure, invented, strict=True)
+    return invented, np.array([held(float(confidence), one.support) for confidence, one in pairs])
 
 
 def main() -> None:

@@ -178,12 +178,24 @@ def test_drawn_cases_are_the_same_every_time_and_hold_their_fault() -> None:
         assert window.case.alerted_at in window.case.table.times
 
 
+def test_of_quiet_windows_at_most_one_in_twenty_is_told_with_confidence() -> None:
+    """On the drawn systems of the report, restless ones among them, 20 windows of each."""
+    told = [
+        methods.fabric(quiet.case).root_confidence
+        for number in drawn.NUMBERS
+        for quiet in synthetic.draw_quiet(synthetic.draw_system(number), 20)
+    ]
+    assert np.mean(np.array(told) >= scores.CONFIDENT) <= 0.05
+
+
 def test_verdicts_on_a_drawn_system_correct_the_cases_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fifty come first and are not judged; what they teach is applied to the others."""
     for name, count in (("VERDICTS", 6), ("JUDGED", 3), ("QUIET", 2)):
         monkeypatch.setattr(drawn, name, count)
     one = drawn.measure(1000)
     assert (len(one.told), len(one.right), len(one.corrected), len(one.quiet)) == (3, 3, 3, 2)
+    assert len(one.quiet_corrected) == 2
+    assert one.quiet_corrected != one.quiet
     assert one.corrected != one.told
     rows = [line for line in drawn.write_section([one]) if line.startswith("| synthetic-1000 |")]
     assert len(rows) == 1
@@ -193,7 +205,7 @@ def test_the_weights_are_those_that_fitting_finds_where_confidence_is_true() -> 
     """On outcomes drawn from a known logistic law the regression returns it."""
     generator = np.random.default_rng(1)
     supports = [
-        Support(score, score * part, 1.0, (1.0,) * 5, 0.0, None, 60)
+        Support(score, score * part, 1.0, (), 0, 0.0, None, 60)
         for score, part in zip(generator.uniform(0, 9, 4000), generator.uniform(0, 1, 4000), strict=True)
     ]
     right = [

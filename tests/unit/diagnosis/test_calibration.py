@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from self_healing_fabric.diagnosis.calibration import (
+    HELD,
     HIGHEST,
     INTERCEPT,
+    LEAST_SPREAD,
+    UNUSUAL,
     Calibration,
     Judged,
     Support,
     raw_confidence,
     refit,
+    student_tail,
 )
 
+CALM = (2.0, 2.5, 3.0, 2.4, 2.2, 2.8)
 SUPPORT = Support(
-    score=4.0, second=2.4, agreeing=1.0, quiet=(0.6, 2.0), explains=0.5, alert_seen=None, history=60
+    score=4.0, second=2.4, agreeing=1.0, quiet=CALM, apart=6, explains=0.5, alert_seen=None, history=60
 )
 
 
@@ -31,8 +38,9 @@ SUPPORT = Support(
         {"second": 3.6},
         {"second": None},
         {"agreeing": 0.0},
-        {"quiet": (0.6, 4.5)},
-        {"quiet": (0.6,)},
+        {"quiet": (*CALM, 5.0)},
+        {"apart": 2},
+        {"quiet": CALM[:1]},
         {"quiet": ()},
         {"explains": 0.0},
         {"alert_seen": False},
@@ -46,13 +54,64 @@ def test_less_support_is_less_confidence(changes: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quiet", "unusual"), [((), 1.0), ((1.0,) * 3, 0.25), ((1.0, 4.0, 9.0), 0.75), ((1.0,) * 12, 1 / 13)]
+    ("t", "degrees", "chance"),
+    [
+        (6.314, 1, 0.05),
+        (2.920, 2, 0.05),
+        (2.353, 3, 0.05),
+        (3.365, 5, 0.01),
+        (1.6973, 30, 0.05),
+        (0.0, 7, 0.5),
+        (-1.796, 11, 0.95),
+        (math.inf, 4, 0.0),
+    ],
 )
-def test_how_unusual_a_score_is_depends_on_how_many_windows_it_was_compared_with(
-    quiet: tuple[float, ...], unusual: float
+def test_the_tail_is_that_of_students_tables(t: float, degrees: int, chance: float) -> None:
+    """Percentage points as printed in every table of the distribution."""
+    assert student_tail(t, degrees) == pytest.approx(chance, abs=5e-5)
+
+
+def test_how_unusual_it_is_takes_the_distance_from_quiet_windows_and_their_number() -> None:
+    """mean + t sd sqrt(1 + 1/n) has the chance of t; windows that overlap count as those that do not."""
+    mean, sd = statistics.mean(CALM), statistics.stdev(CALM)
+    far = (SUPPORT.evidence - mean) / sd
+    assert SUPPORT.unusual == pytest.approx(student_tail(far / math.sqrt(1 + 1 / 6), 5))
+    assert replace(SUPPORT, apart=3).unusual == pytest.approx(student_tail(far / math.sqrt(1 + 1 / 3), 2))
+    flat = replace(SUPPORT, quiet=(1.0,) * 6)
+    steps = (SUPPORT.evidence - 1.0) / LEAST_SPREAD
+    assert flat.unusual == pytest.approx(student_tail(steps / math.sqrt(1 + 1 / 6), 5))
+
+
+def test_of_windows_that_are_all_alike_one_in_twenty_is_unusual() -> None:
+    """What is drawn as its quiet windows are is unusual as often as it is said to be, however few."""
+    generator = np.random.default_rng(5)
+    for count in (2, 4, 12):
+        others, own = (
+            generator.normal(0.0, 100.0, size=(4000, count)),
+            generator.normal(0.0, 100.0, size=4000),
+        )
+        shifted = others + (SUPPORT.evidence - own)[:, None]
+        unusual = [replace(SUPPORT, quiet=tuple(row), apart=count).unusual for row in shifted]
+        assert np.mean(np.array(unusual) <= UNUSUAL) == pytest.approx(UNUSUAL, abs=0.015)
+
+
+@given(st.floats(4, 1e6), st.floats(0, 1), st.lists(st.floats(-5, 5), max_size=1))
+def test_without_two_quiet_windows_nothing_is_told_with_confidence(
+    score: float, explains: float, quiet: list[float]
 ) -> None:
-    """One more than the windows that score as high, of one more than all: a few windows prove little."""
-    assert replace(SUPPORT, quiet=quiet).unusual == pytest.approx(unusual)
+    """However strong the evidence is: a history that is so short proves nothing."""
+    support = replace(SUPPORT, score=score, explains=explains, quiet=tuple(quiet), apart=len(quiet))
+    assert raw_confidence(support) <= HELD < 0.7
+
+
+def test_what_noise_may_be_is_held_below_what_people_act_on() -> None:
+    """The strongest of evidence, in a history where one window in four holds as much."""
+    strong = replace(SUPPORT, score=40.0, second=0.0, explains=1.0)
+    assert raw_confidence(strong) > 0.9
+    restless = replace(strong, quiet=(*CALM, strong.evidence, strong.evidence))
+    assert raw_confidence(restless) == HELD
+    verdicts = refit([Judged(HELD, right=True)] * 50)
+    assert verdicts.apply(HELD) > 0.7  # people know what quiet windows do not
 
 
 def test_what_each_term_adds_is_told() -> None:

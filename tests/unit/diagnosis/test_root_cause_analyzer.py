@@ -261,13 +261,33 @@ def test_what_was_concluded_by_elimination_gives_way_to_what_the_series_say(see:
 
 
 def test_what_has_evidence_of_its_own_does_not_give_way(see: See) -> None:
-    """Nor does elimination to series that name the same service, or none."""
+    """Nor does elimination to series that name the same pattern of the same service, or none."""
     memory = analyze(see(queries={MEMORY_PEAK: 0.99}), opened_at=1000.0)
     assert with_localization(memory, located(0.5))[0].confidence == memory[0].confidence
     ruled = eliminated(see)
     assert with_localization(ruled, located(0.5, abstained=True))[0] == ruled[0]
-    same = replace(located(0.2), order=("cart", "db"))
+    same = replace(
+        located(0.2), order=("cart", "db"), pattern=Pattern.CODE_BUG, shares={Pattern.CODE_BUG: 0.2}
+    )
     assert with_localization(ruled, same)[0].confidence == ruled[0].confidence
+
+
+def test_elimination_counts_less_where_the_series_of_the_service_name_another_pattern(see: See) -> None:
+    """cart's CPU rose, says a share of 0.4: the code is not all that is left."""
+    ruled = eliminated(see)
+    cause, others = with_localization(ruled, replace(located(0.4), order=("cart", "db")))
+    assert (cause.pattern, cause.service, cause.confidence) == (Pattern.RESOURCE_EXHAUSTION, "cart", 0.4)
+    assert others[0].confidence == pytest.approx(ruled[0].confidence * (1 - 0.4))
+
+
+def test_what_is_doubted_by_all_is_unknown(see: See) -> None:
+    """Elimination that the series doubt, and a pattern that is one of many: leads, and no cause."""
+    ruled = eliminated(see)
+    cause, others = with_localization(ruled, located(0.25))
+    assert (cause.pattern, cause.service, cause.confidence) == (Pattern.UNKNOWN, "cart", 0.0)
+    assert [each.service for each in others] == ["db", "cart"]
+    told = diagnosed(see({}), located(0.25), Calibration())
+    assert (told.abstained, told.lead) == (True, "db")
 
 
 CAREFUL = Calibration(shift=-0.5, slope=0.8, verdicts=40)

@@ -9,12 +9,22 @@ of any quiet hour. So the confidence is a logistic regression on what a person w
 - lead: (score - second) / score, how much less the best rival explains; who calls the first and shows no
   more than symptoms is no rival,
 - agreement: log2(1 + bits of its second family of series), whether more than one kind of series says so,
-- surprise: -ln p, p = (1 + quiet windows with as high a score) / (1 + quiet windows). This is a conformal
-  p-value (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005): among windows of which
-  none is special every p is as likely, whatever the system's noise is like. Few windows cannot make it small,
-  so a short history limits the confidence by itself,
 - explains: which part of the alert's volume it accounts for, 0 for the alerting service itself,
-- unseen: that the series which alerted did not move.
+- unseen: that the series which alerted did not move,
+- surprise: -ln max(p, 0.05), p being the chance that a quiet window of the same history holds as much.
+
+For p the terms strength, lead, agreement and explains, added up with their weights, are the evidence of a
+window; `unseen` is left out, because whatever alerts has moved. Quiet windows of the history are measured
+alike, and p is how likely a further one reaches what the alert's holds, by Student's prediction of one more
+normal observation (Geisser, Predictive Inference, 1993). The rank alone, a conformal p-value (Vovk, Gammerman
+and Shafer, Algorithmic Learning in a Random World, 2005), assumes nothing, but of n windows it is never below
+1 / (n + 1), and an hour seldom holds the 19 that 0.05 takes. That something is far above few windows that
+are all alike, the distance shows; below 0.05 the tail of a normal distribution is not trusted either.
+
+Where p is above 0.05, noise as this history holds it alarms too often to be believed: the confidence is held
+below 0.7, whatever else speaks for it. So of windows in which nothing happened at most one in twenty is told
+with 0.7, as far as they are like those before them. Only verdicts on the same system lift it again: they know
+what quiet windows do not.
 
 The weights are fitted by `python -m bench.rca.fitting`: half of their weight have faults and fault-free
 windows of systems drawn at random, half the first half of the public cases; `explains` rests mostly on
@@ -32,15 +42,20 @@ from typing import Any
 
 import numpy as np
 
-INTERCEPT = -5.08
+INTERCEPT = -4.59
 WEIGHTS: Mapping[str, float] = {
-    "strength": 1.37,
-    "lead": 2.07,
-    "agreement": 0.41,
-    "surprise": 0.44,
-    "explains": 2.26,
-    "unseen": -1.4,
+    "strength": 1.08,
+    "lead": 1.53,
+    "agreement": 0.4,
+    "surprise": 0.64,
+    "explains": 1.6,
+    "unseen": -1.44,
 }
+OWN = ("strength", "lead", "agreement", "explains")  # terms: the evidence of one window by itself
+UNUSUAL = 0.05  # chance of a quiet window to hold as much: up to here it is not taken for noise
+HELD = 0.69  # the highest confidence in what noise may be
+LEAST_SPREAD = 0.3  # of the logit, between quiet windows: those of a flat history do not differ at all
+ENOUGH_WINDOWS = 19  # apart; with fewer the rank alone cannot show a chance of 0.05
 HIGHEST = 0.95  # nothing is certain that metrics alone say
 LOWEST = 0.01
 SHORT_HISTORY = 10  # samples before the onset: with n fewer the confidence is n/10 of itself
@@ -58,7 +73,8 @@ class Support:
         score: of the best service, in bits.
         second: of the best rival; None where nothing else is measured.
         agreeing: bits of the second best family of its series.
-        quiet: the best score on each quiet window of the same history.
+        quiet: the evidence of each quiet window of the same history.
+        apart: how many of these do not overlap: so much they tell.
         explains: part of the alert's volume that it accounts for, 0 for the alerting service itself.
         alert_seen: whether the series that alerted moved; None when it is not known.
         history: samples before the onset.
@@ -68,27 +84,46 @@ class Support:
     second: float | None
     agreeing: float
     quiet: tuple[float, ...]
+    apart: int
     explains: float
     alert_seen: bool | None
     history: int
 
     @property
+    def evidence(self) -> float:
+        """What the window holds by itself: the part of the logit that can be compared with quiet windows."""
+        return float(sum(WEIGHTS[name] * value for name, value in self._own_terms.items()))
+
+    @property
     def unusual(self) -> float:
-        """The conformal p-value of the score among quiet windows: from 1 / (1 + windows) to 1."""
-        as_high = sum(score >= self.score for score in self.quiet)
-        return (1 + as_high) / (1 + len(self.quiet))
+        """The chance that a further quiet window holds as much evidence, by Student's prediction.
+
+        P(T > (e - mean) / (sd x sqrt(1 + 1/n))) with n - 1 degrees of freedom, for n windows that do not
+        overlap; sd is at least 0.3. 1 where there are fewer than two.
+        """
+        count = min(self.apart, len(self.quiet))
+        if count < 2:
+            return 1.0
+        spread = max(float(np.std(self.quiet, ddof=1)), LEAST_SPREAD) * np.sqrt(1.0 + 1.0 / count)
+        return student_tail((self.evidence - float(np.mean(self.quiet))) / spread, count - 1)
 
     @property
     def terms(self) -> dict[str, float]:
         """The terms of the regression, by the names of `WEIGHTS`."""
+        return {
+            **self._own_terms,
+            "surprise": -float(np.log(max(self.unusual, UNUSUAL))),
+            "unseen": float(self.alert_seen is False),
+        }
+
+    @property
+    def _own_terms(self) -> dict[str, float]:
         known = self.second is not None and self.score > 0
         return {
             "strength": float(np.log2(1.0 + self.score)),
             "lead": (self.score - (self.second or 0.0)) / self.score if known else 0.0,
             "agreement": float(np.log2(1.0 + self.agreeing)),
-            "surprise": -float(np.log(self.unusual)),
             "explains": self.explains,
-            "unseen": float(self.alert_seen is False),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,7 +138,28 @@ def raw_confidence(support: Support) -> float:
     """The probability before any verdict was given; the formula is that of the module."""
     logit = INTERCEPT + sum(WEIGHTS[name] * value for name, value in support.terms.items())
     known = min(1.0, support.history / SHORT_HISTORY)
-    return float(np.clip(known / (1.0 + np.exp(-logit)), 0.0, HIGHEST))
+    return held(float(np.clip(known / (1.0 + np.exp(-logit)), 0.0, HIGHEST)), support)
+
+
+def held(confidence: float, support: Support) -> float:
+    """The confidence, below 0.7 where a quiet window holds as much evidence with a chance of over 0.05."""
+    return confidence if support.unusual <= UNUSUAL else min(confidence, HELD)
+
+
+def student_tail(t: float, degrees: int) -> float:
+    """P(T > t) of Student's distribution with a whole number of degrees of freedom.
+
+    The finite sums of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    angle = np.arctan(t / np.sqrt(degrees))
+    odd = degrees % 2
+    power = np.cos(angle) if odd else 1.0
+    total = power if degrees > 1 else 0.0
+    for step in range(2 + odd, degrees, 2):
+        power *= np.cos(angle) ** 2 * (step - 1) / step
+        total += power
+    within = np.sin(angle) * total
+    return float(0.5 - 0.5 * (2.0 / np.pi * (angle + within) if odd else within))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from self_healing_fabric.diagnosis.calibration import Calibration, Support, raw_confidence
+from self_healing_fabric.diagnosis.calibration import (
+    ENOUGH_WINDOWS,
+    HELD,
+    UNUSUAL,
+    Calibration,
+    Support,
+    raw_confidence,
+)
 from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.kinds import Family
 from self_healing_fabric.diagnosis.onsets import ALERTED
@@ -24,12 +31,12 @@ from self_healing_fabric.diagnosis.shifts import CLEAR
 from self_healing_fabric.diagnosis.windows import Window
 from shf_queries import catalogue
 
-RULES_VERSION = "2026-11-5"  # changes with every rule, weight or threshold of the diagnosis
-QUIET_WINDOWS = 12  # of the same length, before the onset, at most
+RULES_VERSION = "2026-11-6"  # changes with every rule, weight or threshold of the diagnosis
+QUIET_WINDOWS = 40  # of the same length, before the onset, at most
 QUIET_BASELINES = 4  # for them
 LEAST_BASELINE = 6  # samples that must remain beside a quiet window
 QUIET_SAMPLES = 160  # of each of those baselines, about
-LEAST_CONFIDENCE = 0.3  # below it nothing is named
+LEAST_CONFIDENCE = 0.5  # below it another service is the likelier cause, so nothing is named
 LEAST_SCORE = 1.5  # bits: one series of full weight that is clearly shifted is worth two
 PRIMARY = 0.35  # of the best series of the service: from here on another may be named as its first trouble
 MOSTLY_OWN = 0.5  # of a series: one that something else explains is not the first trouble
@@ -119,7 +126,7 @@ class Localization:
         pattern: the likeliest pattern, `unknown` when it abstains.
         shares: of every pattern.
         findings: what made the shares, as sentences.
-        quiet: the best score on each quiet window of the same history.
+        quiet: the evidence of each quiet window of the same history (`calibration.Support.evidence`).
         against: what speaks against the first suspect, the best rival among it.
         missing: what could not be seen.
         abstained: whether nothing is named; then `order[0]` is only the strongest lead.
@@ -162,7 +169,7 @@ class Localization:
             "patterns": {pattern.value: _rounded(share) for pattern, share in self.shares.items()},
             "findings": list(self.findings),
             "suspects": [suspect.as_dict() for suspect in self.suspects],
-            "quiet_scores": [_rounded(score) for score in self.quiet],
+            "quiet_evidence": [_rounded(evidence) for evidence in self.quiet],
             "against": list(self.against),
             "missing": list(self.missing),
             "next_query": self.next_query,
@@ -189,8 +196,8 @@ def localize(
 
 def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibration) -> Localization:
     scored = scorer.score(scorer.onset.index, len(scorer.window.times))
-    order, quiet = scored.order, _quiet_scores(scorer)
-    support = _support(scorer, scored, quiet)
+    order, (quiet, apart) = scored.order, _quiet_evidence(scorer)
+    support = _support(scorer, scored, quiet, apart)
     uncalibrated = raw_confidence(support)
     confidence = calibration.apply(uncalibrated)
     abstained = scored.scores[order[0]] < LEAST_SCORE or confidence < LEAST_CONFIDENCE
@@ -209,7 +216,7 @@ def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibratio
         findings=tuple(trait.sentence for trait in classified.traits),
         quiet=quiet,
         against=tuple(_against(suspects, support)),
-        missing=tuple(_missing(scorer, order[0], quiet)),
+        missing=tuple(_missing(scorer, order[0], support)),
         abstained=abstained,
         next_query=_next_query(scorer, suspects),
     )
@@ -236,36 +243,38 @@ def _nothing(symptom: Symptom) -> Localization:
     )
 
 
-def _quiet_scores(scorer: Scorer) -> tuple[float, ...]:
-    """The best score on windows of the failure's length, evenly spread over the history, none overlapping.
+def _quiet_evidence(scorer: Scorer) -> tuple[tuple[float, ...], int]:
+    """The evidence of windows of the failure's length, evenly spread over the history, and how many of them
+    lie apart: neighbours may share half of their samples, where there is no room for more.
 
     Each is scored as the alert's is: against a baseline that does not hold it. Neighbours share a baseline
     that holds none of them (cross-conformal prediction, Vovk 2015), since a baseline is what costs time.
     """
     length, end = len(scorer.window.times) - scorer.onset.index, scorer.onset.index
-    count = min(QUIET_WINDOWS, end // length) if length and end >= length + LEAST_BASELINE else 0
-    if count < 1:
-        return ()
-    starts = [int(start) for start in np.linspace(0, end - length, count)]
-    scores = []
+    if not length or end < length + LEAST_BASELINE:
+        return (), 0
+    apart = min(QUIET_WINDOWS, end // length)
+    starts = [int(start) for start in np.linspace(0, end - length, min(QUIET_WINDOWS, 2 * apart - 1))]
+    found = []
     for group in (part for part in np.array_split(starts, QUIET_BASELINES) if len(part)):
         other = scorer.without(int(group[0]), int(group[-1]) + length, QUIET_SAMPLES)
         for start in group:
-            found = other.score(int(start), int(start) + length, by_onset=False).scores
-            scores.append(max(found.values()))
-    return tuple(scores)
+            scored = other.score(int(start), int(start) + length, by_onset=False)
+            found.append(_support(other, scored).evidence)
+    return tuple(found), apart
 
 
-def _support(scorer: Scorer, scored: Scored, quiet: tuple[float, ...]) -> Support:
+def _support(scorer: Scorer, scored: Scored, quiet: tuple[float, ...] = (), apart: int = 0) -> Support:
     """What the confidence in the best service is computed from."""
     first, *others = scored.order
-    alerting = scorer.alerting()
-    rivals = [service for service in others if not scorer.suffers_from(scored, service, first)]
+    alerting = scorer.alerting
+    rival = next((service for service in others if not scorer.suffers_from(scored, service, first)), None)
     return Support(
         score=scored.scores[first],
-        second=max((scored.scores[service] for service in rivals), default=0.0) if others else None,
+        second=(scored.scores[rival] if rival else 0.0) if others else None,
         agreeing=[*scorer.families(scored, first), 0.0, 0.0][1],
         quiet=quiet,
+        apart=apart,
         explains=0.0 if first == scorer.symptom.service else scorer.explains(scored, first),
         alert_seen=any(abs(scored.shifts.deviations[row]) > ALERTED for row in alerting)
         if alerting
@@ -336,12 +345,14 @@ def _against(suspects: Sequence[Suspect], support: Support) -> list[str]:
             f"it may be {rival.service} as well: {rival.score:.2f} bits speak for it, "
             f"{first.score:.2f} for {first.service}"
         )
-    as_high = [score for score in support.quiet if score >= first.score]
+    as_high = sum(evidence >= support.evidence for evidence in support.quiet)
     if as_high:
-        found.append(
-            f"as high a score in {len(as_high)} of {len(support.quiet)} quiet windows of the same history, "
-            f"up to {max(as_high):.2f}"
-        )
+        windows = f"{as_high} of {len(support.quiet)} quiet windows"
+        found.append(f"as much evidence in {windows} of the same history")
+    if support.unusual > UNUSUAL:
+        noise = f"one more quiet window would hold as much with a chance of {support.unusual:.0%}"
+        noise = noise if support.apart > 1 else "the history is too short to tell it from noise"
+        found.append(f"{noise}, so the confidence is at most {HELD} before verdicts")
     found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]
     found += [
         f"{claim.service}: {claim.kind} counts {factor.factor:.0%} only, for {factor.reason}"
@@ -354,7 +365,7 @@ def _against(suspects: Sequence[Suspect], support: Support) -> list[str]:
     return found
 
 
-def _missing(scorer: Scorer, service: str, quiet: Sequence[float]) -> list[str]:
+def _missing(scorer: Scorer, service: str, support: Support) -> list[str]:
     """What could not be seen and might have changed the answer."""
     found = []
     measured = {scorer.kinds[row].family for row in scorer.rows_of(service)}
@@ -378,9 +389,9 @@ def _missing(scorer: Scorer, service: str, quiet: Sequence[float]) -> list[str]:
     gaps = float(np.mean(~np.isfinite(scorer.window.values[rows])))
     if gaps > GAPS:
         found.append(f"{service}: {gaps:.0%} of its samples")
-    if not quiet:
-        found.append("quiet windows to compare with")
-    alerting = scorer.alerting()
+    if support.apart < ENOUGH_WINDOWS and support.unusual > UNUSUAL:
+        found.append(f"enough quiet windows to compare with: {support.apart} of {ENOUGH_WINDOWS}")
+    alerting = scorer.alerting
     if scorer.symptom.kind and not alerting:
         found.append(f"the series that alerted: {scorer.symptom.kind} of {scorer.symptom.service}")
     return found
@@ -391,7 +402,7 @@ def _next_query(scorer: Scorer, suspects: Sequence[Suspect]) -> str:
     for suspect in (*suspects[1:2], *suspects[:1]):
         if suspect.claims:
             return suspect.claims[0].series
-    alerting = scorer.alerting()
+    alerting = scorer.alerting
     if alerting:
         return scorer.window.queries[alerting[0]].promql()
     return catalogue.diagnosed([suspects[0].service])

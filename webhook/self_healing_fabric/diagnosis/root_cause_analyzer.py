@@ -128,7 +128,8 @@ def with_localization(
     Where both name the same pattern in the same service they are one cause, with the higher confidence of the
     two and the evidence of both: they look at the same series, so they do not confirm each other. An
     abstaining localisation changes nothing. What was concluded by elimination alone counts less by what the
-    series say for other causes: c (1 - p), because those were not eliminated.
+    series say for other causes: c (1 - p), because those were not eliminated. Where all are too weak after
+    that, the cause is unknown, in the service that the rules diagnosed.
     """
     if found.abstained:
         return ruled
@@ -147,13 +148,17 @@ def with_localization(
         )
     ranked = [seen, *(each for each in ranked if each not in same)]
     ranked.sort(key=lambda each: (-each.confidence, each.pattern, each.service))
+    if ranked[0].confidence < LEAST_CONFIDENCE:
+        return Cause(Pattern.UNKNOWN, ruled[0].service, 0.0), tuple(ranked)
     return ranked[0], tuple(ranked[1:])
 
 
 def _doubted(cause: Cause, found: Localization) -> Cause:
-    if not cause.by_elimination or found.lead == cause.service:
+    """p is how sure the series are of another service, or in the same service of another pattern."""
+    if not cause.by_elimination or (found.pattern, found.lead) == (cause.pattern, cause.service):
         return cause
-    return replace(cause, confidence=cause.confidence * (1.0 - found.confidence))
+    other = found.shares[found.pattern] if found.lead == cause.service else found.confidence
+    return replace(cause, confidence=cause.confidence * (1.0 - other))
 
 
 def _combine(findings: list[Finding]) -> Iterator[Cause]:

@@ -95,6 +95,7 @@ class Scorer:
     """Scores the services of one window around one alert.
 
     Keeps what does not change between the alert's window and the quiet ones that it is compared with.
+    `alerting` are the series that the alert names.
     """
 
     def __init__(self, window: Window, symptom: Symptom, graph: CallGraph) -> None:
@@ -103,15 +104,21 @@ class Scorer:
         self.graph = graph
         self.kinds = window.kinds
         self.services = window.services
-        self.onset: Onset = find_onset(window, symptom.at, self.alerting())
+        named = (symptom.service, symptom.kind)
+        self.alerting = tuple(row for row, key in enumerate(window.keys) if (key.service, key.kind) == named)
+        self.onset: Onset = find_onset(window, symptom.at, self.alerting)
         self.baseline: Baseline = baseline_of(window.values[:, : self.onset.index], self.kinds)
         self._rows: dict[str, list[int]] = {service: [] for service in self.services}
         for row, key in enumerate(window.keys):
             self._rows[key.service].append(row)
+        families, services = list(Family), list(self._rows)
+        self._family_of = np.array([families.index(kind.family) for kind in self.kinds], dtype=np.intp)
+        self._service_of = np.array([services.index(key.service) for key in window.keys], dtype=np.intp)
         self._load_rows = {
             service: _load_row(rows, window, self.kinds) for service, rows in self._rows.items()
         }
         self._callees = {service: graph.callees(service, self.services) for service in self.services}
+        self._calls = {service: graph.reachable(service) for service in self.services}
         self._reachable = graph.reachable(symptom.service) if symptom.service in graph.services else None
 
     @property
@@ -163,10 +170,10 @@ class Scorer:
                 bits[row] *= factor.factor
         earliness = self._earliness(bits) if by_onset else {}
         own_part = 0.0 if alert_row is None else 1.0 - self._explained(alert_row, shifts, load)
-        scores, of_service = {}, {}
-        for service, rows in self._rows.items():
+        scores, of_service, worth = {}, {}, self._sums_of_families(bits)
+        for place, service in enumerate(self._rows):
             reasons = tuple(self._service_factors(service, earliness))
-            total = _sum_of_families(bits, rows, self.kinds)
+            total = float(worth[place])
             for reason in reasons:
                 total *= reason.factor
             if service == self.symptom.service:
@@ -187,14 +194,22 @@ class Scorer:
                 requests[service] = float(sums[place]) * (1.0 if self.kinds[row].counted else step)
         return load, requests
 
-    def alerting(self) -> list[int]:
-        """The series that the alert names."""
-        named = (self.symptom.service, self.symptom.kind)
-        return [row for row, key in enumerate(self.window.keys) if (key.service, key.kind) == named]
-
     def families(self, scored: Scored, service: str) -> list[float]:
-        """What each family of the service's series is worth, in bits, the best first."""
-        return _best_of_families(scored.bits, self._rows[service], self.kinds)
+        """What each family of the service's series is worth, in bits, the best first; 0 for what is not
+        measured."""
+        place = list(self._rows).index(service)
+        return [float(bits) for bits in self._best_of_families(scored.bits)[:, place]]
+
+    def _sums_of_families(self, bits: FloatArray) -> FloatArray:
+        """By service, sum over k of 0.3^k x the k-th best family, each family being worth its best series."""
+        shares = NEXT_FAMILY ** np.arange(FAMILIES)
+        return np.asarray(np.sum(shares[:, None] * self._best_of_families(bits)[:FAMILIES], axis=0))
+
+    def _best_of_families(self, bits: FloatArray) -> FloatArray:
+        """The bits of each family's best series, by service, the best family first: (family, service)."""
+        best = np.zeros((len(Family), len(self._rows)))
+        np.maximum.at(best, (self._family_of, self._service_of), bits)
+        return -np.sort(-best, axis=0)
 
     def suffers_from(self, scored: Scored, service: str, cause: str) -> bool:
         """Whether a service calls the cause, directly or through others, and shows no more than symptoms.
@@ -203,7 +218,7 @@ class Scorer:
         """
         rows = self._rows[service]
         best = max(rows, key=lambda row: (scored.bits[row], -row))
-        return self.kinds[best].family in SUFFERED and cause in self.graph.reachable(service)
+        return self.kinds[best].family in SUFFERED and cause in self._calls[service]
 
     def explains(self, scored: Scored, service: str) -> float:
         """Which part of the alert's volume the service's series of the same kind account for, from 0 to 1; 0
@@ -229,7 +244,7 @@ class Scorer:
 
     def _alert_row(self, shifts: Shifts) -> int | None:
         """The series that alerted, if it is among those measured and shifted; of several the farthest."""
-        rows = [row for row in self.alerting() if abs(shifts.deviations[row]) > ALERTED]
+        rows = [row for row in self.alerting if abs(shifts.deviations[row]) > ALERTED]
         return max(rows, key=lambda row: (abs(shifts.deviations[row]), -row)) if rows else None
 
     def _factors(
@@ -250,7 +265,8 @@ class Scorer:
                 found.append(self._share(row, shifts, load, alert_row))
             if service in requests:
                 count = requests[service]
-                found.append(Factor(f"it rests on {count:.0f} requests", count / (count + FEW_REQUESTS)))
+                few = "1 request" if round(count) == 1 else f"{count:.0f} requests"
+                found.append(Factor(f"it rests on {few}", count / (count + FEW_REQUESTS)))
         elif kind.family in (Family.CPU, Family.NETWORK, Family.SATURATION):
             follows = self._follows_load(row, shifts)
             if follows > 0:
@@ -396,18 +412,3 @@ def _load_row(rows: Sequence[int], window: Window, kinds: Sequence[Kind]) -> int
 
 def _growth(delta: float, median: float) -> float:
     return float(delta / median) if np.isfinite(median) and median > 0 else 0.0
-
-
-def _sum_of_families(bits: FloatArray, rows: Sequence[int], kinds: Sequence[Kind]) -> float:
-    """sum over k of 0.3^k x the k-th best family, each family being worth its best series."""
-    ordered = _best_of_families(bits, rows, kinds)[:FAMILIES]
-    return sum(NEXT_FAMILY**index * value for index, value in enumerate(ordered))
-
-
-def _best_of_families(bits: FloatArray, rows: Sequence[int], kinds: Sequence[Kind]) -> list[float]:
-    """The bits of each family's best series, the best family first."""
-    best: dict[Family, float] = {}
-    for row in rows:
-        family = kinds[row].family
-        best[family] = max(best.get(family, 0.0), float(bits[row]))
-    return sorted(best.values(), reverse=True)
