@@ -126,6 +126,15 @@ def test_a_small_shift_is_no_finding_even_without_any_rival() -> None:
     assert (diagnosis.abstained, diagnosis.lead) == (True, "db")
 
 
+@pytest.mark.parametrize(("told", "abstained"), [(0.45, True), (0.55, False)])
+def test_what_is_likelier_wrong_than_right_is_a_lead(told: float, abstained: bool) -> None:
+    """After verdicts that leave 0.45 of the clearest fault nothing is named, with 0.55 it is."""
+    doubts = Calibration(shift=float(np.log(told / (1 - told))), slope=0.0, verdicts=50)
+    diagnosis = found(slow_database(), kind="latency_p95_seconds", calibration=doubts)
+    assert diagnosis.confidence == pytest.approx(told)
+    assert (diagnosis.lead, diagnosis.abstained) == ("db", abstained)
+
+
 def test_series_that_ended_before_the_alert_name_nothing() -> None:
     """The target vanished with its failure: what it said before is no evidence, and that is told."""
     rows = {key: values[:BEFORE] for key, values in slow_database().items()}
