@@ -21,7 +21,7 @@ SEEDS = int(os.environ.get("CRASH_SEEDS", "1"))
 SPEED = 20.0  # virtual seconds in a real one, where the threads are real
 THREADS_EVERY = 4  # one of so many seeds lets the threads run
 AGAIN = 0.35  # how likely the next process dies too
-_ANYWHERE = ("claim", "action announced", "action begun", "action ended", "notifications worked in")
+_ANYWHERE = ("claim", "action announced", "action ended", "notifications worked in")
 
 
 def points_asked_for(request: pytest.FixtureRequest) -> list[str]:

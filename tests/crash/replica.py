@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from self_healing_fabric.cli import main
+from self_healing_fabric.guardrails import Refusal
 from self_healing_fabric.orchestration import journal, leases
 
 
@@ -26,20 +27,20 @@ def change(changes: dict[str, Any]) -> None:
     if "renewal" in changes:
         leases.RENEWAL = changes["renewal"]
     if "freeze" in changes:
-        _freeze_between_begin_and_effect(Path(changes["freeze"]))
+        _freeze_before_the_effect(Path(changes["freeze"]))
 
 
-def _freeze_between_begin_and_effect(flag: Path) -> None:
-    original = journal.begin
+def _freeze_before_the_effect(flag: Path) -> None:
+    original = journal.announce
 
-    def begin(*arguments: Any) -> bool:
-        begun = original(*arguments)
-        if begun and flag.exists():
+    def announce(*arguments: Any, **options: Any) -> Refusal | float:
+        answer = original(*arguments, **options)
+        if not isinstance(answer, Refusal) and flag.exists():
             flag.unlink()
             os.kill(os.getpid(), signal.SIGSTOP)
-        return begun
+        return answer
 
-    journal.begin = begin
+    journal.announce = announce
 
 
 if __name__ == "__main__":

@@ -111,14 +111,14 @@ def live_and_die(values: Mapping[str, Any], strategy: str, moment: str) -> None:
     def die(*_: object, **__: object) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    begin = journal.begin
+    announce = journal.announce
 
-    def begin_and_die(*arguments: Any) -> Any:
-        begin(*arguments)
+    def announce_and_die(*arguments: Any, **options: Any) -> Any:
+        announce(*arguments, **options)
         die()
 
     if moment == BEGUN:
-        journal.begin = begin_and_die
+        journal.announce = announce_and_die
     else:
         # The package has a function of the module's name.
         steps = "self_healing_fabric.orchestration.steps.recovering"

@@ -10,7 +10,6 @@ import pytest
 
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State
-from self_healing_fabric.orchestration import journal
 from self_healing_fabric.recovery.platforms.http import HttpRestart
 from self_healing_fabric.store import statements
 
@@ -105,18 +104,19 @@ def test_a_clock_that_is_set_forward_does_not_ask_the_target_too_early(
     assert len(world.target.restarts) == 1
 
 
-def test_killed_right_after_the_intent_does_it_once(
-    killed_world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed when only the intent was written: it certainly did not begin, and is done at once."""
+def test_what_0_1_0_only_intended_is_done_at_once(killed_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wrote down the beginning by itself, later: what had none certainly did not begin."""
     world = killed_world
 
     def die_first(*_: Any, **__: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "begin", die_first)
+        patch.setattr(HttpRestart, "perform", die_first)
         die(world)
+    (action,) = world.actions()
+    intended = {"status": "intended", "started_at": None}
+    world.context.store.write(lambda connection: statements.update_action(connection, action.id, intended))
     world.run(seconds=5)
     assert len(world.target.restarts) == 1
     assert [row.status for row in world.actions()] == ["failed", "succeeded"]

@@ -66,7 +66,7 @@ class Replica:
         return incident
 
     def announce(self, incident: Incident, **changes: Any) -> Refusal | None:
-        """Announce a restart of the one target."""
+        """Announce a restart of the one target: None when it may begin."""
         action = {
             "id": f"{incident.id}/{next(numbers)}",
             "platform": "http",
@@ -75,9 +75,10 @@ class Replica:
             "before": {},
             **changes,
         }
-        return journal.announce(
+        answer = journal.announce(
             self.context, incident, action=action, strategy="restart", disruptive=True, entries=()
         )
+        return answer if isinstance(answer, Refusal) else None
 
 
 def settings_of(max_actions: int) -> Settings:
@@ -173,7 +174,7 @@ def test_many_that_announce_together_stay_within_the_budget(postgresql_url: str)
             replica.now += 1.0
             if refusal is None:
                 announced += 1
-                most.append(sum(status == "intended" for _, status in actions(replica.store)))
+                most.append(sum(status == "started" for _, status in actions(replica.store)))
                 row = replica.store.read(
                     lambda c, incident=incident: statements.unfinished_action_of(c, incident.id)
                 )
@@ -202,19 +203,7 @@ def test_an_announcement_of_one_that_was_overtaken_is_dropped(replicas: tuple[Re
     assert story(first.store, "i1") == []
 
 
-def test_an_effect_of_one_that_was_overtaken_does_not_begin(replicas: tuple[Replica, Replica]) -> None:
-    """Between the announcement and the effect the other one took over: the action stays unbegun."""
-    first, second = replicas
-    incident = first.claim(open_incident(first.store, "i1"))
-    assert first.announce(incident, id="a1") is None
-    second.now += LEASE + 1
-    second.claim("i1")
-    with pytest.raises(LeaseLost):
-        journal.begin(first.context, incident, "a1", "restart")
-    assert actions(first.store) == [("i1", "intended")]
-
-
-def test_a_beginning_prolongs_the_lease(
+def test_an_announcement_prolongs_the_lease(
     replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An effect begins with a whole lease in hand, in the store and in the process."""
@@ -223,9 +212,8 @@ def test_a_beginning_prolongs_the_lease(
     monkeypatch.setattr(leases_module, "steady", lambda: steady[0])
     monkeypatch.setattr(journal, "steady", lambda: steady[0])
     incident = first.claim(open_incident(first.store, "i1"))
-    assert first.announce(incident, id="a1") is None
     first.now, steady[0] = START + 5.0, 105.0
-    assert journal.begin(first.context, incident, "a1", "restart")
+    assert first.announce(incident, id="a1") is None
     second.now = START + LEASE + 1
     assert second.context.leases.claim(5) == []
     steady[0] = 105.0 + LEASE - 0.1
@@ -235,7 +223,7 @@ def test_a_beginning_prolongs_the_lease(
     assert actions(first.store) == [("i1", "started")]
 
 
-def test_one_that_froze_at_the_beginning_may_not_act(
+def test_one_that_froze_while_it_announced_may_not_act(
     replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looked at one clock, froze for a minute, and looked at the other: the lease counts from before."""
@@ -259,19 +247,18 @@ def test_one_that_froze_at_the_beginning_may_not_act(
 
     frozen: dict[str, bool] = {}
     incident = first.claim(open_incident(first.store, "i1"))
-    assert first.announce(incident, id="a1") is None
     monkeypatch.setattr(journal, "steady", look)
     monkeypatch.setattr(leases_module, "steady", lambda: steady[0])
     object.__setattr__(first.context, "clock", clock)
     frozen["next"] = True
-    begun = journal.begin(first.context, incident, "a1", "restart")
+    begun = first.announce(incident) is None
     second.now = first.now
     taken_over = bool(second.context.leases.claim(5))
     assert not (begun and taken_over and first.context.leases.holds(incident))
 
 
 @pytest.mark.parametrize("before", [None, Mode.AUTOMATIC], ids=["never set", "set before"])
-def test_a_pause_and_a_beginning_do_not_overlap(
+def test_a_pause_and_an_announcement_do_not_overlap(
     replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch, before: Mode | None
 ) -> None:
     """Once the pause is acknowledged nothing begins: it waits for a beginning that was first."""
@@ -279,7 +266,6 @@ def test_a_pause_and_a_beginning_do_not_overlap(
     if before is not None:
         set_mode(second, before)
     incident = first.claim(open_incident(first.store, "i1"))
-    assert first.announce(incident, id="a1") is None
     order: list[str] = []
     pausing: list[Future[None]] = []
     update = statements.update_claimed
@@ -296,49 +282,25 @@ def test_a_pause_and_a_beginning_do_not_overlap(
 
     monkeypatch.setattr(statements, "update_claimed", slowly)
     with ThreadPoolExecutor(1) as pool:
-        assert journal.begin(first.context, incident, "a1", "restart")
+        assert first.announce(incident) is None
     pausing[0].result()
     assert order == ["begins", "paused"]
 
 
 @pytest.mark.parametrize("before", [None, Mode.AUTOMATIC], ids=["never set", "set before"])
 def test_nothing_begins_while_paused(replicas: tuple[Replica, Replica], before: Mode | None) -> None:
-    """A pause at one replica stops the other, between announcement and effect, and before an announcement."""
+    """A pause at one replica stops the other, and its end lets it go on."""
     first, second = replicas
     if before is not None:
         set_mode(first, before)
     incident = first.claim(open_incident(first.store, "i1"))
-    assert first.announce(incident, id="a1") is None
     set_mode(second, Mode.PAUSED)
-    assert journal.begin(first.context, incident, "a1", "restart") is False
-    assert actions(first.store) == [("i1", "intended")]
-    refusal = first.announce(first.claim(open_incident(first.store, "i2")))
+    refusal = first.announce(incident)
     assert refusal is not None
     assert refusal.guardrail == "mode"
+    assert actions(first.store) == []
     set_mode(second, Mode.AUTOMATIC)
-    assert journal.begin(first.context, incident, "a1", "restart") is True
-
-
-def test_beginnings_do_not_wait_for_each_other(
-    replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only a change of the mode excludes them: two effects may begin at the same time."""
-    claimed = []
-    for replica, name in zip(replicas, ("i1", "i2"), strict=True):
-        incident = replica.claim(open_incident(replica.store, name))
-        assert replica.announce(incident, id=name, target=f"http:{name}") is None
-        claimed.append((replica, incident))
-    both = threading.Barrier(2)
-    update = statements.update_claimed
-
-    def together(*args: Any) -> None:
-        both.wait(5)
-        update(*args)
-
-    monkeypatch.setattr(statements, "update_claimed", together)
-    with ThreadPoolExecutor(2) as pool:
-        begun = pool.map(lambda pair: journal.begin(pair[0].context, pair[1], pair[1].id, "restart"), claimed)
-        assert list(begun) == [True, True]
+    assert first.announce(incident) is None
 
 
 def test_a_commit_is_whole_or_nothing(replicas: tuple[Replica, Replica]) -> None:
@@ -355,7 +317,7 @@ def test_a_commit_is_whole_or_nothing(replicas: tuple[Replica, Replica]) -> None
     write: Callable[..., Incident] = journal.commit
     with pytest.raises(LookupError):
         write(first.context, incident, transition, finished=finished, also=(fail,))
-    assert actions(first.store) == [("i1", "intended")]
+    assert actions(first.store) == [("i1", "started")]
     assert len(story(first.store, "i1")) == 1
     after = write(first.context, incident, transition, finished=finished, verdict=("a1", "healed"))
     assert after.state is State.VERIFYING

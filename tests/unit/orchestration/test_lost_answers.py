@@ -84,7 +84,7 @@ def test_people_are_called_once_when_the_answer_to_the_end_of_an_action_got_lost
 ) -> None:
     """The step goes on as stored: its escalation is sent, and neither counted nor told twice."""
     failing.target.answer = 403
-    network = Network(failing, monkeypatch, 5)
+    network = Network(failing, monkeypatch, 4)
     failing.run()
     assert network.cut
     assert [row.status for row in failing.actions()] == ["failed"]

@@ -1,6 +1,6 @@
 """Writing down: every change of an incident, and every action before it happens.
 
-The order is the whole point. `announce` commits the action with its guardrails checked in the same
+The order is the whole point. `announce` commits the action as begun, with its guardrails checked in the same
 transaction; only then may the effect begin. `commit` writes a step's result under the lease's epoch, so that
 a worker that was overtaken writes nothing.
 
@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from self_healing_fabric import guardrails
 from self_healing_fabric.escalation import levels
-from self_healing_fabric.guardrails import Measured, Proposal, Refusal, mode
+from self_healing_fabric.guardrails import Measured, Proposal, Refusal
 from self_healing_fabric.guardrails.outside import first_refusal
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import Transition, check_transition
@@ -31,7 +31,6 @@ from self_healing_fabric.orchestration.leases import LEASE, steady
 from self_healing_fabric.recovery.effects import DIFF
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.strategies import UNDO
-from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
 log = structlog.get_logger()
@@ -218,27 +217,32 @@ def announce(
     disruptive: bool,
     measured: Measured = NOTHING_MEASURED,
     entries: tuple[Entry, ...] = (),
-) -> Refusal | None:
+) -> Refusal | float:
     """Ask the guardrails and, if they allow it, write the action down after `entries`, in one transaction.
 
-    Returns the refusal, or None: then the action is announced and its effect may begin.
+    It is written down as begun, with a whole lease in hand: what a crash leaves from here on is looked up at
+    the target. Returns the refusal, or when it was begun on the steady clock: then the effect may begin.
     """
-    now = context.clock()
-    proposal = _proposal(context, incident, action, strategy, disruptive, measured, now)
 
-    def write(connection: Connection) -> Refusal | None:
+    def write(connection: Connection) -> Refusal | float:
         # Budgets are counted, then used up: two replicas must not count at the same time.
         statements.serialize(connection, "announcement")
+        # A change of the mode waits for us or we for it: once a pause is acknowledged, nothing begins.
+        statements.serialize(connection, "control", shared=True)
+        mark, now = steady(), context.clock()  # after the waiting, and in this order: see leases.Leases
+        proposal = _proposal(context, incident, action, strategy, disruptive, measured, now)
         refusal = guardrails.check(connection, proposal, context.settings)
         if refusal is not None:
             if refusal.remember is not None:
                 name, by = refusal.guardrail, f"incident {incident.id}"
                 statements.set_control(connection, name=name, value=refusal.remember, by=by, now=now)
             return refusal
-        statements.update_claimed(connection, incident.id, incident.epoch, {"updated_at": now})
+        prolonged = {"updated_at": now, "lease_until": now + LEASE}
+        statements.update_claimed(connection, incident.id, incident.epoch, prolonged)
         values = {
-            "status": Status.INTENDED.value,
+            "status": Status.STARTED.value,
             "intended_at": now,
+            "started_at": now,
             "disruptive": disruptive,
             "strategy": strategy,
             "failure_class": incident.failure_class,
@@ -248,26 +252,9 @@ def announce(
         message = f"Intends to {strategy} {target_in_words(action['target'])} (attempt {action['attempt']})."
         data = told_of(action, strategy)
         timeline.append(connection, incident.id, [*entries, Entry(Kind.ACTION, message, data)], now)
-        return None
+        return mark
 
-    return context.store.write(write)
-
-
-def begin(context: Context, incident: Incident, action_id: str, strategy: str) -> bool:
-    """Last look before the effect: still our lease, and not paused? False means: do nothing."""
-    mark, now = steady(), context.clock()  # in this order: see leases.Leases
-
-    def write(connection: Connection) -> bool:
-        service, settings = incident.service, context.settings
-        if mode.current(connection, settings, service=service, strategy=strategy, lock=True) is Mode.PAUSED:
-            return False
-        prolonged = {"updated_at": now, "lease_until": now + LEASE}
-        statements.update_claimed(connection, incident.id, incident.epoch, prolonged)
-        started = {"status": Status.STARTED.value, "started_at": now}
-        statements.update_action(connection, action_id, started)
-        return True
-
-    begun = context.store.write(write)
-    if begun:
-        context.leases.prolonged(incident, mark)
-    return begun
+    answer = context.store.write(write)
+    if not isinstance(answer, Refusal):
+        context.leases.prolonged(incident, answer)
+    return answer

@@ -16,7 +16,9 @@ BEGINS_WITHIN = 5.0  # seconds after it was recorded that it begins; what cannot
 
 
 class Status(StrEnum):
-    """Of an action. `INTENDED` and `STARTED` are found only after a crash."""
+    """Of an action. `STARTED` is found only while its effect is under way and after a crash, `INTENDED` only
+    after a crash of 0.1.0, which wrote down in two steps that an action is meant and that it begins.
+    """
 
     INTENDED = "intended"
     STARTED = "started"

@@ -120,7 +120,7 @@ def _act(
             told |= {"refused_by": refusal.guardrail}
         note = Entry(Kind.NOTE, f"Dry run: {would}.", told)
         return to_people(context, "dry run: a person must do it", *entries, note)
-    refusal = journal.announce(
+    answer = journal.announce(
         context,
         incident,
         action=action,
@@ -129,9 +129,9 @@ def _act(
         measured=measured,
         entries=entries,
     )
-    if refusal is not None:
-        return _refused(incident, context, refusal, entries)
-    return _perform(incident, context, strategy, effect, action)
+    if isinstance(answer, Refusal):
+        return _refused(incident, context, answer, entries)
+    return _perform(incident, context, strategy, effect, action, begun=answer)
 
 
 def _measured(context: Context, service: str, strategy: str) -> Measured:
@@ -231,19 +231,14 @@ def _failures_in_a_row(actions: Sequence[Row[Any]], strategy: str) -> int:
 
 
 def _perform(
-    incident: Incident, context: Context, strategy: str, effect: Effect, action: dict[str, Any]
+    incident: Incident, context: Context, strategy: str, effect: Effect, action: dict[str, Any], begun: float
 ) -> Step:
-    mark = steady()
-    if not journal.begin(context, incident, action["id"], strategy):
-        outcome = ActionOutcome(Status.FAILED, "paused before it began; nothing was done", 0.0)
-        paused = Transition(State.RECOVERING, PAUSE_POLL, waiting_for="mode: the fabric is paused")
-        return Step(paused, finished=(action["id"], outcome), strategy=strategy)
     with context.metrics.action_seconds.labels(strategy).time():
         outcome = effect.perform(
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
-            permit=_permit(incident, context, strategy, mark + BEGINS_WITHIN),
+            permit=_permit(incident, context, strategy, begun + BEGINS_WITHIN),
         )
     return _after_action(incident, context, strategy, action, outcome)
 
