@@ -38,6 +38,11 @@ def receive() -> Response:
     fabric: Fabric = current_app.extensions["fabric"]
     if fabric.draining:
         return problem(503, "the fabric is shutting down; send it again")
+    with fabric.orchestrator.arrival():
+        return _take(fabric)
+
+
+def _take(fabric: Fabric) -> Response:
     body = request.get_data(cache=False)
     try:
         message = WebhookMessage.model_validate_json(body)

@@ -7,10 +7,12 @@ incident: it is tried again later, and after a few times it goes to people.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import structlog
@@ -35,6 +37,10 @@ log = structlog.get_logger()
 
 LONGEST_SLEEP = 1.0  # seconds without a look at the store, should a wake-up get lost
 LOST_RACE = 0.1  # seconds to wait when another one has claimed what was due
+CROWD = 4  # notifications that wait for their answers at once are a flood
+FLOOD_LASTS = 0.05  # seconds after there was a crowd last
+LONGEST_YIELD = 1.0  # seconds for which nothing is begun because of a flood
+YIELD_POLL = 0.02  # seconds between two looks at whether it still lasts
 MAX_FAULTS = 3  # unexpected errors in a row of one incident before people are called
 FAULT_PAUSE = 5.0  # seconds before a step that failed unexpectedly is tried again
 STORE_RETRY = 1.0  # seconds between two tries to write the end of an action
@@ -54,6 +60,9 @@ class HealingOrchestrator:
         self._stopping = threading.Event()
         self._awake = threading.Event()
         self._full = False  # the loop waits until somebody has finished
+        self._arriving = 0  # notifications that wait for their answers
+        self._arrivals = threading.Lock()
+        self._crowded_at = -math.inf  # on the monotonic clock
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="step")
         self._thread = threading.Thread(target=self._run, name="orchestrator", daemon=True)
         self.reconciliation = Reconciliation(context)
@@ -76,6 +85,19 @@ class HealingOrchestrator:
         self._next_reconcile = 0.0
         self.wake()
 
+    @contextmanager
+    def arrival(self) -> Iterator[None]:
+        """While a notification is read and stored."""
+        with self._arrivals:
+            self._arriving += 1
+            if self._arriving >= CROWD:
+                self._crowded_at = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._arrivals:
+                self._arriving -= 1
+
     def alive(self) -> bool:
         """Whether the loop runs."""
         return self._thread.is_alive()
@@ -97,6 +119,7 @@ class HealingOrchestrator:
             pause, began = LONGEST_SLEEP, time.monotonic()
             try:
                 self._reconcile_when_due()
+                self._yield_to_arrivals()
                 pause = self._look()
                 self.last_look = self._context.clock(), time.monotonic() - began
             except StoreUnavailable as error:
@@ -121,6 +144,18 @@ class HealingOrchestrator:
         except Exception:
             log.exception("reconciliation_failed")
         self.wake()
+
+    def _yield_to_arrivals(self) -> None:
+        """Begin nothing while a flood lasts: answers go first, for what is stored waits safely.
+
+        But not for long: a flood that goes on for hours must not keep anything from being healed.
+        """
+        until = time.monotonic() + LONGEST_YIELD
+        while self._flooded() and time.monotonic() < until and not self._stopping.wait(YIELD_POLL):
+            pass
+
+    def _flooded(self) -> bool:
+        return self._arriving >= CROWD or time.monotonic() < self._crowded_at + FLOOD_LASTS
 
     def _look(self) -> float:
         """Take in what is new and dispatch what is due; return how long to sleep, at most."""
@@ -201,6 +236,7 @@ class HealingOrchestrator:
 
     def _work(self, incident: Incident) -> None:
         try:
+            self._yield_to_arrivals()
             with _told_of(incident):
                 self.work(incident)
         except Exception:

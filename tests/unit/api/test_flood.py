@@ -1,0 +1,102 @@
+"""In a flood of notifications answers go first, and what was stored is still taken in before long."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from self_healing_fabric.orchestration import healing_orchestrator
+from self_healing_fabric.orchestration.healing_orchestrator import CROWD
+
+BODY = (Path(__file__).parents[2] / "data" / "webhook" / "firing_single.json").read_bytes()
+FLOOD = "flood"
+
+
+@contextmanager
+def flood(api: Any, monkeypatch: pytest.MonkeyPatch, size: int) -> Iterator[list[Future[Any]]]:
+    """So many notifications wait for their answers for as long as the block lasts."""
+    gate, waiting, write = threading.Event(), threading.Semaphore(0), api.store.write
+
+    def slowly(function: Callable[[Connection], Any]) -> Any:
+        if threading.current_thread().name.startswith(FLOOD):
+            waiting.release()
+            gate.wait(30)
+        return write(function)
+
+    monkeypatch.setattr(api.store, "write", slowly)
+    with ThreadPoolExecutor(size, thread_name_prefix=FLOOD) as pool:
+        answers = [pool.submit(api.app.test_client().post, "/api/v1/alerts", data=BODY) for _ in range(size)]
+        for _ in answers:
+            assert waiting.acquire(timeout=10)
+        try:
+            yield answers
+        finally:
+            gate.set()
+
+
+@pytest.fixture
+def running(api: Any) -> Iterator[Any]:
+    """The loop runs, and one notification is stored."""
+    api.fabric.orchestrator.start()
+    yield api
+    api.fabric.orchestrator.stop()
+
+
+def stored_one(api: Any) -> None:
+    """One notification is acknowledged."""
+    assert api.client.post("/api/v1/alerts", data=BODY).status_code == 202
+
+
+def taken_in(api: Any, seconds: float) -> bool:
+    """Whether nothing waits in the inbox, within that time."""
+    until = time.monotonic() + seconds
+    while api.inbox() and time.monotonic() < until:
+        time.sleep(0.02)
+    return not api.inbox()
+
+
+def test_nothing_is_taken_in_while_a_crowd_waits(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits in the store until the others have their answers; then all of it is taken in."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
+    with flood(running, monkeypatch, CROWD) as answers:
+        stored_one(running)
+        assert not taken_in(running, 0.5)
+    assert [each.result().status_code for each in answers] == [202] * CROWD
+    assert taken_in(running, 10)
+    assert len(running.alerts()) == len(json.loads(BODY)["alerts"])
+
+
+def test_a_flood_without_end_keeps_nothing_waiting(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while it is taken in beside the flood."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 0.2)
+    with flood(running, monkeypatch, CROWD):
+        stored_one(running)
+        assert taken_in(running, 10)
+
+
+def test_fewer_are_no_flood(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends one after the other is not kept waiting."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
+    with flood(running, monkeypatch, CROWD - 2):
+        stored_one(running)
+        assert taken_in(running, 10)
+
+
+def test_no_step_begins_while_a_crowd_waits(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was claimed before the flood is worked on after it."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
+    begun = threading.Event()
+    monkeypatch.setattr(api.fabric.orchestrator, "work", lambda _: begun.set())
+    api.clock.now = api.store.clock()  # by which leases are claimed
+    api.receive("cart")
+    with flood(api, monkeypatch, CROWD):
+        api.fabric.orchestrator._dispatch()
+        assert not begun.wait(0.3)
+    assert begun.wait(10)
