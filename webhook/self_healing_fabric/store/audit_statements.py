@@ -93,7 +93,7 @@ def _put(
     statements: Mapping[str, Any] = _PUT_HEADS,
 ) -> None:
     rows = [dict(zip(("subject", "entries", "hash", "at"), head, strict=True)) for head in heads]
-    connection.execute(statements[connection.dialect.name], rows)
+    connection.execute(statements[connection.dialect.name], rows if len(rows) != 1 else rows[0])
 
 
 def record(connection: Connection, links: Sequence[Mapping[str, Any]]) -> tuple[int, str]:

@@ -6,13 +6,15 @@ import json
 import math
 from typing import Any
 
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))  # json.dumps would make one each time
+
 
 def dumps(value: Any) -> str:
     """`value` as JSON; NaN and the infinities become the strings that Prometheus uses for them."""
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return _JSON.encode(value)
     except ValueError:
-        return json.dumps(_sayable(value), allow_nan=False, separators=(",", ":"))
+        return _JSON.encode(_sayable(value))
 
 
 def _sayable(value: Any) -> Any:

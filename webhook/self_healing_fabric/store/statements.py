@@ -10,6 +10,7 @@ Statements of every step are built once, above their function: building one cost
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import (
@@ -722,7 +723,10 @@ def heartbeat_times(connection: Connection) -> Mapping[str, float]:
 _CONTROL = select(controls).where(controls.c.name == bindparam("_name"))
 
 
-_CONTROLS = select(controls).where(controls.c.name.in_(bindparam("_names", expanding=True)))
+_AT_ONCE = 4  # a mode for all, for a service and for a strategy, and the storm
+_CONTROLS = select(controls).where(
+    controls.c.name.in_([bindparam(f"_name_{number}") for number in range(_AT_ONCE)])
+)
 
 
 def control(connection: Connection, name: str, *, lock: bool = False) -> AnyRow | None:
@@ -738,11 +742,14 @@ def control(connection: Connection, name: str, *, lock: bool = False) -> AnyRow 
 def controls_named(
     connection: Connection, names: Collection[str], *, lock: bool = False
 ) -> Mapping[str, AnyRow]:
-    """The controls with these names that somebody has set, by name. `lock`: see `control`."""
+    """The controls with these names, one to four, that somebody has set, by name. `lock`: see `control`."""
     if lock:
         serialize(connection, "control", shared=True)
-    rows = connection.execute(_CONTROLS, {"_names": list(names)}).all()
-    return {row.name: row for row in rows}
+    if not 1 <= len(names) <= _AT_ONCE:
+        raise ValueError(f"one to {_AT_ONCE} controls are read at once, not {len(names)}")
+    # Always as many as fit: a list of any length would be written into the statement each time.
+    padded = {f"_name_{number}": name for number, name in enumerate(islice(cycle(names), _AT_ONCE))}
+    return {row.name: row for row in connection.execute(_CONTROLS, padded)}
 
 
 def controls_that_begin(connection: Connection, beginning: str) -> Mapping[str, str]:
