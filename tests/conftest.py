@@ -15,7 +15,13 @@ import pytest
 from hypothesis import settings
 
 import counted
-from postgresql_server import PostgresqlMissing, PostgresqlServer, temporary_postgresql
+from postgresql_server import (
+    HEAD_OF_THE_CHAIN,
+    PUT_THERE_BY_MIGRATIONS,
+    PostgresqlMissing,
+    PostgresqlServer,
+    temporary_postgresql,
+)
 from self_healing_fabric.store import Store
 
 # How long an example takes says something of the machine, not of the product.
@@ -23,8 +29,6 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 TEMPLATE, SHARED = "migrated", "emptied"  # databases
-PUT_THERE_BY_MIGRATIONS = {"audit_chain": "number = 1"}
-HEAD_OF_THE_CHAIN = "INSERT INTO audit_heads SELECT '', number, hash, at FROM audit_chain"
 _numbers = count()
 
 

@@ -40,6 +40,9 @@ READY_DEADLINE = 30.0  # seconds; recovery after a crash included
 STOP_DEADLINE = 30.0  # seconds; a fast stop writes a checkpoint
 FREEZE_DEADLINE = 5.0  # seconds; a process in the kernel stops when it comes back from there
 LOG_TAIL = 15  # lines
+# What the migrations put into a new store: without it, an emptied one looks as if a thief had been there.
+PUT_THERE_BY_MIGRATIONS: Mapping[str, LiteralString] = {"audit_chain": "number = 1"}
+HEAD_OF_THE_CHAIN: LiteralString = "INSERT INTO audit_heads SELECT '', number, hash, at FROM audit_chain"
 _SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 

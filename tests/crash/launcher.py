@@ -33,6 +33,7 @@ from sqlalchemy.engine import make_url
 from stories import story
 from target import TargetProcess
 
+from postgresql_server import HEAD_OF_THE_CHAIN, PUT_THERE_BY_MIGRATIONS
 from self_healing_fabric.store import Store
 from self_healing_fabric.store.schema import metadata
 
@@ -95,8 +96,10 @@ class Launcher:
                 connection.execute(text(f'ALTER DATABASE "{url.database}" SET synchronous_commit = off'))
         with create_engine(self._database, poolclass=NullPool).begin() as connection:
             connection.execute(text("SET LOCAL session_replication_role = replica"))  # without triggers
-            for table in metadata.tables.values():
-                connection.execute(table.delete())
+            for name in metadata.tables:
+                kept = PUT_THERE_BY_MIGRATIONS.get(name, "false")
+                connection.execute(text(f"DELETE FROM {name} WHERE NOT ({kept})"))  # noqa: S608 - names of ours
+            connection.execute(text(HEAD_OF_THE_CHAIN))
         return self._database
 
 
