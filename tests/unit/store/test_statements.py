@@ -564,3 +564,19 @@ def test_a_control_keeps_its_last_value(store: Store) -> None:
         row = store.write(lambda c, lock=lock: statements.control(c, "mode", lock=lock))
         assert row is not None
         assert tuple(row) == ("mode", "automatic", 2.0, "bob")
+
+
+@pytest.mark.parametrize("asked", ["a", "ab", "abcd", "bcde"])
+def test_controls_are_read_by_their_names(store: Store, asked: str) -> None:
+    """However many are asked for at once: those that are set, and no other."""
+    for name in "acde":
+        store.write(lambda c, name=name: statements.set_control(c, name=name, value="v", by="ann", now=1.0))
+    found = store.read(lambda connection: statements.controls_named(connection, list(asked)))
+    assert set(found) == set(asked) & set("acde")
+
+
+@pytest.mark.parametrize("asked", ["", "abcde"])
+def test_no_control_is_left_out_in_silence(store: Store, asked: str) -> None:
+    """One of them may be the kill switch."""
+    with pytest.raises(ValueError, match="one to 4 controls"):
+        store.read(lambda connection: statements.controls_named(connection, list(asked)))

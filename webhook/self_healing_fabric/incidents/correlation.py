@@ -49,12 +49,11 @@ def open_incidents(connection: Connection, topology: Topology, window: float, no
     """Give new firing alerts their incidents, at most `BATCH` of them.
 
     Args:
-        connection: inside a transaction; other replicas wait until it ends.
+        connection: inside a transaction that has serialized "correlation": other replicas wait for its end.
         topology: the configured services and what depends on what.
         window: seconds after an incident's newest alert within which one of another service may join it.
         now: seconds since 1970.
     """
-    statements.serialize(connection, "correlation")
     rows = statements.unassigned_alerts(connection, BATCH)
     correlation = _Round(connection, topology, window, now)
     correlation.read(rows)

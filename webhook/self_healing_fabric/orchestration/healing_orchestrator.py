@@ -170,7 +170,9 @@ class HealingOrchestrator:
         new, due = self._context.store.read(read)
         if new:
             self.take_in()
-            due = now  # what was opened
+            if not self._full:
+                self._dispatch()  # what was opened
+            return 0.0  # there may be more than one batch takes
         if self._full or due is None:
             return LONGEST_SLEEP
         return self._dispatch() if due <= now else min(due - now, LONGEST_SLEEP)
@@ -183,22 +185,19 @@ class HealingOrchestrator:
         context = self._context
         topology, window, now = context.graph.topology, context.settings.correlation.window, context.clock()
 
-        def write(connection: Connection) -> tuple[correlation.Opened, bool]:
+        def write(connection: Connection) -> correlation.Opened:
             # Before the first alert is touched: replicas that work repetitions in would lock each other out.
             statements.serialize(connection, "correlation")
             work_in(connection)
-            opened = correlation.open_incidents(connection, topology, window, now)
-            return opened, statements.anything_new(connection)
+            return correlation.open_incidents(connection, topology, window, now)
 
-        done, more = context.store.write(write)
+        done = context.store.write(write)
         for service in done.services:
             context.metrics.opened.labels(service or UNKNOWN_SERVICE).inc()
             log.info("incident_opened", service=service)
         for service in done.merged:
             context.metrics.merged.labels(service).inc()
             log.info("incident_merged", service=service)
-        if more:  # than one batch takes
-            self.wake()
 
     def _dispatch(self) -> float:
         """Hand what is due to the workers; return how long to sleep."""
