@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 LONGEST_SLEEP = 1.0  # seconds without a look at the store, should a wake-up get lost
 LOST_RACE = 0.1  # seconds to wait when another one has claimed what was due
-CROWD = 4  # notifications that wait for their answers at once are a flood
+CROWD = 8  # notifications that wait for their answers at once are a flood; a slow database makes a few wait
 FLOOD_LASTS = 0.05  # seconds after there was a crowd last
 LONGEST_YIELD = 1.0  # seconds for which nothing is begun because of a flood
 YIELD_POLL = 0.02  # seconds between two looks at whether it still lasts
