@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 from prometheus_client import (
@@ -194,6 +194,16 @@ def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structl
     }
 
 
+class _StandardError(structlog.WriteLogger):
+    """A line that cannot be written is lost, and nothing else: a full disk must not stop the healing."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):  # full, or closed by whoever read it
+            super().msg(message)
+
+    log = debug = info = warn = warning = error = critical = failure = fatal = exception = msg
+
+
 def configure_logging(*, json: bool) -> None:
     """Send structured log lines to standard error: JSON for machines, aligned text for a terminal."""
     renderer: structlog.typing.Processor = (
@@ -212,7 +222,7 @@ def configure_logging(*, json: bool) -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _StandardError(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard module: the same lines, from warnings up.
