@@ -306,3 +306,36 @@ def test_a_store_that_is_not_there_is_told(tmp_path: Any) -> None:
     with pytest.raises(StoreUnavailable, match="cannot read the store"):
         look(f"sqlite:///{tmp_path}/none.db", head)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize(
+    ("removed", "finding"),
+    [
+        ("DELETE FROM audit_heads WHERE subject = ''", "its head is missing"),
+        ("DELETE FROM audit_heads", "its head is missing"),
+        ("DELETE FROM audit_chain", "but its head names"),
+        ("DELETE FROM audit_chain WHERE number = 1", "link 1 is missing"),
+    ],
+)
+def test_what_was_removed_stops_nothing_and_is_still_found(
+    store: Store,
+    open_incident: Opens,
+    tell: Callable[..., None],
+    audited: Callable[..., Audit],
+    tamper: Tamper,
+    removed: str,
+    finding: str,
+) -> None:
+    """Incidents open, lines are told and sealed as before; a verification tells of it before and after."""
+    tamper(removed)
+    assert any(finding in each for each in audited().findings)
+    kept = store.read(head)
+    open_incident("d", state="diagnosing")
+    tell("d", "one", "two")
+    tell("a", "four")
+    assert store.write(lambda connection: audit_statements.seal(connection, 1e6)) is not None
+    found = audited()
+    assert found.incidents == 4
+    assert any("audit chain" in each for each in found.findings), found.findings
+    assert store.read(head).number > kept.number

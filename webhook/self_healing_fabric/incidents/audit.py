@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from self_healing_fabric.store.audit_statements import CHAIN
+from self_healing_fabric.store.audit_statements import CHAIN, newest_link
 from self_healing_fabric.store.chain import NOTHING, line_hash, link_hash
 from self_healing_fabric.store.schema import audit_chain, audit_heads, incidents, timeline
 
@@ -50,9 +50,13 @@ class _Known:
 
 
 def head(connection: Connection) -> Head:
-    """Where the chain over incidents ends now."""
-    row = connection.execute(select(audit_heads).where(audit_heads.c.subject == CHAIN)).one()
-    return Head(row.entries, row.hash)
+    """Where the chain over incidents ends now; by its newest link, where somebody has removed its head."""
+    return _head(connection) or Head(*newest_link(connection))
+
+
+def _head(connection: Connection) -> Head | None:
+    row = connection.execute(select(audit_heads).where(audit_heads.c.subject == CHAIN)).first()
+    return Head(row.entries, row.hash) if row else None
 
 
 def verify(connection: Connection, expect: str | None = None) -> Audit:
@@ -65,7 +69,9 @@ def verify(connection: Connection, expect: str | None = None) -> Audit:
     """
     findings: list[str] = []
     known = _Known()
-    end, seen = head(connection), set()
+    end, seen = _head(connection), set()
+    if end is None:
+        findings.append("audit chain: its head is missing")
     last = Head(0, NOTHING)
     for link in _rows(connection, select(audit_chain).order_by(audit_chain.c.number)):
         if link.number != last.number + 1:
@@ -75,7 +81,7 @@ def verify(connection: Connection, expect: str | None = None) -> Audit:
         findings += _learn(known, link)
         seen.add(link.hash)
         last = Head(link.number, link.hash)
-    if last != end:
+    if end is not None and last != end:
         findings.append(f"audit chain: it ends with link {last.number}, but its head names {end.number}")
     if expect is not None and expect.lower() not in seen:
         findings.append(f"audit chain: no link has the expected hash {expect}: what it covers was rewritten")
@@ -85,7 +91,7 @@ def verify(connection: Connection, expect: str | None = None) -> Audit:
     timelines = _Timelines(known, heads)
     lines = select(timeline).order_by(timeline.c.incident_id, timeline.c.id)
     findings += timelines.walk(_rows(connection, lines))
-    return Audit(end, len(stored), timelines.lines, tuple(findings))
+    return Audit(end or last, len(stored), timelines.lines, tuple(findings))
 
 
 def _rows(connection: Connection, query: Any) -> Iterator[Row[Any]]:
@@ -96,6 +102,8 @@ def _learn(known: _Known, link: Row[Any]) -> Iterator[str]:
     """Take in what a link says."""
     if link.kind == "begun":
         known.lines_until = link.data["lines_until"]
+    elif link.kind == "resumed":
+        yield f"audit chain: before link {link.number} its head was missing, so links may have been cut off"
     elif link.kind == "opened":
         if link.incident_id in known.opened:
             yield f"incident {link.incident_id}: was opened twice (link {link.number})"

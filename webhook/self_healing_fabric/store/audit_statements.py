@@ -46,6 +46,7 @@ _BEGIN_HEADS: Mapping[str, Any] = {
     "sqlite": sqlite.insert(audit_heads).on_conflict_do_nothing(index_elements=["subject"]),
 }
 _LINK = insert(audit_chain)
+_NEWEST_LINK = select(audit_chain).order_by(audit_chain.c.number.desc()).limit(1)
 _LAST_SEAL = (
     select(audit_chain)
     .where(audit_chain.c.kind.in_(("begun", "sealed")))
@@ -97,10 +98,18 @@ def _put(
 
 
 def record(connection: Connection, links: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
-    """Append links (`kind`, `incident_id`, `at`, `data`) to the chain over incidents; return its head."""
-    number, previous = _heads(connection, [CHAIN])[CHAIN]
+    """Append links (`kind`, `incident_id`, `at`, `data`) to the chain over incidents; return its head.
+
+    Where somebody has removed the head, the chain goes on behind its newest link and says so: a store that
+    was tampered with must not keep anything from being healed.
+    """
+    head = _heads(connection, [CHAIN]).get(CHAIN)
+    lost: list[Mapping[str, Any]] = []
+    if head is None and links:
+        lost = [{"kind": "resumed", "incident_id": None, "at": links[0]["at"], "data": {}}]
+    number, previous = head or newest_link(connection)
     rows = []
-    for link in links:
+    for link in (*lost, *links):
         number += 1
         row = {**link, "number": number}
         previous = row["hash"] = link_hash(previous, row)
@@ -109,6 +118,12 @@ def record(connection: Connection, links: Sequence[Mapping[str, Any]]) -> tuple[
         connection.execute(_LINK, rows)
         _put(connection, [(CHAIN, number, previous, rows[-1]["at"])])
     return number, previous
+
+
+def newest_link(connection: Connection) -> tuple[int, str]:
+    """Number and hash of the last link of the chain over incidents; of none, what the first one follows."""
+    row = connection.execute(_NEWEST_LINK).first()
+    return (row.number, row.hash) if row else (0, NOTHING)
 
 
 def record_openings(connection: Connection, incidents: Sequence[Mapping[str, Any]]) -> None:
@@ -141,10 +156,11 @@ def record_retirements(connection: Connection, incident_ids: Sequence[str], now:
 
 def seal(connection: Connection, now: float) -> tuple[int, str] | None:
     """Seal the heads of the timelines that went on since the last seal, when it is time; the chain's head."""
-    last = connection.execute(_LAST_SEAL).one()
-    if last.at <= now < last.at + SEAL_EVERY:
+    last = connection.execute(_LAST_SEAL).first()
+    sealed_at = 0.0 if last is None else last.at  # somebody has removed the first link, as `verify` finds
+    if sealed_at <= now < sealed_at + SEAL_EVERY:
         return None
-    went_on = select(audit_heads).where(audit_heads.c.subject != CHAIN, audit_heads.c.at >= last.at)
+    went_on = select(audit_heads).where(audit_heads.c.subject != CHAIN, audit_heads.c.at >= sealed_at)
     heads = connection.execute(went_on.order_by(audit_heads.c.subject)).all()
     if not heads:
         return None
