@@ -161,4 +161,6 @@ def test_a_replacement_answers_before_the_old_process_ends(tmp_path: Path) -> No
         over.set()
         asking.join()
     assert (after.restarts, after.port, after.pid != before.pid) == (1, before.port, True)
-    assert len(refused) <= 1  # one request may have been under way in the process that ended
+    # In the process that ended one request may have been under way and one waiting to be accepted. Were there
+    # a gap, every request of the half second that a process takes to start would be refused.
+    assert len(refused) <= 3
