@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import numpy as np
@@ -52,6 +52,13 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
     Raises:
         ConfigurationError: `ca_file` cannot be used.
     """
+    for finding in _findings(settings):
+        if outbound.UNTRUSTED in finding.message:
+            finding = replace(finding, message=f"{finding.message}. Name its authority as `ca_file`.")
+        yield finding
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
     yield from _rules()
     yield from _plugins(settings)
     yield from _access(settings.auth)

@@ -49,9 +49,9 @@ class FabricClient:
         try:
             answer = self._http.request(method, path, **arguments)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ApiError(
-                f"the fabric at {self._url} does not answer ({error}). Does `shf serve` run?"
-            ) from error
+            untrusted = outbound.UNTRUSTED in str(error)
+            advice = "Name its authority with --ca-file." if untrusted else "Does `shf serve` run?"
+            raise ApiError(f"the fabric at {self._url} does not answer ({error}). {advice}") from error
         try:
             body = answer.json()
             if not isinstance(body, dict):

@@ -27,6 +27,8 @@ from self_healing_fabric.settings import called_urls
 Client = httpx.Client
 Origin = tuple[str, str, int]  # scheme, host, port
 
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # stands in the error when nobody trusted has signed a certificate
+
 _PORTS = {"http": 80, "https": 443}
 _KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx's default
 
