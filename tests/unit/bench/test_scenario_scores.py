@@ -175,7 +175,7 @@ def test_the_report_tells_the_halves_and_the_false_diagnoses() -> None:
             result(told(), repeat=1, **quiet),
         ]
     )
-    assert "2 scenarios, 2 repeats of each, 3 in all" in report
+    assert "2 scenarios, 1 to 2 repeats of each, 3 in all" in report
     judging = report.split("## Judging: even repeats")[1].split("##")[0]
     assert "| all | 1 | 1.00 [0.21, 1.00] | 0.00 [0.00, 0.79] |" in judging
     assert "| code_bug | **1** | 1 |" in report
