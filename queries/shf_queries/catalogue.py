@@ -241,8 +241,8 @@ def quantile_of_window(
 
 
 def _seconds(duration: float) -> str:
-    whole, rest = divmod(round(duration * 1000), 1000)
-    return f"{whole * 1000 + rest}ms" if rest else f"{whole}s"
+    milliseconds = round(duration * 1000)
+    return f"{milliseconds}ms" if milliseconds % 1000 else f"{milliseconds // 1000}s"
 
 
 ABSENT = "service:shf_heartbeat:absent"  # 1 for a service that is expected and that nothing checks

@@ -11,7 +11,7 @@ than before the action is said at once, for then there may be something to take 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -120,11 +120,11 @@ class Verifier:
             by_name.setdefault(place, []).append(sample)
 
         def is_failing(service: str, signal: Signal) -> bool:
-            thresholds = self._settings.thresholds_of(service)
-            normal = by_name.get((service, signal.baseline_series or ""), [])
-            baselines = {_identity(each.labels): each.value for each in normal if math.isfinite(each.value)}
+            limit_for = self._limits_by(
+                service, signal, by_name.get((service, signal.baseline_series or ""), [])
+            )
             return any(
-                (limit := limit_of(signal, thresholds, baselines.get(_identity(sample.labels)))) is not None
+                (limit := limit_for(sample.labels)) is not None
                 and math.isfinite(sample.value)
                 and is_outside(signal, sample.value, limit.value)
                 for sample in by_name.get((service, signal.fresh_series), [])
@@ -284,13 +284,17 @@ class Verifier:
         self, service: str, signal: Signal, now: float
     ) -> Callable[[Mapping[str, str]], Limit | None]:
         """The limit for the series with the given labels: each namespace is held against its own baseline."""
-        thresholds = self._settings.thresholds_of(service)
         if signal.baseline_series is None:
-            fixed = limit_of(signal, thresholds, None)
-            return lambda _: fixed
+            return self._limits_by(service, signal, ())
         samples = self._client.instant(catalogue.series_of(signal.baseline_series, service), at=now)
+        return self._limits_by(service, signal, samples)
+
+    def _limits_by(
+        self, service: str, signal: Signal, baseline: Iterable[Sample]
+    ) -> Callable[[Mapping[str, str]], Limit | None]:
+        thresholds = self._settings.thresholds_of(service)
         # Nothing is outside a limit of NaN: such a baseline is none.
-        baselines = {_identity(each.labels): each.value for each in samples if math.isfinite(each.value)}
+        baselines = {_identity(each.labels): each.value for each in baseline if math.isfinite(each.value)}
         return lambda labels: limit_of(signal, thresholds, baselines.get(_identity(labels)))
 
 
