@@ -51,7 +51,7 @@ class StateReplica:
     answer: int | None = None
     deaf: bool = False
     drips: bool = False
-    on_claim: Callable[[], None] = lambda: None
+    on_claim: Callable[[], object] = lambda: None
     on_read: Callable[[], None] = lambda: None
     on_put: Callable[[], None] = lambda: None
     puts: list[Put] = field(default_factory=list)

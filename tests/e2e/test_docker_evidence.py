@@ -15,6 +15,7 @@ from docker.errors import NotFound
 from docker.models.containers import Container
 from docker_engine import IMAGE, DockerEngine, require_engine, wait_until
 
+from comes_back import comes_back
 from self_healing_fabric.diagnosis.evidence import Observations
 from self_healing_fabric.diagnosis.failure_classifier import FailureClass, classify
 from self_healing_fabric.diagnosis.patterns import ChangeKind, Pattern
@@ -231,11 +232,9 @@ def test_an_engine_that_hangs_does_not_keep_the_diagnosis(engine: DockerEngine) 
     with container(engine, "hangs", "exec sleep 1000"):
         engine.signal(signal.SIGSTOP)
         try:
-            began = time.monotonic()
             service = {"recovery": {"docker": {"host": engine.host, "container": "hangs"}}}
             makers = sources_of("cart", ServiceSettings.model_validate(service), KubernetesSettings(), ())
-            report = Inquiry(makers, at=time.time(), within=1.0).report()
-            assert time.monotonic() - began < 2.0
+            report = comes_back(Inquiry(makers, at=time.time(), within=1.0).report)
             assert len(report.missing) == 1
             wait_until("the thread ends", lambda: not asking_threads(), 10.0)
         finally:

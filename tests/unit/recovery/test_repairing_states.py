@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from comes_back import comes_back
 from self_healing_fabric.recovery import states
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Status
@@ -601,9 +601,7 @@ def test_a_store_that_hangs_is_given_up_after_one_timeout(ledger: Ledger, remote
     ledger.backup("n")
     ledger.backups[-1]["path"] = "remote://n"
     ledger.changes["timeout"] = 0.5
-    started = time.monotonic()
-    assert "n: no answer within 0.5 s" in ledger.refusal()
-    assert time.monotonic() - started < 5
+    assert "n: no answer within 0.5 s" in comes_back(ledger.refusal)
 
 
 def test_a_folder_that_hangs_stops_the_repair_after_one_timeout(ledger: Ledger, remote: Any) -> None:
@@ -615,11 +613,9 @@ def test_a_folder_that_hangs_stops_the_repair_after_one_timeout(ledger: Ledger, 
     before, undo = effect.snapshot(), effect.undo(repaired)
     assert undo is not None
     remote.hangs = threading.Event()
-    started = time.monotonic()
-    outcome = effect.perform(key=KEY, attempt=1, before=before, permit=allowed)
+    outcome = comes_back(lambda: effect.perform(key=KEY, attempt=1, before=before, permit=allowed))
     ledger["c"].state = GOOD
-    back = undo.perform(key=KEY, attempt=1, before=undo.snapshot(), permit=allowed)
-    assert time.monotonic() - started < 8
+    back = comes_back(lambda: undo.perform(key=KEY, attempt=1, before=undo.snapshot(), permit=allowed))
     assert [each.status for each in (outcome, back)] == [Status.FAILED, Status.FAILED]
     assert "no answer within 0.5 s" in outcome.detail
     assert ledger.puts() == {"c": 1}
@@ -630,10 +626,8 @@ def test_a_replica_that_drips_is_given_up_after_one_timeout(ledger: Ledger) -> N
     before, _ = ledger.repair()
     ledger.changes["timeout"] = 0.5
     ledger["c"].drips = True
-    started = time.monotonic()
     with pytest.raises(TargetUnreadable, match=r"takes longer than 0.5 s"):
-        ledger.effect().settled(before)
-    assert time.monotonic() - started < 5
+        comes_back(lambda: ledger.effect().settled(before))
 
 
 def test_a_state_is_not_sent_for_ever() -> None:
@@ -763,10 +757,12 @@ def test_the_longest_effect_covers_the_order(ledger: Ledger) -> None:
 def test_a_replica_that_never_answers_takes_one_timeout(ledger: Ledger) -> None:
     """All are asked beside each other, and who is away is not asked again."""
     ledger.changes["timeout"] = 0.5
-    ledger["c"].on_claim = lambda: time.sleep(30)
-    started = time.monotonic()
-    assert "already" in ledger.refusal()
-    assert time.monotonic() - started < 5
+    given_up = threading.Event()
+    ledger["c"].on_claim = lambda: given_up.wait(60)
+    try:
+        assert "already" in comes_back(ledger.refusal)
+    finally:
+        given_up.set()
 
 
 def test_checking_asks_every_voter_and_changes_nothing(ledger: Ledger) -> None:
