@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -41,7 +42,9 @@ FAST = RuleParameters(
 )  # fmt: skip
 LASTS = 46.0  # seconds of history
 SILENT, FAILS, SLOW = (20.0, 30.0), (18.0, 30.0), (22.0, 34.0)  # seconds after the start, from and to
-TOLERANCE = 2.0  # seconds: one evaluation, and less than one by which a live group is shifted
+# Evaluations, of 1 s: a live group reads another's recordings an evaluation late, may begin before a scrape
+# that it was to see has ended, and is shifted by less than one.
+TOLERANCE = 3
 DELIVERED_WITHIN = 5.0  # seconds, on a busy machine
 NAMES = ("cart", "pay", "mail", "calm")
 ALERTS = {
@@ -204,6 +207,16 @@ def _live_firing(past: Past) -> dict[tuple[str, str], list[tuple[float, float]]]
     return found
 
 
+def _missed(past: Past) -> int:
+    """How many evaluations of one group Prometheus left out at most, for want of time: it counts them."""
+    missed = re.findall(
+        r"^prometheus_rule_group_iterations_missed_total{.*} (\d+)$",
+        past.prometheus.get("/metrics").text,
+        re.MULTILINE,
+    )
+    return max(map(int, missed))
+
+
 def _replay(
     past: Past,
     *options: str,
@@ -240,8 +253,8 @@ def report(answer: str) -> Mapping[str, Any]:
 
 
 def test_the_same_alerts_fire_at_the_same_times(past: Past, report: Mapping[str, Any]) -> None:
-    """To one evaluation, both their beginning and their end: `for` and `keep_firing_for` included."""
-    live = _live_firing(past)
+    """Both their beginning and their end: `for` and `keep_firing_for` included."""
+    live, tolerance = _live_firing(past), TOLERANCE + _missed(past)
     assert set(live) >= ALERTS
     replayed: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
     for incident in report["incidents"]:
@@ -254,10 +267,10 @@ def test_the_same_alerts_fire_at_the_same_times(past: Past, report: Mapping[str,
     }
     for key, spans in live.items():
         for (began, ended), (fired_at, ended_at) in zip(spans, sorted(replayed[key]), strict=True):
-            assert abs(fired_at - began) <= TOLERANCE, (key, fired_at - began)
+            assert abs(fired_at - began) <= tolerance, (key, fired_at - began)
             if ended_at is not None:
                 # The last sample of ALERTS is that of the evaluation before the end.
-                assert abs(ended_at - (ended + 1.0)) <= TOLERANCE, (key, ended_at - ended)
+                assert abs(ended_at - (ended + 1.0)) <= tolerance, (key, ended_at - ended)
 
 
 def test_the_same_incidents_open_and_the_same_would_be_done(past: Past, report: Mapping[str, Any]) -> None:
