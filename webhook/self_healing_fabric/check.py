@@ -67,13 +67,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         settings.store.partition(":")[0],
         lambda: examine(settings.store, settings.store_password_file),
     )
-    outbound.trust(settings.ca_file)
-    client = PrometheusClient(
-        settings.prometheus.url,
-        timeout=settings.prometheus.timeout,
-        bearer_token_file=settings.prometheus.bearer_token_file,
-        ca_file=settings.ca_file,
-    )
+    client = outbound.prometheus_client(settings)
     try:
         yield from _prometheus(client, settings)
     finally:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ import httpx
 from pydantic import BaseModel
 
 from self_healing_fabric.errors import ConfigurationError, Problem
-from self_healing_fabric.settings import called_urls
+from self_healing_fabric.settings import Settings, called_urls
+from shf_queries.client import PrometheusClient
 
 Client = httpx.Client
 Origin = tuple[str, str, int]  # scheme, host, port
+OnCall = Callable[[float, str | None], None]  # seconds, error
 
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # stands in the error when nobody trusted has signed a certificate
 
@@ -50,6 +52,30 @@ def trust(ca_file: Path | None) -> None:
     except OSError as error:  # ssl.SSLError among them
         reason = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigurationError(str(ca_file), [Problem("ca_file", f"{ca_file}: {reason}")]) from error
+
+
+def prometheus_client(
+    settings: Settings, *, timeout: float | None = None, on_call: OnCall | None = None
+) -> PrometheusClient:
+    """A client for the configured Prometheus; from now on all clients of this process trust `ca_file`.
+
+    Args:
+        settings: the configuration.
+        timeout: seconds for one call; None: `prometheus.timeout`.
+        on_call: told the seconds that each call took, and the error when it was not answered.
+
+    Raises:
+        ConfigurationError: `ca_file` cannot be used.
+    """
+    trust(settings.ca_file)
+    asked = settings.prometheus
+    return PrometheusClient(
+        asked.url,
+        timeout=timeout or asked.timeout,
+        bearer_token_file=asked.bearer_token_file,
+        ca_file=settings.ca_file,
+        on_call=on_call,
+    )
 
 
 def client_for(

@@ -32,7 +32,6 @@ from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store, statements
 from self_healing_fabric.telemetry import Metrics
-from shf_queries import PrometheusClient
 
 log = structlog.get_logger()
 
@@ -54,17 +53,11 @@ class Fabric:
         self, settings: Settings, *, bounds: Sequence[Outside] = (), gate: Gate | None = None
     ) -> None:
         self.settings = settings
-        outbound.trust(settings.ca_file)
+        asked = partial(servers_asked.note, "prometheus", settings.prometheus.url)
+        prometheus = outbound.prometheus_client(settings, on_call=asked)
         known, asked_outside = strategies(settings), (*bounds, *outside.plugins(settings))
         called = channels(settings)
         self.store = Store(settings.store, settings.store_password_file)
-        prometheus = PrometheusClient(
-            settings.prometheus.url,
-            timeout=settings.prometheus.timeout,
-            bearer_token_file=settings.prometheus.bearer_token_file,
-            ca_file=settings.ca_file,
-            on_call=partial(servers_asked.note, "prometheus", settings.prometheus.url),
-        )
         self.context = Context(
             settings=settings,
             store=self.store,

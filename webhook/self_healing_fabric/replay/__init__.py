@@ -33,7 +33,6 @@ from self_healing_fabric.replay.history import (
 from self_healing_fabric.replay.report import report_of
 from self_healing_fabric.replay.rule_sets import read_rules, rule_files_in
 from self_healing_fabric.settings import Settings
-from shf_queries import PrometheusClient
 
 __all__ = ["HistoryUnavailable", "beginning_of", "moment_of", "replay", "rule_files_in"]
 
@@ -70,7 +69,7 @@ def replay(
     if since >= until or until > time.time():
         raise UsageError("--since must be before --until, and --until not in the future")
     rules = read_rules(rule_files, interval=settings.prometheus.evaluation_interval)
-    with closing(_client(settings)) as client:
+    with closing(outbound.prometheus_client(settings, timeout=QUERY_TIMEOUT)) as client:
         history = History(client)
         whole = history.coverage(since - reach_of(rules), until, settings.prometheus.scrape_interval)
         if whole.end <= since:
@@ -108,17 +107,6 @@ def beginning_of(since: str, until: float) -> float:
         return until - parse_duration(since)
     except ValueError:
         return moment_of(since)
-
-
-def _client(settings: Settings) -> PrometheusClient:
-    asked = settings.prometheus
-    outbound.trust(settings.ca_file)
-    return PrometheusClient(
-        asked.url,
-        timeout=QUERY_TIMEOUT,
-        bearer_token_file=asked.bearer_token_file,
-        ca_file=settings.ca_file,
-    )
 
 
 def _lived_through(
