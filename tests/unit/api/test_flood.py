@@ -3,14 +3,13 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
 
 from self_healing_fabric.orchestration import healing_orchestrator
 from self_healing_fabric.orchestration.healing_orchestrator import CROWD
@@ -22,15 +21,15 @@ FLOOD = "flood"
 @contextmanager
 def flood(api: Any, monkeypatch: pytest.MonkeyPatch, size: int) -> Iterator[list[Future[Any]]]:
     """So many notifications wait for their answers for as long as the block lasts."""
-    gate, waiting, write = threading.Event(), threading.Semaphore(0), api.store.write
+    gate, waiting, put = threading.Event(), threading.Semaphore(0), api.store.inbox.put
 
-    def slowly(function: Callable[[Connection], Any]) -> Any:
+    def slowly(body: bytes, received_at: float) -> None:
         if threading.current_thread().name.startswith(FLOOD):
             waiting.release()
             gate.wait(30)
-        return write(function)
+        put(body, received_at)
 
-    monkeypatch.setattr(api.store, "write", slowly)
+    monkeypatch.setattr(api.store.inbox, "put", slowly)
     with ThreadPoolExecutor(size, thread_name_prefix=FLOOD) as pool:
         answers = [pool.submit(api.app.test_client().post, "/api/v1/alerts", data=BODY) for _ in range(size)]
         for _ in answers:

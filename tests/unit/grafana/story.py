@@ -127,7 +127,7 @@ class Recording:
     def breaks_a_notification(self) -> None:
         """One that cannot be worked in, whatever it was when it was taken in."""
         now = self.world.clock.now
-        self.world.context.store.write(lambda connection: statements.put_in_inbox(connection, b"{}", now))
+        self.world.context.store.write(lambda connection: statements.put_in_inbox(connection, [(b"{}", now)]))
 
     def standby_works(self) -> None:
         """What the other replica has counted: on SQLite there is no second one to do it."""

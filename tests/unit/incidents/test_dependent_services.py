@@ -427,7 +427,7 @@ def test_a_storm_of_one_root_failure_is_one_problem(store: Store, seed: int, lar
         for _ in range(1 if largest == 1 else dice.randint(1, 3)):
             size = dice.randint(1, largest)
             body, now = notification(alerts[:size]), now + 0.1
-            store.write(lambda c, body=body, now=now: statements.put_in_inbox(c, body, now))
+            store.write(lambda c, body=body, now=now: statements.put_in_inbox(c, [(body, now)]))
             del alerts[:size]
         while store.read(statements.anything_new):
             store.write(take_in)

@@ -25,7 +25,7 @@ def put(store: Store) -> Put:
     """Keep a notification in the inbox, as the request path does."""
 
     def put(body: bytes, now: float = 100.0) -> None:
-        store.write(lambda connection: statements.put_in_inbox(connection, body, now))
+        store.write(lambda connection: statements.put_in_inbox(connection, [(body, now)]))
 
     return put
 

@@ -301,7 +301,7 @@ class World:
             for (fingerprint, number), status in alerts
         ]
         body, now = json.dumps({"version": "4", "alerts": listed}).encode(), self.clock.now
-        self.store.write(lambda connection: statements.put_in_inbox(connection, body, now))
+        self.store.write(lambda connection: statements.put_in_inbox(connection, [(body, now)]))
         self.expected.waiting.append((now, list(alerts)))
 
     def take_in(self) -> None:

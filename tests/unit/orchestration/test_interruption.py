@@ -149,7 +149,7 @@ def test_notification_leaves_the_inbox_only_together_with_its_correlation(
         "fingerprint": "f1",
     }
     body = json.dumps({"version": "4", "alerts": [alert]}).encode()
-    world.context.store.write(lambda c: statements.put_in_inbox(c, body, world.clock.now))
+    world.context.store.write(lambda c: statements.put_in_inbox(c, [(body, world.clock.now)]))
 
     def explode(*_: Any) -> None:
         raise RuntimeError("boom")

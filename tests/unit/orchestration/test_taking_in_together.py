@@ -39,7 +39,7 @@ def deliver(fabric: Fabric, *fingerprints: str) -> None:
     ]
     body = json.dumps({**BODY, "alerts": alerts}).encode()
     now = fabric.context.clock()
-    fabric.store.write(lambda connection: statements.put_in_inbox(connection, body, now))
+    fabric.store.write(lambda connection: statements.put_in_inbox(connection, [(body, now)]))
 
 
 def counted(fabric: Fabric, table: str) -> int:

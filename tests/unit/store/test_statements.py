@@ -475,7 +475,7 @@ def test_a_notification_waits_as_it_came(store: Store) -> None:
     bodies = [b"{}", bytes(range(256)), b"\x00", "ü".encode()]
     assert store.read(statements.anything_new) is False
     for number, body in enumerate(bodies):
-        store.write(lambda c, b=body, n=number: statements.put_in_inbox(c, b, float(n)))
+        store.write(lambda c, b=body, n=number: statements.put_in_inbox(c, [(b, float(n))]))
     assert inbox(store) == bodies
     assert store.read(statements.anything_new) is True
     assert store.read(statements.count_inbox) == (4, 0)
@@ -488,7 +488,7 @@ def test_a_notification_waits_as_it_came(store: Store) -> None:
 def test_a_round_takes_no_more_than_it_may_but_always_one(store: Store) -> None:
     """Memory is bounded, and a notification larger than the bound does not wait for ever."""
     for size in (50, 40, 20, 5):
-        store.write(lambda c, size=size: statements.put_in_inbox(c, b"x" * size, 1.0))
+        store.write(lambda c, size=size: statements.put_in_inbox(c, [(b"x" * size, 1.0)]))
     assert [len(body) for body in inbox(store, 100)] == [50, 40]
     assert [len(body) for body in inbox(store, 10)] == [50]
 
@@ -496,7 +496,7 @@ def test_a_round_takes_no_more_than_it_may_but_always_one(store: Store) -> None:
 def test_a_notification_that_fails_holds_up_the_others_only_for_a_while(store: Store) -> None:
     """After three errors it is left for people, with its error, and counted as failed."""
     for body in (b"bad", b"good"):
-        store.write(lambda c, body=body: statements.put_in_inbox(c, body, 1.0))
+        store.write(lambda c, body=body: statements.put_in_inbox(c, [(body, 1.0)]))
     (bad, good) = store.read(lambda connection: statements.from_inbox(connection, 100))
     for fault in range(statements.MAX_INBOX_FAULTS):
         assert inbox(store) == [b"bad", b"good"]

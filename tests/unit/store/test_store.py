@@ -178,7 +178,7 @@ def test_any_text_comes_back_as_it_was(store: Store, open_incident: Opens, value
 def test_large_values_are_stored(store: Store, open_incident: Opens) -> None:
     """A megabyte in a label, ten in a notification, and times to the microsecond."""
     open_incident("i1", title="x" * 1_000_000, opened_at=1_800_000_000.123456)
-    store.write(lambda connection: statements.put_in_inbox(connection, b"y" * 10_000_000, 1.0))
+    store.write(lambda connection: statements.put_in_inbox(connection, [(b"y" * 10_000_000, 1.0)]))
     row = store.read(lambda connection: statements.incident(connection, "i1"))
     assert row is not None
     assert (len(row.title), row.opened_at) == (1_000_000, 1_800_000_000.123456)

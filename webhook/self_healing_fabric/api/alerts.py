@@ -17,7 +17,6 @@ from self_healing_fabric.api.problems import problem
 from self_healing_fabric.incidents.notifications import WebhookMessage
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Right
-from self_healing_fabric.store import statements
 
 blueprint = Blueprint("alerts", __name__)
 
@@ -49,7 +48,7 @@ def _take(fabric: Fabric) -> Response:
     except ValidationError as error:
         return _invalid(error)
     now = fabric.context.clock()
-    fabric.store.write(lambda connection: statements.put_in_inbox(connection, body, now))
+    fabric.store.inbox.put(body, now)
     fabric.orchestrator.wake()
     if message.truncatedAlerts:
         fabric.context.metrics.truncated.inc(message.truncatedAlerts)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.store import postgresql, sqlite
+from self_healing_fabric.store.inbox import Inbox
 from self_healing_fabric.store.migrations import version_of
 from self_healing_fabric.store.postgresql import PostgresqlBackend
 from self_healing_fabric.store.schema import VERSION
@@ -73,6 +74,7 @@ class Store:
             self._backend = SqliteBackend(url)
         else:
             self._backend = PostgresqlBackend(make_url(url), password_file)
+        self.inbox = Inbox(self.write)
 
     @property
     def shared(self) -> bool:
@@ -115,6 +117,7 @@ class Store:
     def close(self) -> None:
         """Finish the queued writes and close the connections."""
         self._closed.set()
+        self.inbox.close()
         self._backend.close()
 
     def _check_open(self) -> None:

@@ -9,7 +9,7 @@ Statements of every step are built once, above their function: building one cost
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any, TypeVar, cast
 
@@ -385,9 +385,9 @@ def annotate(connection: Connection, incident_id: str, changes: Changes) -> None
 _PUT = insert(inbox)
 
 
-def put_in_inbox(connection: Connection, body: bytes, now: float) -> None:
-    """Keep a notification as it came, until it is worked in."""
-    connection.execute(_PUT, {"received_at": now, "body": body})
+def put_in_inbox(connection: Connection, notifications: Iterable[tuple[bytes, float]]) -> None:
+    """Keep notifications as they came, until they are worked in: the body of each, and when it came."""
+    connection.execute(_PUT, [{"received_at": at, "body": body} for body, at in notifications])
 
 
 _SIZES = (
