@@ -113,16 +113,17 @@ def test_nothing_of_a_notification_that_fails_is_stored(
     store: Store, put: Put, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """It fails as a whole, whether Python or a rule of the database refuses it."""
-    store_alerts = notifications.store_alerts
+    store_received = notifications.store_received
 
-    def fail_after(connection: Connection, found: Any, now: float) -> None:
-        store_alerts(connection, found, now)
-        if len(list(found)) == 2:
+    def fail_after(connection: Connection, received: Any) -> None:
+        found = list(received)
+        store_received(connection, found)
+        if "f2" in {alert.fingerprint for alert, _ in found}:
             raise error
 
     put(body("f1", "f2"))
     put(body("f3"))
-    monkeypatch.setattr(notifications, "store_alerts", fail_after)
+    monkeypatch.setattr(notifications, "store_received", fail_after)
     store.write(work_in)
     assert alerts(store) == [("f3", "firing")]
     assert [row.faults for row in inbox(store)] == [1]
@@ -157,7 +158,7 @@ def test_a_lost_connection_is_not_the_notifications_fault(
     put(body("f1"))
     put(body("f2"))
     with monkeypatch.context() as patch:
-        patch.setattr(notifications, "store_alerts", lose)
+        patch.setattr(notifications, "store_received", lose)
         with pytest.raises(StoreUnavailable):
             store.write(work_in)
     assert [(row.faults, row.error) for row in inbox(store)] == [(0, None), (0, None)]

@@ -42,9 +42,14 @@ OWN_ALERTS = frozenset({"ShfEscalation", "ShfHealing"})
 
 def store_alerts(connection: Connection, alerts: Iterable[Alert], now: float) -> None:
     """Store the alerts inside the caller's transaction; incidents are opened later, by the orchestrator."""
+    store_received(connection, ((alert, now) for alert in alerts))
+
+
+def store_received(connection: Connection, received: Iterable[tuple[Alert, float]]) -> None:
+    """Store alerts of many notifications at once, in the order in which they came, each with its time."""
     # What the fabric itself says in Alertmanager is no problem of its own, whatever the routes there do.
-    foreign = [alert for alert in alerts if alert.labels.get("alertname") not in OWN_ALERTS]
-    statements.upsert_alerts(connection, [_row(alert, now) for alert in foreign])
+    foreign = (each for each in received if each[0].labels.get("alertname") not in OWN_ALERTS)
+    statements.upsert_alerts(connection, [_row(alert, at) for alert, at in foreign])
 
 
 def _row(alert: Alert, now: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
+from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_received
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.store import statements
 
@@ -75,9 +75,8 @@ def _failure(connection: Connection, rows: Sequence[Row[Any]]) -> Exception | No
     """Store the alerts of notifications, or, when it is they that cannot be stored, none and say why not."""
     try:
         with connection.begin_nested():
-            for row in rows:
-                message = WebhookMessage.model_validate_json(row.body)
-                store_alerts(connection, [item.alert() for item in message.alerts], row.received_at)
+            messages = ((WebhookMessage.model_validate_json(row.body), row.received_at) for row in rows)
+            store_received(connection, ((item.alert(), at) for told, at in messages for item in told.alerts))
     except Exception as error:
         if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
             raise  # the database's trouble, not the notifications': they are tried again as they are
