@@ -1,7 +1,8 @@
 """PostgreSQL: any number of replicas share one store, and none of them waits for ever.
 
-Each write is a transaction of its own in the caller's thread; the server commits many at once by itself. What
-SQLite's one writer orders is ordered by locks here (`statements.serialize`, `FOR UPDATE`, SKIP LOCKED).
+Each write is a transaction of its own in the caller's thread; the server commits many at once by itself (only
+notifications are gathered before, see `inbox`). What SQLite's one writer orders is ordered by locks here
+(`statements.serialize`, `FOR UPDATE`, SKIP LOCKED).
 
 Time is the database's, so that replicas whose clocks differ agree on whose lease has run out. It is read off
 a clock that nobody can set, counted from the last comparison with the server.
