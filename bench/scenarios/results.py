@@ -21,7 +21,8 @@ NOTHING = "nothing"  # no incident, or one without a diagnosis
 class Told:
     """What the fabric said of one incident.
 
-    `seconds` from the fault to the diagnosis; `confidence` that this pattern in this service is the cause.
+    `seconds` from the fault to the diagnosis; `confidence` that this pattern in this service is the cause,
+    `service_confidence` that the service is, whatever its pattern (None in results of older rules).
     """
 
     service: str
@@ -31,6 +32,7 @@ class Told:
     abstained: bool
     lead: str
     seconds: float
+    service_confidence: float | None = None
 
     @classmethod
     def of_story(cls, story: Mapping[str, Any], fault_at: float, told_at: float) -> Told:
@@ -45,6 +47,7 @@ class Told:
             abstained=bool(diagnosis["abstained"]),
             lead=diagnosis["lead"],
             seconds=round(told_at - fault_at, 1),
+            service_confidence=float(diagnosis["service_confidence"]),
         )
 
 

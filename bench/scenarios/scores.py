@@ -76,18 +76,41 @@ def confusion(results: Sequence[Result], of: str) -> dict[str, Counter[str]]:
     return table
 
 
-def expected_calibration_error(results: Sequence[Result]) -> float:
-    """Of the confidence that this pattern in this service is the cause, over all that were diagnosed."""
-    told = [(result.first.confidence, result.right_cause) for result in results if result.first]
-    return calibration_error([confidence for confidence, _ in told], [right for _, right in told])
+@dataclass(frozen=True)
+class Sureness:
+    """Confidences that were told, and whether each was right: in pattern and service, or in the service."""
+
+    told: tuple[float, ...]
+    right: tuple[bool, ...]
+
+    @classmethod
+    def of_causes(cls, results: Sequence[Result]) -> Sureness:
+        """That this pattern in this service is the cause, over all that were diagnosed."""
+        some = [(one.first.confidence, one.right_cause) for one in results if one.first]
+        return cls(tuple(told for told, _ in some), tuple(right for _, right in some))
+
+    @classmethod
+    def of_services(cls, results: Sequence[Result]) -> Sureness:
+        """That the cause lies in the service, whatever its pattern; where results hold that."""
+        some = [
+            (one.first.service_confidence, one.right_service)
+            for one in results
+            if one.first and one.first.service_confidence is not None
+        ]
+        return cls(tuple(told for told, _ in some), tuple(right for _, right in some))
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error; NaN of nothing."""
+        return calibration_error(self.told, self.right)
+
+    @property
+    def sure_and_right(self) -> Share:
+        """Of those told with confidence, how many are right."""
+        sure = [right for told, right in zip(self.told, self.right, strict=True) if told >= CONFIDENT]
+        return Share(sum(sure), len(sure))
 
 
 def answered(results: Sequence[Result]) -> Share:
     """How many of them have a cause named."""
     return Share.of(results, lambda one: one.first is not None and one.first.pattern != UNKNOWN)
-
-
-def sure_and_right(results: Sequence[Result]) -> Share:
-    """Of those told with confidence, how many name the cause."""
-    sure = [one for one in results if one.first is not None and one.first.confidence >= CONFIDENT]
-    return Share.of(sure, lambda one: one.right_cause)

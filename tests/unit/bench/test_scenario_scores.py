@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ from bench.scenarios.results import Result, ResultFile, Told, read_results
 from bench.scenarios.run import on_the_same_servers
 from bench.scenarios.scores import (
     Share,
+    Sureness,
     confusion,
-    expected_calibration_error,
     is_alarmed,
-    sure_and_right,
 )
 from self_healing_fabric.diagnosis import FailureClass, Pattern
 
@@ -92,9 +92,30 @@ def test_the_oldest_incident_is_judged() -> None:
 
 def test_calibration_is_that_of_pattern_and_service() -> None:
     """Sure and right in half of the cases at 0.8: off by 0.3."""
-    some = [result(told()), result(told(service="web-a"))]
-    assert expected_calibration_error(some) == pytest.approx(0.3)
-    assert (sure_and_right(some).right, sure_and_right(some).total) == (1, 2)
+    some = Sureness.of_causes([result(told()), result(told(service="web-a")), result()])
+    assert some.error == pytest.approx(0.3)
+    assert some.sure_and_right == Share(1, 2)
+
+
+def test_the_confidence_in_the_service_is_judged_by_the_service() -> None:
+    """Another pattern in the right service: right in the service and wrong as a cause."""
+    some = [result(told(pattern="network_issue", confidence=0.3, service_confidence=0.9))]
+    services = Sureness.of_services(some)
+    assert services.error == pytest.approx(0.1)
+    assert services.sure_and_right == Share(1, 1)
+    assert Sureness.of_causes(some).error == pytest.approx(0.3)
+    report = write_report(some)
+    assert "| the service | 1.00 [0.21, 1.00] | 0.90 | 0.10 |" in report
+
+
+def test_results_of_older_rules_hold_no_confidence_in_the_service() -> None:
+    """They are read, and nothing is told of what they do not hold."""
+    old = json.loads(result(told()).as_line())
+    del old["told"][0]["service_confidence"]
+    (read,) = read_results([json.dumps(old)])
+    assert read == result(told())
+    assert Sureness.of_services([read]).told == ()
+    assert "| the service |" not in write_report([read])
 
 
 def test_a_quiet_window_is_alarmed_by_any_confident_diagnosis() -> None:
@@ -121,8 +142,14 @@ def test_what_is_told_is_read_from_the_api() -> None:
     """The names are those of GET /api/v1/incidents/ID."""
     cause = {"pattern": "network_issue", "service": "stock-a", "confidence": 0.72}
     diagnosis = {"cause": cause, "failure_class": "degradation", "abstained": False, "lead": "stock-a"}
+    diagnosis["service_confidence"] = 0.9
     assert Told.of_story({"diagnosis": diagnosis}, 100.0, 131.26) == told(
-        service="stock-a", pattern="network_issue", confidence=0.72, lead="stock-a", seconds=31.3
+        service="stock-a",
+        pattern="network_issue",
+        confidence=0.72,
+        lead="stock-a",
+        seconds=31.3,
+        service_confidence=0.9,
     )
 
 

@@ -345,3 +345,12 @@ def test_the_series_count_for_the_confidence_before_calibration(see: See) -> Non
     """The higher of what the rules and the series say of the service that is named."""
     found = replace(located(0.8), confidence=0.5, uncalibrated=0.8)
     assert diagnosed(see({}), found, DOUBTFUL).uncalibrated == 0.8
+
+
+def test_how_sure_the_service_is_whatever_its_pattern(see: See) -> None:
+    """The series are surer of `db` than of what it has; of a lead nobody is sure."""
+    told = diagnosed(see({}), located(0.55), Calibration()).as_dict()
+    assert (told["cause"]["service"], told["cause"]["confidence"]) == ("db", 0.55)
+    assert told["service_confidence"] == 0.9
+    lead = diagnosed(see({}), located(0.55, abstained=True), Calibration()).as_dict()
+    assert (lead["lead"], lead["service_confidence"]) == ("db", 0.0)

@@ -92,6 +92,7 @@ class Diagnosis:
             "reason": self.classification.reason,
             "evidence": [evidence.as_dict() for evidence in self.evidence],
             "cause": self.cause.as_dict(),
+            "service_confidence": round(self.service_confidence, 3),
             "alternatives": [
                 {**other.as_dict(), "told_apart_by": self._told_apart_by(other)}
                 for other in self.alternatives
