@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.rca.cases import Case, CasePrometheus, FloatArray
-from self_healing_fabric.diagnosis.calibration import Calibration
+from self_healing_fabric.diagnosis.calibration import Calibration, Support, confidence_of, raw_confidence
 from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.localization import Localization, localize
 from self_healing_fabric.diagnosis.patterns import Change, Pattern
@@ -25,7 +25,8 @@ from self_healing_fabric.diagnosis.windows import collect_window
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method says of one case; baselines say nothing but `services`."""
+    """What a method says of one case; baselines say nothing but `services`. `support`: what ours computed the
+    confidence from, None where nothing was measured."""
 
     id: str
     services: tuple[str, ...]
@@ -34,6 +35,16 @@ class Prediction:
     patterns: tuple[tuple[str, float], ...] = ()
     abstained: bool = False
     elapsed_ms: float = 0.0
+    support: Support | None = None
+
+    @property
+    def uncalibrated(self) -> float:
+        """What verdicts judge and correct."""
+        return raw_confidence(self.support) if self.support else 0.0
+
+    def corrected(self, calibration: Calibration) -> float:
+        """The confidence that is told after verdicts."""
+        return confidence_of(self.support, calibration) if self.support else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """One line of the predictions file."""
@@ -73,6 +84,7 @@ def fabric(case: Case) -> Prediction:
         patterns=_patterns(found),
         abstained=found.abstained,
         elapsed_ms=elapsed,
+        support=found.support,
     )
 
 

@@ -269,11 +269,12 @@ def _confidence(judged: Sequence[Judged]) -> Iterator[str]:
     )
     yield _row(*["---"] * 9)
     for name, group in [(one.system, [one]) for one in judged] + [("all systems", list(judged))]:
-        sure = [one.root_confidence for some in group for one in some.predictions[OURS]]
+        predictions = [one for some in group for one in some.predictions[OURS]]
+        sure = [one.root_confidence for one in predictions]
         right = [place == 1 for some in group for place in some.ranks(OURS)]
         answered = [hit for confidence, hit in zip(sure, right, strict=True) if confidence >= CONFIDENT]
-        abstained = np.mean([one.abstained for some in group for one in some.predictions[OURS]])
-        after = scores.error_after_verdicts(sure, right) if len(group) == 1 else float("nan")
+        abstained = np.mean([one.abstained for one in predictions])
+        after = scores.error_after_verdicts(predictions, right) if len(group) == 1 else float("nan")
         chance = scores.error_by_chance(sure)
         yield _row(
             name,

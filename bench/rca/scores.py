@@ -116,19 +116,19 @@ def error_by_chance(confidences: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(errors)), float(np.quantile(errors, 0.95))
 
 
-def error_after_verdicts(confidences: Sequence[float], right: Sequence[bool]) -> float:
+def error_after_verdicts(predictions: Sequence[Prediction], right: Sequence[bool]) -> float:
     """The calibration error when each tenth is judged with verdicts on the other nine tenths of the same
     system."""
-    corrected = list(confidences)
+    corrected = [0.0] * len(predictions)
     for fold in range(FOLDS):
         given = [
-            Judged(confidence, hit)
-            for index, (confidence, hit) in enumerate(zip(confidences, right, strict=True))
+            Judged(one.uncalibrated, hit)
+            for index, (one, hit) in enumerate(zip(predictions, right, strict=True))
             if index % FOLDS != fold
         ]
         calibration = refit(given)
-        for index in range(fold, len(corrected), FOLDS):
-            corrected[index] = calibration.apply(confidences[index])
+        for index in range(fold, len(predictions), FOLDS):
+            corrected[index] = predictions[index].corrected(calibration)
     return calibration_error(corrected, right)
 
 

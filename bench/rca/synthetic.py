@@ -34,6 +34,7 @@ NO_TRACE = "no_trace"
 SYMPTOMS = ("latency_average", "client_latency_p90", "error_ratio")
 STEPS = (15.0, 30.0, 60.0, 60.0, 300.0)  # seconds
 MEGABYTE = 1e6
+LATE = (0, 0, 1, 2, 4)  # samples from a fault to its alert
 ATTEMPTS = 8  # at a fault that makes the alert fire
 
 
@@ -84,11 +85,15 @@ class System:
 
 @dataclass(frozen=True)
 class Labelled:
-    """One case and its truth: the faulty service, empty where nothing was injected."""
+    """One case and its truth: the faulty service, empty where nothing was injected.
+
+    `disturbed`: the services in which something else happened, from the earliest onset of an alert on.
+    """
 
     case: Case
     service: str
     fault: str
+    disturbed: frozenset[str] = frozenset()
 
 
 def draw_system(number: int) -> System:
@@ -186,6 +191,7 @@ class _Story:
         self.slower = np.zeros(shape)  # seconds of its own
         self.on_the_way = np.zeros(shape)  # seconds that its callers wait besides
         self.broken = np.zeros(shape)  # share of requests
+        self.disturbed: list[tuple[int, slice]] = []  # service and samples
         self.unseen = -1  # the service whose symptoms nobody measures
 
     def faulty(self, fault: str) -> Labelled:
@@ -193,7 +199,7 @@ class _Story:
         system, draw = self.system, self.draw
         root = int(draw.choice(system.measured))
         alert_at = system.before
-        late = int(draw.choice([0, 0, 1, 2, 4]))
+        late = int(draw.choice(LATE))
         began = max(alert_at - late, system.before // 2)
         lasts = self.length if draw.random() < 0.7 else began + max(2, late + int(draw.integers(1, 6)))
         ill = slice(began, min(lasts, self.length))
@@ -220,7 +226,8 @@ class _Story:
             alert_at += int(np.argmax(course[alert_at : alert_at + system.after]))
         stop = alert_at + system.after
         table = Table(case.table.times[:stop], case.table.columns, case.table.values[:stop])
-        return Labelled(replace(case, table=table, alerted_at=float(table.times[alert_at])), "", "quiet")
+        case = replace(case, table=table, alerted_at=float(table.times[alert_at]))
+        return Labelled(case, "", "quiet", self._disturbed(slice(alert_at - max(LATE), stop)))
 
     def _break(self, root: int, ill: slice, fault: str, size: float) -> None:
         system, draw = self.system, self.draw
@@ -261,11 +268,19 @@ class _Story:
                 str(draw.choice(tuple(SHOWN_BY))),
                 float(np.exp(draw.normal(system.disturbed_by, 0.6))),
             )
-            self._break(int(row), slice(int(at), int(at) + int(draw.integers(1, 8))), kind, size)
+            span = slice(int(at), int(at) + int(draw.integers(1, 8)))
+            self.disturbed.append((int(row), span))
+            self._break(int(row), span, kind, size)
         for at, row in zip(*np.nonzero(draw.random(self.busy.shape) < system.restarts), strict=True):
+            self.disturbed.append((int(row), slice(int(at), int(at) + 2)))
             self.hoarded[at:, row] -= 0.3 * system.memory[row] * draw.random()
             self.burnt[at : at + 2, row] += system.cpu[row] * draw.uniform(0.5, 3)
             self.slower[at : at + 2, row] += system.own_latency[row] * draw.uniform(0, 2)
+
+    def _disturbed(self, window: slice) -> frozenset[str]:
+        """The services in which something happened within these samples."""
+        rows = {row for row, span in self.disturbed if span.start < window.stop and span.stop > window.start}
+        return frozenset(self.system.services[row] for row in rows)
 
     def _callers_of(self, root: int) -> list[int]:
         """The service and all whose requests can reach it."""

@@ -116,7 +116,9 @@ def test_the_calibration_error_is_the_mean_distance_of_bins() -> None:
     assert scores.calibration_error([1.0] * 4, [True] * 4) == 0
     assert scores.calibration_error([0.5] * 4, [True, False] * 2) == 0
     assert scores.calibration_error([0.9] * 4, [False] * 4) == pytest.approx(0.9)
-    assert scores.error_after_verdicts([0.9] * 50, [False] * 50) < 0.15
+    sure = prediction(support=Support(9.0, 0.0, 3.0, (1.0, 1.1, 1.2), 3, 1.0, True, 60))
+    assert sure.uncalibrated > 0.9
+    assert scores.error_after_verdicts([sure] * 50, [False] * 50) < 0.15
 
 
 def test_series_count_with_their_service_and_only_where_labelled() -> None:
@@ -175,7 +177,16 @@ def test_drawn_cases_are_the_same_every_time_and_hold_their_fault() -> None:
     assert sum(synthetic.fires(one.case) for one in once) >= 3
     for window in synthetic.draw_quiet(system, 2):
         assert window.service == ""
+        assert window.disturbed <= {*system.services}
         assert window.case.alerted_at in window.case.table.times
+
+
+def test_of_a_window_without_a_fault_it_is_known_what_else_happened() -> None:
+    """In a system that is always disturbed something happens in most of them, in a calm one nothing."""
+    system = replace(synthetic.draw_system(3), restarts=0.0, warm_up=0)
+    for rate, expected in ((0.0, False), (1.0, True)):
+        windows = list(synthetic.draw_quiet(replace(system, disturbances=rate), 5))
+        assert [bool(window.disturbed) for window in windows] == [expected] * 5
 
 
 def test_of_quiet_windows_at_most_one_in_twenty_is_told_with_confidence() -> None:
@@ -194,7 +205,7 @@ def test_verdicts_on_a_drawn_system_correct_the_cases_after_them(monkeypatch: py
         monkeypatch.setattr(drawn, name, count)
     one = drawn.measure(1000)
     assert (len(one.told), len(one.right), len(one.corrected), len(one.quiet)) == (3, 3, 3, 2)
-    assert len(one.quiet_corrected) == 2
+    assert len(one.quiet_corrected) == len(one.disturbed) == 2
     assert one.quiet_corrected != one.quiet
     assert one.corrected != one.told
     rows = [line for line in drawn.write_section([one]) if line.startswith("| synthetic-1000 |")]

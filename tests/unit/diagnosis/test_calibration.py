@@ -20,6 +20,7 @@ from self_healing_fabric.diagnosis.calibration import (
     Calibration,
     Judged,
     Support,
+    confidence_of,
     raw_confidence,
     refit,
     student_tail,
@@ -29,6 +30,8 @@ CALM = (2.0, 2.5, 3.0, 2.4, 2.2, 2.8)
 SUPPORT = Support(
     score=4.0, second=2.4, agreeing=1.0, quiet=CALM, apart=6, explains=0.5, alert_seen=None, history=60
 )
+STRONG = replace(SUPPORT, score=40.0, second=0.0, explains=1.0)
+RESTLESS = replace(STRONG, quiet=(*CALM, STRONG.evidence, STRONG.evidence))
 
 
 @pytest.mark.parametrize(
@@ -101,17 +104,38 @@ def test_without_two_quiet_windows_nothing_is_told_with_confidence(
 ) -> None:
     """However strong the evidence is: a history that is so short proves nothing."""
     support = replace(SUPPORT, score=score, explains=explains, quiet=tuple(quiet), apart=len(quiet))
-    assert raw_confidence(support) <= HELD < 0.7
+    assert confidence_of(support, Calibration()) <= HELD < 0.7
 
 
 def test_what_noise_may_be_is_held_below_what_people_act_on() -> None:
     """The strongest of evidence, in a history where one window in four holds as much."""
-    strong = replace(SUPPORT, score=40.0, second=0.0, explains=1.0)
-    assert raw_confidence(strong) > 0.9
-    restless = replace(strong, quiet=(*CALM, strong.evidence, strong.evidence))
-    assert raw_confidence(restless) == HELD
-    verdicts = refit([Judged(HELD, right=True)] * 50)
-    assert verdicts.apply(HELD) > 0.7  # people know what quiet windows do not
+    assert confidence_of(STRONG, Calibration()) > 0.9
+    assert raw_confidence(RESTLESS) > 0.9
+    assert confidence_of(RESTLESS, Calibration()) == HELD
+
+
+def test_verdicts_do_not_lift_what_noise_may_be() -> None:
+    """Fifty real faults that were named rightly say nothing of windows in which nothing happens."""
+    learned = refit([Judged(0.6, right=True)] * 50)
+    assert learned.apply(0.6) > 0.7
+    assert confidence_of(RESTLESS, learned) == HELD
+
+
+def test_verdicts_correct_what_was_computed_and_not_what_was_held() -> None:
+    """Where what was computed as 0.9 is right one time in five, what was held is told as that, too."""
+    learned = refit([Judged(raw_confidence(RESTLESS), number % 5 == 0) for number in range(50)])
+    assert confidence_of(RESTLESS, learned) == learned.apply(raw_confidence(RESTLESS)) < 0.5
+
+
+def test_how_far_beyond_quiet_windows_it_is_counts_on() -> None:
+    """One window in a hundred is more than one in twenty: down to a chance of 0.002."""
+    level = SUPPORT.evidence - statistics.mean(CALM)
+    near, far, beyond = (
+        replace(SUPPORT, quiet=tuple(each + level - above for each in CALM)) for above in (0.9, 1.2, 9.0)
+    )
+    assert 0.01 < far.unusual < near.unusual < UNUSUAL
+    assert raw_confidence(near) < raw_confidence(far) < raw_confidence(beyond)
+    assert beyond.terms["surprise"] == pytest.approx(-math.log(0.002))
 
 
 def test_what_each_term_adds_is_told() -> None:

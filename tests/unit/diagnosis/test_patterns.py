@@ -127,6 +127,30 @@ def test_a_finding_needs_its_evidence(trait: str, rows: list[tuple[str, float, f
     assert trait not in {one.name for one in classified(*rows).traits}
 
 
+CALM_RESOURCES = [("cpu", 0.3, 0.3), ("memory", 2e8, 2e8)]
+
+
+@pytest.mark.parametrize(
+    ("trait", "calm", "pattern", "spoiled"),
+    [
+        ("resources_calm", CALM_RESOURCES, Pattern.RESOURCE_EXHAUSTION, ("disk", 10, 50)),
+        ("resources_calm", CALM_RESOURCES, Pattern.RESOURCE_EXHAUSTION, ("memory_rss", np.nan, 2e8)),
+        ("load_calm", [LOAD], Pattern.SERVICE_OVERLOAD, ("requests_total", 50, 150)),
+        ("load_calm", [LOAD], Pattern.SERVICE_OVERLOAD, ("requests_total", 50, np.nan)),
+    ],
+)
+def test_what_is_measured_and_calm_is_ruled_out(
+    trait: str, calm: list[tuple[str, float, float]], pattern: Pattern, spoiled: tuple[str, float, float]
+) -> None:
+    """A resource that is not used up and a load that did not rise; not where one series is not known."""
+    slow = ("latency_p95", 0.1, 0.9)
+    plain, ruled_out = classified(slow), classified(slow, *calm)
+    assert trait in {one.name for one in ruled_out.traits}
+    assert ruled_out.shares[pattern] < plain.shares[pattern] / 2
+    for rows in (calm[1:], [*calm, spoiled]):
+        assert trait not in {one.name for one in classified(slow, *rows).traits}
+
+
 def test_a_collapse_of_the_load_and_of_the_traffic_is_told() -> None:
     """Both are findings of their own."""
     names = {one.name for one in classified(("request_rate", 50, 5), ("net_rx", 1e5, 1e3)).traits}

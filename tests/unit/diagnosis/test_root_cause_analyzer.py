@@ -79,7 +79,16 @@ TABLE: list[tuple[str, dict[str, Any], str, str, float]] = [
         "cart",
         0.8,
     ),
-    ("three silent", {"signals": SILENT, "silent": 3}, "network_issue", "cart", 0.6),
+    ("three silent", {"signals": SILENT, "silent": 3}, "network_issue", "cart", 1 - 0.75**3),
+    ("five silent", {"signals": SILENT, "silent": 5}, "network_issue", "cart", 0.75),
+    ("many silent", {"signals": SILENT, "silent": 28}, "network_issue", "cart", 0.75),
+    (
+        "many silent and its database among them",
+        {"signals": SILENT, "silent": 28, "db": {"heartbeat:answered": 0}},
+        "dependency_failure",
+        "db",
+        0.8,
+    ),
     ("just started", {"signals": SILENT, "queries": {STARTED: 900}}, "configuration_error", "cart", 0.35),
     (
         "all else ruled out",

@@ -11,7 +11,7 @@ of any quiet hour. So the confidence is a logistic regression on what a person w
 - agreement: log2(1 + bits of its second family of series), whether more than one kind of series says so,
 - explains: which part of the alert's volume it accounts for, 0 for the alerting service itself,
 - unseen: that the series which alerted did not move,
-- surprise: -ln max(p, 0.05), p being the chance that a quiet window of the same history holds as much.
+- surprise: -ln max(p, 0.002), p being the chance that a quiet window of the same history holds as much.
 
 For p the terms strength, lead, agreement and explains, added up with their weights, are the evidence of a
 window; `unseen` is left out, because whatever alerts has moved. Quiet windows of the history are measured
@@ -19,12 +19,13 @@ alike, and p is how likely a further one reaches what the alert's holds, by Stud
 normal observation (Geisser, Predictive Inference, 1993). The rank alone, a conformal p-value (Vovk, Gammerman
 and Shafer, Algorithmic Learning in a Random World, 2005), assumes nothing, but of n windows it is never below
 1 / (n + 1), and an hour seldom holds the 19 that 0.05 takes. That something is far above few windows that
-are all alike, the distance shows; below 0.05 the tail of a normal distribution is not trusted either.
+are all alike, the distance shows; below 0.002 the tail of a normal distribution is not trusted either.
 
 Where p is above 0.05, noise as this history holds it alarms too often to be believed: the confidence is held
 below 0.7, whatever else speaks for it. So of windows in which nothing happened at most one in twenty is told
-with 0.7, as far as they are like those before them. Only verdicts on the same system lift it again: they know
-what quiet windows do not.
+with 0.7, as far as they are like those before them. Verdicts do not lift that: people judge what alerted, and
+fifty real faults say nothing of how a window looks in which nothing happens. They correct the probability
+that was computed, and what comes out is held.
 
 The weights are fitted by `python -m bench.rca.fitting`: half of their weight have faults and fault-free
 windows of systems drawn at random, half the first half of the public cases; `explains` rests mostly on
@@ -42,17 +43,18 @@ from typing import Any
 
 import numpy as np
 
-INTERCEPT = -4.59
+INTERCEPT = -3.65
 WEIGHTS: Mapping[str, float] = {
-    "strength": 1.08,
-    "lead": 1.53,
-    "agreement": 0.4,
-    "surprise": 0.64,
-    "explains": 1.6,
-    "unseen": -1.44,
+    "strength": 0.89,
+    "lead": 1.47,
+    "agreement": 0.43,
+    "surprise": 0.38,
+    "explains": 1.37,
+    "unseen": -1.15,
 }
 OWN = ("strength", "lead", "agreement", "explains")  # terms: the evidence of one window by itself
 UNUSUAL = 0.05  # chance of a quiet window to hold as much: up to here it is not taken for noise
+LEAST_CHANCE = 0.002  # of a quiet window: smaller ones are extrapolated
 HELD = 0.69  # the highest confidence in what noise may be
 LEAST_SPREAD = 0.3  # of the logit, between quiet windows: those of a flat history do not differ at all
 ENOUGH_WINDOWS = 19  # apart; with fewer the rank alone cannot show a chance of 0.05
@@ -112,7 +114,7 @@ class Support:
         """The terms of the regression, by the names of `WEIGHTS`."""
         return {
             **self._own_terms,
-            "surprise": -float(np.log(max(self.unusual, UNUSUAL))),
+            "surprise": -float(np.log(max(self.unusual, LEAST_CHANCE))),
             "unseen": float(self.alert_seen is False),
         }
 
@@ -135,10 +137,16 @@ class Support:
 
 
 def raw_confidence(support: Support) -> float:
-    """The probability before any verdict was given; the formula is that of the module."""
+    """The probability before any verdict was given and before it is `held`; the formula is that of the
+    module."""
     logit = INTERCEPT + sum(WEIGHTS[name] * value for name, value in support.terms.items())
     known = min(1.0, support.history / SHORT_HISTORY)
-    return held(float(np.clip(known / (1.0 + np.exp(-logit)), 0.0, HIGHEST)), support)
+    return float(np.clip(known / (1.0 + np.exp(-logit)), 0.0, HIGHEST))
+
+
+def confidence_of(support: Support, calibration: Calibration) -> float:
+    """The confidence that is told: corrected by verdicts, then held where it may be noise."""
+    return held(calibration.apply(raw_confidence(support)), support)
 
 
 def held(confidence: float, support: Support) -> float:

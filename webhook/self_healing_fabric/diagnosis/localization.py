@@ -20,6 +20,7 @@ from self_healing_fabric.diagnosis.calibration import (
     UNUSUAL,
     Calibration,
     Support,
+    confidence_of,
     raw_confidence,
 )
 from self_healing_fabric.diagnosis.call_graph import CallGraph
@@ -31,7 +32,7 @@ from self_healing_fabric.diagnosis.shifts import CLEAR
 from self_healing_fabric.diagnosis.windows import Window
 from shf_queries import catalogue
 
-RULES_VERSION = "2026-11-6"  # changes with every rule, weight or threshold of the diagnosis
+RULES_VERSION = "2026-11-7"  # changes with every rule, weight or threshold of the diagnosis
 QUIET_WINDOWS = 40  # of the same length, before the onset, at most
 QUIET_BASELINES = 4  # for them
 LEAST_BASELINE = 6  # samples that must remain beside a quiet window
@@ -121,7 +122,8 @@ class Localization:
         order: all services that were measured, the likeliest first.
         suspects: the first few of them with their claims.
         confidence: that the first is the cause, from 0 to 1; 0 when nothing was measured.
-        uncalibrated: the same before verdicts on earlier diagnoses corrected it.
+        uncalibrated: the same before verdicts on earlier diagnoses corrected it, and before it was held below
+            0.7 because it may be noise.
         support: what that was computed from; None when nothing was measured.
         pattern: the likeliest pattern, `unknown` when it abstains.
         shares: of every pattern.
@@ -198,8 +200,7 @@ def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibratio
     scored = scorer.score(scorer.onset.index, len(scorer.window.times))
     order, (quiet, apart) = scored.order, _quiet_evidence(scorer)
     support = _support(scorer, scored, quiet, apart)
-    uncalibrated = raw_confidence(support)
-    confidence = calibration.apply(uncalibrated)
+    confidence = confidence_of(support, calibration)
     abstained = scored.scores[order[0]] < LEAST_SCORE or confidence < LEAST_CONFIDENCE
     classified = classify_pattern(scorer, scored, order[0], confidence, changes)
     suspects = tuple(_suspect(scorer, scored, service) for service in order[: RIVALS + 1])
@@ -209,7 +210,7 @@ def _localize(scorer: Scorer, changes: Sequence[Change], calibration: Calibratio
         order=order,
         suspects=suspects,
         confidence=confidence,
-        uncalibrated=uncalibrated,
+        uncalibrated=raw_confidence(support),
         support=support,
         pattern=Pattern.UNKNOWN if abstained else _likeliest(classified),
         shares=classified.shares,
@@ -352,7 +353,7 @@ def _against(suspects: Sequence[Suspect], support: Support) -> list[str]:
     if support.unusual > UNUSUAL:
         noise = f"one more quiet window would hold as much with a chance of {support.unusual:.0%}"
         noise = noise if support.apart > 1 else "the history is too short to tell it from noise"
-        found.append(f"{noise}, so the confidence is at most {HELD} before verdicts")
+        found.append(f"{noise}, so the confidence is at most {HELD}")
     found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]
     found += [
         f"{claim.service}: {claim.kind} counts {factor.factor:.0%} only, for {factor.reason}"

@@ -94,8 +94,10 @@ _WEIGHTS: Mapping[str, Mapping[Pattern, float]] = {
     "cpu_up_without_load": {_RES: 2.5, _OVL: -1.0},
     "memory_up": {_RES: 2.5},
     "disk_up": {_RES: 2.5},
+    "resources_calm": {_RES: -1.5},
     "load_up_and_saturated": {_OVL: 3.5, _RES: -0.5},
     "load_up": {_OVL: 1.5},
+    "load_calm": {_OVL: -1.5},
     "client_server_gap_up": {_NET: 3.0},
     "calls_lost": {_NET: 3.0},
     "silent_for_its_callers": {_DEP: 1.5, _NET: 1.0},
@@ -146,6 +148,7 @@ _NAMED: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
         ("more_work_per_request", "it does more work for each request", r"\w*per_(request|call|query|op)"),
     )
 )
+_EXHAUSTIBLE = (Family.CPU, Family.MEMORY, Family.DISK, Family.SATURATION)
 _EXCEPTIONS = re.compile(r"(^|_)(exceptions?|panics?|tracebacks?)(_|$)")
 
 
@@ -219,8 +222,17 @@ class _Facts:
         """
         rows = [row for row in self.rows if words.search(self.scorer.window.keys[row].kind.lower())]
         farthest = max((abs(float(self.scored.shifts.deviations[row])) for row in rows), default=0.0)
+        return farthest if rows and (farthest > CLEAR or self._known(rows)) else None
+
+    def measured(self, family: Family) -> bool:
+        """Whether there are series of a family, each known before and after the onset: only such a family can
+        have been calm."""
+        rows = [row for row in self.rows if self.scorer.kinds[row].family is family]
+        return bool(rows) and self._known(rows)
+
+    def _known(self, rows: Sequence[int]) -> bool:
         known = np.isfinite(self.scorer.baseline.median[rows]) & np.isfinite(self.scored.shifts.now[rows])
-        return farthest if rows and (farthest > CLEAR or bool(np.all(known))) else None
+        return bool(np.all(known))
 
     @property
     def load_growth(self) -> float:
@@ -246,6 +258,9 @@ def _resources(facts: _Facts) -> _Found:
             yield "memory_up", "its memory grew by more than half"
     if facts.up(Family.DISK):
         yield "disk_up", "its disk filled"
+    measured = all(facts.measured(family) for family in (Family.CPU, Family.MEMORY))
+    if measured and not any(facts.up(family, CLEAR) for family in _EXHAUSTIBLE):
+        yield "resources_calm", "its CPU and memory are as usual"
 
 
 def _cpu_rose_alone(facts: _Facts) -> bool:
@@ -262,6 +277,8 @@ def _load(facts: _Facts) -> _Found:
             yield "load_up", f"its load rose by {load:.0%}"
     elif load < COLLAPSED:
         yield "throughput_collapsed", f"its load fell by {-load:.0%}"
+    if load <= 0 and facts.measured(Family.LOAD):
+        yield "load_calm", "its load did not rise"
 
 
 def _symptoms(facts: _Facts) -> _Found:

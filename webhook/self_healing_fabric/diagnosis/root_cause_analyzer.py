@@ -43,6 +43,8 @@ from shf_queries.catalogue import (
 LOST_SHARE = 0.05  # of the calls to a dependency: fewer unanswered ones are no failure that users see
 LEAST_CONFIDENCE = 0.3  # below it the cause is reported as unknown, with the strongest lead
 NEARLY_EXHAUSTED = 0.85  # of the limit
+ONE_SILENT = 0.25  # weight of each of several silent services
+ALL_SILENT = 0.75  # of however many: less than that of a dependency among them, where people look first
 OVERLOAD_FACTOR = 1.5  # times the usual request rate
 RECENT_START = (
     600.0  # seconds; a process that started so shortly before it failed may have started with a bad setting
@@ -232,12 +234,15 @@ def _overload(seen: Observations, _: float) -> Iterator[Finding]:
 
 
 def _several_silent(seen: Observations, _: float) -> Iterator[Finding]:
+    """Each counts by itself (noisy-or): that many fall silent at once by chance is less likely than that two
+    do."""
     silent = seen.value(catalogue.silent_services())
     if silent is not None and silent > 1 and seen.breach(HEARTBEAT):
         evidence = Evidence(
             f"{silent:.0f} services fell silent.", catalogue.silent_services(), silent, seen.at
         )
-        yield Finding(Pattern.NETWORK_ISSUE, seen.service, min(0.6, 0.2 * silent), evidence)
+        weight = min(1.0 - (1.0 - ONE_SILENT) ** silent, ALL_SILENT)
+        yield Finding(Pattern.NETWORK_ISSUE, seen.service, weight, evidence)
 
 
 def _recent_start(seen: Observations, opened_at: float) -> Iterator[Finding]:
