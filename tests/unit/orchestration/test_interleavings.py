@@ -105,7 +105,7 @@ class MemoryStore:
         self._driver.deserialize(self._empty)
         self.before_write = self.committed = self.after_write = lambda: None
 
-    def ask(self, query: str) -> list[Any]:
+    def sql(self, query: str) -> list[Any]:
         """Rows of plain SQL, for what a test wants to know."""
         return self._driver.execute(query).fetchall()
 
@@ -120,6 +120,8 @@ class MemoryStore:
     def read(self, function: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
             return function(connection)
+
+    ask = read
 
     def since_set_forward(self) -> float:
         return math.inf
@@ -286,7 +288,7 @@ class World:
 
     def state(self) -> State | None:
         """Of the newest incident."""
-        found = self.store.ask("SELECT state FROM incidents ORDER BY rowid DESC LIMIT 1")
+        found = self.store.sql("SELECT state FROM incidents ORDER BY rowid DESC LIMIT 1")
         return State(found[0][0]) if found else None
 
     def receive(self, alerts: Sequence[tuple[Identity, str]]) -> None:
@@ -331,7 +333,7 @@ class World:
             self._pass(min(max(self._until_next(), 0.5), end - self.steady))
 
     def _until_next(self) -> float:
-        due = [row[0] - self.clock.now for row in self.store.ask("SELECT due_at FROM incidents WHERE due_at")]
+        due = [row[0] - self.clock.now for row in self.store.sql("SELECT due_at FROM incidents WHERE due_at")]
         heals = [] if self.heals_at is None else [self.heals_at - self.steady]
         return min([*due, *heals, 1000.0])
 
@@ -503,11 +505,11 @@ def memory() -> Iterator[MemoryStore]:
 
 def check(world: World) -> None:
     """As many incidents and re-openings as problems and returns; one action at the target at most."""
-    states = [row[0] for row in world.store.ask("SELECT state FROM incidents ORDER BY rowid")]
+    states = [row[0] for row in world.store.sql("SELECT state FROM incidents ORDER BY rowid")]
     assert len(states) == world.expected.problems
     assert all(state == State.CLOSED for state in states[:-1])
     returned = "SELECT count(*) FROM timeline WHERE message LIKE 'Re-opened: an alert came back%'"
-    assert world.store.ask(returned) == [(world.expected.reopened,)]
+    assert world.store.sql(returned) == [(world.expected.reopened,)]
     assert world.target.restarts <= 1
 
 

@@ -507,12 +507,47 @@ def test_a_read_cannot_write(store: Store) -> None:
     assert stored(store, "a") is None
 
 
+def begun(connection: Connection) -> bool:
+    """Whether the connection is in a transaction, after a statement."""
+    connection.execute(text("SELECT 1"))
+    driver: Any = connection.connection.driver_connection
+    return driver.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+
+
+def test_a_single_statement_is_one_round_trip(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No BEGIN before it and no COMMIT after it; a transaction on the same connection has both again."""
+    monkeypatch.setattr(postgresql, "POOL_SIZE", 1)
+    store = Store(url)
+    for _ in range(2):
+        assert [how(begun) for how in (store.ask, store.put, store.read, store.write)] == [
+            False, False, True, True,
+        ]  # fmt: skip
+    store.close()
+
+
+def notification(connection: Connection) -> None:
+    """The one thing that is stored by a single statement, as many as are gathered at most."""
+    statements.put_in_inbox(connection, [(b"{}", 1.0)] * 200)
+
+
+def test_what_is_put_is_stored_before_the_answer(store: Store, shell: Any) -> None:
+    """To everybody else, and over a connection that the server has ended meanwhile, too."""
+    store.put(notification)
+    assert shell.execute("SELECT count(*) FROM inbox").fetchone() == (200,)
+    end_connections(shell)
+    store.put(notification)
+    assert shell.execute("SELECT count(*) FROM inbox").fetchone() == (400,)
+
+
 def test_a_write_after_close_is_unavailable(url: str) -> None:
     """A closed store refuses at once."""
     store = Store(url)
     store.close()
+    for how in (store.write, store.put):
+        with pytest.raises(StoreUnavailable, match="shutting down"):
+            how(put("a"))
     with pytest.raises(StoreUnavailable, match="shutting down"):
-        store.write(put("a"))
+        store.ask(begun)
 
 
 # The watchdog.

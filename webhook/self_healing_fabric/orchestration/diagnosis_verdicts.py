@@ -56,7 +56,7 @@ class Calibrator:
         """As of at most a minute ago; `now` in seconds since 1970. Raises StoreUnavailable."""
         with self._lock:
             if self._read_at is None or not 0 <= now - self._read_at < MAX_AGE:
-                rows = self._store.read(
+                rows = self._store.ask(
                     lambda connection: statements.newest_diagnosis_verdicts(connection, MOST_VERDICTS)
                 )
                 self._calibration = refit(

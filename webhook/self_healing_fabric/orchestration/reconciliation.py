@@ -169,7 +169,7 @@ class Reconciliation:
         return True
 
     def _firing(self) -> list[Any]:
-        return list(self._context.store.read(statements.firing_alerts))
+        return list(self._context.store.ask(statements.firing_alerts))
 
     def _settled(self, row: Any) -> bool:
         return bool(self._context.clock() - row.received_at > GRACE)

@@ -22,7 +22,7 @@ def look_for_relapses(context: Context) -> None:
     """Have the resolved incidents of failing services looked at. Raises StoreUnavailable."""
     rows = [
         row
-        for row in context.store.read(statements.firing_alerts_of_resolved)
+        for row in context.store.ask(statements.firing_alerts_of_resolved)
         if row.service in context.settings.services
     ]
     if not rows:

@@ -74,7 +74,7 @@ class Store:
             self._backend = SqliteBackend(url)
         else:
             self._backend = PostgresqlBackend(make_url(url), password_file)
-        self.inbox = Inbox(self.write)
+        self.inbox = Inbox(self.put)
 
     @property
     def shared(self) -> bool:
@@ -106,9 +106,25 @@ class Store:
 
     def read(self, function: Callable[[Connection], T]) -> T:
         """Run `function` on a snapshot of what is committed. Raises StoreUnavailable, also after `close`."""
+        return self._reading(self._backend.read, function)
+
+    def ask(self, function: Callable[[Connection], T]) -> T:
+        """As `read`, for a `function` of one statement: that is a snapshot by itself.
+
+        On PostgreSQL it is one round trip to the server instead of three.
+        """
+        return self._reading(self._backend.ask, function)
+
+    def put(self, function: Callable[[Connection], T]) -> T:
+        """As `write`, for a `function` of one statement that does no harm when it is executed twice."""
+        return self._backend.put(function)
+
+    def _reading(
+        self, how: Callable[[Callable[[Connection], T]], T], function: Callable[[Connection], T]
+    ) -> T:
         self._check_open()
         try:
-            return self._backend.read(function)
+            return how(function)
         except SQLAlchemyError as error:
             raise StoreUnavailable(
                 f"cannot read the store: {getattr(error, 'orig', None) or error}"

@@ -49,6 +49,10 @@ FRESH_CONNECTION = 1.0  # seconds within which a transaction whose connection is
 MAX_TRIES = 5  # of a transaction that another one got in the way of
 _IN_THE_WAY = ("40001", "40P01")  # serialization failure, deadlock: nothing was done, so it is done again
 _MIGRATION_LOCK = 0x5348_4600  # any number of ours
+_BEGIN = "begin"  # in the `info` of a connection
+TRANSACTION = "BEGIN"
+SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+NO_TRANSACTION = ""  # each statement is one
 _ACTIVE = 1  # libpq's PQTRANS_ACTIVE: a statement was sent and its answer has not come
 _MAY_CREATE = text("SELECT has_schema_privilege(current_schema(), 'CREATE')")
 _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
@@ -63,9 +67,6 @@ class PostgresqlBackend:
         self._name = url.difference_update_query(["password"]).render_as_string(hide_password=True)
         self._closed = threading.Event()
         self.engine = _engine(url, password_file)
-        self.readers = self.engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
         self._watchdog = _Watchdog(self.engine, MIGRATION_TIMEOUT)
         self._anchor: tuple[float, float] | None = None
         self._set_forward: float | None = None  # when it was noticed last, on the steady clock
@@ -108,7 +109,26 @@ class PostgresqlBackend:
 
     def read(self, function: Callable[[Connection], T]) -> T:
         """Run `function` on one snapshot, perhaps twice. Raises SQLAlchemyError."""
-        return _transaction(self.readers, function)
+        return _transaction(self.engine, function, SNAPSHOT)
+
+    def ask(self, function: Callable[[Connection], T]) -> T:
+        """Run `function`, which reads by one statement: without BEGIN and COMMIT, each a round trip.
+
+        Raises SQLAlchemyError.
+        """
+        return _transaction(self.engine, function, NO_TRANSACTION)
+
+    def put(self, function: Callable[[Connection], T]) -> T:
+        """Run `function`, which writes by one statement that may as well be executed twice.
+
+        It is on disk when the answer comes. Raises StoreUnavailable: then nobody knows whether it is.
+        """
+        if self._closed.is_set():
+            raise StoreUnavailable("the store is shutting down")
+        try:
+            return _transaction(self.engine, function, NO_TRANSACTION)
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
 
     def clock(self) -> float:
         """The database's time, seconds since 1970."""
@@ -168,18 +188,19 @@ def examine(url: URL, password_file: Path | None = None) -> str:
 
 def reading_engine(url: str, password_file: Path | None = None) -> Engine:
     """Connections whose transactions see one snapshot and change nothing."""
-    return _engine(make_url(url), password_file).execution_options(
-        isolation_level="REPEATABLE READ", postgresql_readonly=True
-    )
+    return _engine(make_url(url), password_file, SNAPSHOT)
 
 
-def _engine(url: URL, password_file: Path | None) -> Engine:
+def _engine(url: URL, password_file: Path | None, begin: str = TRANSACTION) -> Engine:
+    """Connections whose transactions begin with that statement, unless their `info` names another one."""
     try:
         engine = create_engine(
             url,
+            isolation_level="AUTOCOMMIT",  # of the driver: we send BEGIN, see `_begin_with`
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT,
+            pool_use_lifo=True,  # few in turn: each must have seen a statement five times to prepare it
             json_serializer=dumps,
             hide_parameters=True,  # an error must not quote what an action keeps, such as a configuration
             connect_args=_connect_arguments(url),
@@ -189,6 +210,7 @@ def _engine(url: URL, password_file: Path | None) -> Engine:
         raise StoreUnavailable(
             f"{name} needs an extra: pip install 'self-healing-fabric[postgresql]'"
         ) from error
+    _begin_with(engine, begin)
     engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement
     event.listen(engine, "do_executemany", _one_by_one)
     if password_file is not None:
@@ -196,7 +218,18 @@ def _engine(url: URL, password_file: Path | None) -> Engine:
     return engine
 
 
-def _transaction(engine: Engine, function: Callable[[Connection], T]) -> T:
+def _begin_with(engine: Engine, statement: str) -> None:
+    """Send BEGIN ourselves: to set the driver to another kind of transaction costs more than to begin one."""
+
+    def do_begin(connection: Any) -> None:
+        if begin := connection.info.get(_BEGIN, statement):
+            connection.driver_connection.execute(begin, prepare=False)
+
+    # The dialect's own hook: with a listener for the event "begin", every statement looks for listeners, too.
+    engine.dialect.do_begin = do_begin  # type: ignore[assignment, method-assign]
+
+
+def _transaction(engine: Engine, function: Callable[[Connection], T], begin: str = TRANSACTION) -> T:
     """Run `function` in a transaction, once more when the connection turns out to be gone. Raises DBAPIError.
 
     A server that was restarted meanwhile costs nobody an error, and nobody has to ask before each transaction
@@ -206,6 +239,7 @@ def _transaction(engine: Engine, function: Callable[[Connection], T]) -> T:
     until, committing = _steady() + FRESH_CONNECTION, False
     try:
         with engine.connect() as connection:
+            connection.info[_BEGIN] = begin
             transaction = connection.begin()
             value = function(connection)
             committing = True
@@ -214,8 +248,10 @@ def _transaction(engine: Engine, function: Callable[[Connection], T]) -> T:
     except DBAPIError as error:
         if committing or not error.connection_invalidated or _steady() > until:
             raise
-    with engine.begin() as connection:
-        return function(connection)
+    with engine.connect() as connection:
+        connection.info[_BEGIN] = begin
+        with connection.begin():
+            return function(connection)
 
 
 def _with_password_of(file: Path) -> Callable[[Dialect, ConnectionPoolEntry, Any, dict[str, Any]], None]:

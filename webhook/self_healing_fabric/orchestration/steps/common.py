@@ -102,7 +102,7 @@ class Facts(Alerts):
 
 def alerts_of(incident: Incident, context: Context) -> Alerts:
     """Read its alerts."""
-    rows = context.store.read(lambda connection: statements.alerts_of(connection, incident.id))
+    rows = context.store.ask(lambda connection: statements.alerts_of(connection, incident.id))
     return Alerts(incident.service, rows)
 
 

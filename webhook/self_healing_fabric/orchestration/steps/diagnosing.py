@@ -120,7 +120,7 @@ def _records(context: Context, service: str, diagnosis: Diagnosis) -> Mapping[st
     except TargetUnreadable:
         return {}  # the plan says why
     failure_class = diagnosis.failure_class.value
-    rows = context.store.read(
+    rows = context.store.ask(
         lambda connection: statements.verified_actions_on(connection, target, failure_class, MOST_ATTEMPTS)
     )
     return records_of(

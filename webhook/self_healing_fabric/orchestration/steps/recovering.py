@@ -253,7 +253,7 @@ def _permit(incident: Incident, context: Context, strategy: str, until: float) -
 
     def permit() -> bool:
         try:
-            now = context.store.read(
+            now = context.store.ask(
                 lambda connection: mode.current(
                     connection, context.settings, service=incident.service, strategy=strategy
                 )
