@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from world import World
 
-STATEMENTS = 41  # from the claim of a new incident to its end, with a restart; BEGIN and COMMIT not counted
+STATEMENTS = 36  # from the claim of a new incident to its end, with a restart; BEGIN and COMMIT not counted
 WRITES = 6  # two claims, the diagnosis, announcement and end of the action, the verdict
 READS = 6  # what three steps know, the calibration, what has helped before, the mode right before the effect
 

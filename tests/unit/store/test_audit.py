@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, event, text
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.incidents import timeline
@@ -291,6 +291,51 @@ def test_writers_at_the_same_time_keep_the_chain_whole(
     assert errors == []
     found = audited()
     assert (found.findings, found.lines, found.incidents) == ((), 160, 18)
+
+
+def test_lines_that_were_rolled_back_leave_no_gap(
+    store: Store, open_incident: Opens, tell: Callable[..., None], audited: Callable[..., Audit]
+) -> None:
+    """The process remembers an end that never was: the next line follows what is stored."""
+    open_incident("a")
+    tell("a", "one")
+
+    def fails(connection: Connection) -> None:
+        timeline.append(connection, "a", [Entry(Kind.NOTE, "never")], 1.5)
+        raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        store.write(fails)
+    tell("a", "two")
+    assert (audited().findings, audited().lines) == ((), 2)
+
+
+def test_a_line_in_a_row_takes_no_look_at_the_one_before(
+    store: Store, open_incident: Opens, tell: Callable[..., None]
+) -> None:
+    """The head is moved on from where this process left it, by one statement, and the line is another one."""
+    open_incident("a")
+    seen: list[str] = []
+    engine: Any = store._backend.engine
+    event.listen(engine, "before_cursor_execute", lambda *told: seen.append(told[2].split()[0]))
+    tell("a", "one")
+    tell("a", "two")
+    assert seen == ["UPDATE", "INSERT"] * 2
+
+
+def test_many_ends_are_remembered_and_not_all(
+    store: Store, open_incident: Opens, tell: Callable[..., None], audited: Callable[..., Audit],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The memory is bounded; what fell out of it is read."""
+    monkeypatch.setattr(audit_statements, "MOST_KNOWN", 2)
+    for name in ("a", "b", "c"):
+        open_incident(name)
+    for _ in range(2):
+        for name in ("a", "b", "c"):
+            tell(name, "one", "two")
+    assert len(audit_statements._KNOWN[store._backend.engine]._heads) == 2
+    assert (audited().findings, audited().lines) == ((), 12)
 
 
 def test_the_chain_itself_cannot_be_changed_by_accident(store: Store, open_incident: Opens) -> None:

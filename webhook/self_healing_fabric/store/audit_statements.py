@@ -6,14 +6,21 @@ chain over incidents says which ones were opened and which were retired with how
 incident cannot vanish; incidents are opened one transaction at a time anyway. From time to time the heads of
 all timelines that went on are sealed into that chain: whoever keeps its newest hash elsewhere can later prove
 that nothing before it was rewritten, not even by somebody who computes all hashes anew.
+
+Where a timeline ends, this process mostly knows from its last line. So the head is first moved on from there,
+and read only when that is not where it stands: what is remembered needs no care, for a wrong memory moves
+nothing.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from self_healing_fabric.store.chain import NOTHING, line_hash, link_hash
@@ -21,7 +28,10 @@ from self_healing_fabric.store.schema import audit_chain, audit_heads
 
 CHAIN = ""  # the subject of the head of the chain over incidents; no incident is called so
 SEAL_EVERY = 3600.0  # seconds
+MOST_KNOWN = 2_000  # heads that are remembered; of the incidents that are worked on
 _PART = 500  # subjects in one statement
+
+Head = tuple[int, str]  # how many lines, and the hash of the last one
 
 _HEADS_LOCKED = (
     select(audit_heads)
@@ -45,6 +55,17 @@ _BEGIN_HEADS: Mapping[str, Any] = {
     "postgresql": postgresql.insert(audit_heads).on_conflict_do_nothing(index_elements=["subject"]),
     "sqlite": sqlite.insert(audit_heads).on_conflict_do_nothing(index_elements=["subject"]),
 }
+_MOVE_ON = (
+    update(audit_heads)
+    .where(
+        audit_heads.c.subject == bindparam("_subject"),
+        audit_heads.c.entries == bindparam("_entries"),
+        audit_heads.c.hash == bindparam("_hash"),
+    )
+    .values(entries=bindparam("entries"), hash=bindparam("hash"), at=bindparam("at"))
+)
+_LOCKED = select(func.pg_advisory_xact_lock_shared(bindparam("_lock"))).scalar_subquery()
+_LOCK_AND_MOVE_ON = _MOVE_ON.where(_LOCKED.is_not(None))  # asked once, before any row is looked at
 _LINK = insert(audit_chain)
 _NEWEST_LINK = select(audit_chain).order_by(audit_chain.c.number.desc()).limit(1)
 _LAST_SEAL = (
@@ -55,6 +76,66 @@ _LAST_SEAL = (
 )
 
 
+class _Known:
+    """The heads that a process wrote last, also what was rolled back. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, subject: str) -> Head | None:
+        return self._heads.get(subject)
+
+    def put(self, heads: Mapping[str, Head]) -> None:
+        with self._lock:
+            for subject, head in heads.items():
+                self._heads[subject] = head
+                self._heads.move_to_end(subject)
+            while len(self._heads) > MOST_KNOWN:
+                self._heads.popitem(last=False)
+
+
+_KNOWN: WeakKeyDictionary[Engine, _Known] = WeakKeyDictionary()  # of each open store
+
+
+def _known(connection: Connection) -> _Known:
+    known = _KNOWN.get(connection.engine)
+    return _KNOWN.setdefault(connection.engine, _Known()) if known is None else known
+
+
+def chained_from_known(
+    connection: Connection, rows: Sequence[Mapping[str, Any]], lock: int
+) -> list[dict[str, Any]] | None:
+    """As `chained`, without reading the head first; None, and nothing is done, when that does not suffice.
+
+    On PostgreSQL the lock with this number is taken with it, shared, until the transaction ends.
+    """
+    subject = rows[0]["incident_id"]
+    known = _known(connection)
+    head = known.get(subject)
+    if head is None or any(row["incident_id"] != subject for row in rows):
+        return None
+    lines, (entries, last) = _lines(rows, {subject: head}), head
+    values = {
+        "_subject": subject,
+        "_entries": entries,
+        "_hash": last,
+        "entries": entries + len(lines),
+        "hash": lines[-1]["hash"],
+        "at": max(row["at"] for row in rows),
+    }
+    shared = connection.dialect.name == "postgresql"
+    moved = (
+        connection.execute(_LOCK_AND_MOVE_ON, {**values, "_lock": lock})
+        if shared
+        else connection.execute(_MOVE_ON, values)
+    )
+    if moved.rowcount != 1:
+        return None
+    known.put({subject: (values["entries"], values["hash"])})
+    return lines
+
+
 def chained(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The lines with their hashes, for the caller to insert; the heads of their timelines are moved on."""
     subjects = {row["incident_id"] for row in rows}
@@ -62,20 +143,27 @@ def chained(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[d
     if missing := subjects - set(heads):  # opened by a version before the chain
         _put(connection, [(each, 0, NOTHING, 0.0) for each in sorted(missing)], _BEGIN_HEADS)
         heads |= _heads(connection, missing)
+    lines = _lines(rows, heads)
     last: dict[str, float] = {}
-    lines = []
     for row in rows:
-        subject = row["incident_id"]
-        entries, previous = heads[subject]
-        line = {**row, "hash": line_hash(previous, row)}
-        heads[subject] = (entries + 1, line["hash"])
-        last[subject] = max(row["at"], last.get(subject, row["at"]))
-        lines.append(line)
+        last[row["incident_id"]] = max(row["at"], last.get(row["incident_id"], row["at"]))
     _put(connection, [(subject, *heads[subject], at) for subject, at in last.items()])
+    _known(connection).put(heads)
     return lines
 
 
-def _heads(connection: Connection, subjects: Collection[str]) -> dict[str, tuple[int, str]]:
+def _lines(rows: Sequence[Mapping[str, Any]], heads: dict[str, Head]) -> list[dict[str, Any]]:
+    """The lines with their hashes; `heads` is moved on."""
+    lines = []
+    for row in rows:
+        entries, previous = heads[row["incident_id"]]
+        line = {**row, "hash": line_hash(previous, row)}
+        heads[row["incident_id"]] = (entries + 1, line["hash"])
+        lines.append(line)
+    return lines
+
+
+def _heads(connection: Connection, subjects: Collection[str]) -> dict[str, Head]:
     """How many lines and the last hash, by subject; nobody else moves these on before we end."""
     if len(subjects) == 1:  # a step: a list of any length would be written into the statement each time
         rows = connection.execute(_HEAD_LOCKED, {"_subject": next(iter(subjects))})
@@ -140,6 +228,7 @@ def record_openings(connection: Connection, incidents: Sequence[Mapping[str, Any
     record(connection, links)
     heads = [(row["id"], 0, NOTHING, row["opened_at"]) for row in incidents]
     _put(connection, heads, _BEGIN_HEADS)
+    _known(connection).put({row["id"]: (0, NOTHING) for row in incidents})
 
 
 def record_retirements(connection: Connection, incident_ids: Sequence[str], now: float) -> None:

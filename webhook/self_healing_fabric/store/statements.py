@@ -439,6 +439,15 @@ _ANYTHING_NEW = select(
 )
 
 
+_TO_DO = select(_ANYTHING_NEW.scalar_subquery(), _NEXT_DUE.scalar_subquery())
+
+
+def to_do(connection: Connection, now: float) -> tuple[bool, float | None]:
+    """What `anything_new` and `next_due` say, by one statement: the loop asks at each look."""
+    new, due = connection.execute(_TO_DO, {"_now": now}).one()
+    return bool(new), due
+
+
 def anything_new(connection: Connection) -> bool:
     """Whether a notification, or an alert without an incident, waits."""
     return bool(connection.execute(_ANYTHING_NEW).scalar())
@@ -690,9 +699,14 @@ _APPEND = insert(timeline)
 
 def append_timeline(connection: Connection, rows: Sequence[Changes]) -> None:
     """Append to the timeline: the only thing that can be done to it."""
-    if rows:
-        serialize(connection, "timeline", shared=True)  # who tells it waits for us: see event_statements
-        connection.execute(_APPEND, audit_statements.chained(connection, rows))
+    if not rows:
+        return
+    # Locked, shared, until the transaction ends: who tells it waits for us, see event_statements.
+    lines = audit_statements.chained_from_known(connection, rows, _LOCKS["timeline"])
+    if lines is None:
+        serialize(connection, "timeline", shared=True)
+        lines = audit_statements.chained(connection, rows)
+    connection.execute(_APPEND, lines if len(lines) > 1 else lines[0])
 
 
 def timeline_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
