@@ -316,17 +316,17 @@ class World:
             self.clock.now = min(end, self.clock.now + tick)
 
     def _run_due(self) -> None:
-        self.orchestrator.take_in()
-        self._work()
+        self._work(self.orchestrator.take_in_and_claim(8))
         while batches := self.caller.look(8):
             for batch in batches:
                 self.caller.send(batch)
         self._work()
 
-    def _work(self) -> None:
-        while claimed := self.orchestrator.claim(8):
+    def _work(self, claimed: Sequence[Any] = ()) -> None:
+        while claimed := claimed or self.orchestrator.claim(8):
             for incident in claimed:
                 self.orchestrator.work(incident)
+            claimed = ()
 
     def incidents(self, *, merged: bool = False) -> list[Any]:
         """The incidents as people see them listed, oldest first."""

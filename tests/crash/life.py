@@ -47,6 +47,7 @@ LONGEST = 1500.0  # virtual seconds that a story may take
 DEADLINE = 120  # seconds that a life may take
 RENEW_EVERY = 2.0  # virtual seconds
 SLOW_CONNECTIONS = 0.3  # share of the effects
+TOGETHER = 0.7  # share of the looks at which what came is claimed in the transaction that takes it in
 
 
 class _Phone:
@@ -165,12 +166,17 @@ class Life:
         reconcile_at = board.now() + dice.uniform(0.0, 5.0)
         claims = 0
         while True:
-            now, seen = board.now(), glance(store)
+            now, seen, claimed = board.now(), glance(store), []
+            limit, together = dice.choice((1, 2, 8)), dice.random() < TOGETHER
             if outside.act(now, client, seen) or seen.waiting:
-                orchestrator.take_in()
+                if together:
+                    claimed = orchestrator.take_in_and_claim(limit)
+                else:  # as when all workers are busy
+                    orchestrator.take_in()
                 seen = glance(store)
                 outside.decide(now, client, seen)  # people may be quick
-            claimed = orchestrator.claim(dice.choice((1, 2, 8))) if seen.due_at() <= now else []
+            if not claimed and seen.due_at() <= now:
+                claimed = orchestrator.claim(limit)
             claims += bool(claimed)
             if claimed and claims == stop_after:
                 orchestrator.stop()

@@ -542,6 +542,28 @@ def test_a_range_query_that_fails_does_not_stop_the_healing(world: Any) -> None:
     assert world.incident().diagnosis["missing"] == ["series over time: query timed out"]
 
 
+def test_what_is_new_is_begun_with_in_the_transaction_that_takes_it_in(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One commit until the first step is done; nobody else can have the incident in between."""
+    world.silent()
+    world.receive(world.alert())
+    commits: list[str] = []
+    write = world.context.store.write
+
+    def count(function: Any) -> Any:
+        answer = write(function)
+        commits.append(world.incidents()[0].state.value)
+        return answer
+
+    monkeypatch.setattr(world.context.store, "write", count)
+    (incident,) = world.orchestrator.take_in_and_claim(8)
+    assert commits == ["diagnosing"]
+    assert (incident.state, incident.epoch) == (State.DIAGNOSING, 1)
+    assert world.context.leases.holds(incident)
+    assert "detected -> diagnosing" in world.story()[-1]
+
+
 def test_an_incident_that_cannot_be_taken_up_keeps_no_other_waiting(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,6 +581,10 @@ def test_an_incident_that_cannot_be_taken_up_keeps_no_other_waiting(
         return decide(incident)
 
     monkeypatch.setattr(world.orchestrator, "decide", broken)
+    taken = world.orchestrator.take_in_and_claim(8)
+    assert {incident.service for incident in taken} == {"cart", "db"}, "taken in nevertheless"
+    for incident in taken:
+        world.orchestrator.work(incident)
     world.run(seconds=20)
     assert world.restarts() == {"db": 1}
     assert world.incident_of("db").outcome == "healed"

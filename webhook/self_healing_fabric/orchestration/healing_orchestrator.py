@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -27,6 +27,7 @@ from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.escalation_manager import hand_to_people
+from self_healing_fabric.orchestration.leases import First
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.orchestration.steps import Step, advance
 from self_healing_fabric.recovery.outcomes import Outcome, Status
@@ -162,16 +163,12 @@ class HealingOrchestrator:
         self._full = True  # before it is known: who makes room meanwhile must wake the loop
         self._full = not self._has_room()
         now = self._context.clock()
-
-        def read(connection: Connection) -> tuple[bool, float | None]:
-            due = None if self._full else statements.next_due(connection, now)
-            return statements.anything_new(connection), due
-
-        new, due = self._context.store.read(read)
+        new, due = self._context.store.ask(lambda connection: statements.to_do(connection, now))
         if new:
-            self.take_in()
-            if not self._full:
-                self._dispatch()  # what was opened
+            if (room := self._most - len(self._leases)) > 0 and not self._full:
+                self._submit(self.take_in_and_claim(room))
+            else:
+                self.take_in()
             return 0.0  # there may be more than one batch takes
         if self._full or due is None:
             return LONGEST_SLEEP
@@ -180,18 +177,41 @@ class HealingOrchestrator:
     def _has_room(self) -> bool:
         return self._most - len(self._leases) >= self._least
 
+    def take_in_and_claim(self, limit: int) -> list[Incident]:
+        """Both in one transaction: what is new is begun with at once, without a second commit."""
+        done: list[correlation.Opened] = []  # of the last time, should it run twice
+
+        def take_in(connection: Connection) -> None:
+            done[:] = [self._taken_in(connection)]
+
+        try:
+            claimed, first_steps = self._claim_and_take_up(limit, take_in)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # What cannot be taken up must not keep what came from being taken in.
+            log.exception("taking_up_failed")
+            self.take_in()
+            return self.claim(limit)
+        self._tell(done[0])
+        self._announce_all(first_steps)
+        return claimed
+
     def take_in(self) -> None:
         """Work in what came: notifications become alerts, alerts become part of incidents."""
+        self._tell(self._context.store.write(self._taken_in))
+
+    def _taken_in(self, connection: Connection) -> correlation.Opened:
         context = self._context
-        topology, window, now = context.graph.topology, context.settings.correlation.window, context.clock()
+        # Before the first alert is touched: replicas that work repetitions in would lock each other out.
+        statements.serialize(connection, "correlation")
+        work_in(connection)
+        window = context.settings.correlation.window
+        return correlation.open_incidents(connection, context.graph.topology, window, context.clock())
 
-        def write(connection: Connection) -> correlation.Opened:
-            # Before the first alert is touched: replicas that work repetitions in would lock each other out.
-            statements.serialize(connection, "correlation")
-            work_in(connection)
-            return correlation.open_incidents(connection, topology, window, now)
-
-        done = context.store.write(write)
+    def _tell(self, done: correlation.Opened) -> None:
+        """Tell the log and the metrics what was taken in."""
+        context = self._context
         for service in done.services:
             context.metrics.opened.labels(service or UNKNOWN_SERVICE).inc()
             log.info("incident_opened", service=service)
@@ -202,12 +222,30 @@ class HealingOrchestrator:
     def _dispatch(self) -> float:
         """Hand what is due to the workers; return how long to sleep."""
         claimed = self.claim(self._most - len(self._leases))
+        self._submit(claimed)
+        return 0.0 if claimed else LOST_RACE
+
+    def _submit(self, claimed: list[Incident]) -> None:
         for incident in claimed:
             self._workers.submit(self._work, incident)
-        return 0.0 if claimed else LOST_RACE
 
     def claim(self, limit: int) -> list[Incident]:
         """Claim what is due. What is new and ours is taken up with the claim: nobody is asked for that."""
+        try:
+            claimed, first_steps = self._claim_and_take_up(limit)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # One that cannot be taken up must keep no other waiting: each tries it alone, as its own step.
+            log.exception("taking_up_failed")
+            return self._leases.claim(limit)
+        self._announce_all(first_steps)
+        return claimed
+
+    def _claim_and_take_up(
+        self, limit: int, first: First | None = None
+    ) -> tuple[list[Incident], list[tuple[Incident, Step]]]:
+        """What was claimed, as it is from then on; and of what was new, as it was, the first steps."""
         first_steps: list[tuple[Incident, Step]] = []
 
         def take_up(connection: Connection, claimed: list[Incident]) -> list[Incident]:
@@ -219,19 +257,12 @@ class HealingOrchestrator:
             )
             return [changed.get(each.id, each) for each in claimed]
 
-        try:
-            claimed = self._leases.claim(limit, take_up)
-        except StoreUnavailable:
-            raise
-        except Exception:
-            # One that cannot be taken up must keep no other waiting: each tries it alone, as its own step.
-            log.exception("taking_up_failed")
-            first_steps.clear()
-            claimed = self._leases.claim(limit)
+        return self._leases.claim(limit, take_up, first), first_steps
+
+    def _announce_all(self, first_steps: Sequence[tuple[Incident, Step]]) -> None:
         for incident, step in first_steps:
             with _told_of(incident):
                 self._announce(incident, step)
-        return claimed
 
     def _work(self, incident: Incident) -> None:
         try:

@@ -37,6 +37,7 @@ LEADER = "reconciliation"  # what one replica does for all
 
 
 TakeUp = Callable[[Connection, list[Incident]], list[Incident]]
+First = Callable[[Connection], None]
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,22 @@ class Leases:
             self._held.clear()
             self._leader_until = 0.0
 
-    def claim(self, limit: int, take_up: TakeUp | None = None) -> list[Incident]:
+    def claim(self, limit: int, take_up: TakeUp | None = None, first: First | None = None) -> list[Incident]:
         """Claim what is due and nobody works on, the longest due first. Raises StoreUnavailable.
 
-        `take_up` is told what was claimed, in the same transaction, and returns it as it is from then on.
+        Args:
+            limit: how many at most.
+            take_up: is told what was claimed, in the same transaction, and returns it as it is from then on.
+            first: is done before, in the same transaction.
         """
-        mark, now, mine = self._steady(), self._clock(), self.held()
+        mine = self.held()
         self._claims += 1
         in_turn = limit // IN_TURN or int(self._claims % IN_TURN == 0)
 
-        def write(connection: Connection) -> list[Incident]:
+        def write(connection: Connection) -> tuple[float, list[Incident]]:
+            if first is not None:
+                first(connection)
+            mark, now = self._steady(), self._clock()  # after what others may have made `first` wait for
             rows = statements.claim_due(
                 connection,
                 owner=self.owner,
@@ -129,9 +136,9 @@ class Leases:
                 not_these=mine,
             )
             found = [incident_of(row) for row in rows]
-            return found if take_up is None else take_up(connection, found)
+            return mark, found if take_up is None else take_up(connection, found)
 
-        claimed = self._store.write(write)
+        mark, claimed = self._store.write(write)
         with self._lock:
             for incident in claimed:
                 self._held[incident.id] = _Held(incident.epoch, mark + LEASE, mark)
