@@ -580,3 +580,23 @@ def test_no_control_is_left_out_in_silence(store: Store, asked: str) -> None:
     """One of them may be the kill switch."""
     with pytest.raises(ValueError, match="one to 4 controls"):
         store.read(lambda connection: statements.controls_named(connection, list(asked)))
+
+
+def test_failing_are_configured_services_with_an_incident_that_is_not_over(
+    store: Store, open_incident: Callable[..., str]
+) -> None:
+    """Each counts once, whatever the state; what is resolved, closed or nobody's does not."""
+
+    def failing() -> int:
+        return store.read(statements.count_failing_services)
+
+    assert failing() == 0
+    for number, state in enumerate(("detected", "recovering", "verifying", "escalated")):
+        open_incident(f"failing {number}", service=f"s{number}", state=state)
+    open_incident("again", service="s0", subject="alert/1", state="diagnosing")
+    open_incident("healed", service="healed", state="resolved")
+    open_incident("over", service="over", state="closed", closed_at=1.0)
+    open_incident("stranger", service="stranger", known_service=False)
+    assert failing() == 4
+    store.write(lambda c: statements.annotate(c, "failing 1", {"state": "resolved"}))
+    assert failing() == 3

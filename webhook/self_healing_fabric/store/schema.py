@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import Text as SqlText
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0006"  # the newest migration
+VERSION = "0007"  # the newest migration
 
 
 class Text(TypeDecorator[str]):
@@ -52,6 +52,9 @@ metadata = MetaData()
 
 # Work in hand; the other open incidents are only watched.
 IN_HEALING = text("state NOT IN ('escalated', 'resolved', 'closed')")
+
+# Configured services that fail now.
+FAILING = text("closed_at IS NULL AND state <> 'resolved' AND known_service")
 
 # Whose next level is due at a time that nobody has set yet.
 WITHOUT_LEVEL_TIMER = text(
@@ -113,6 +116,7 @@ incidents = Table(
         postgresql_where=WITHOUT_LEVEL_TIMER,
     ),
     Index("incidents_by_end", "closed_at"),
+    Index("incidents_failing", "service", sqlite_where=FAILING, postgresql_where=FAILING),
     Index(
         "one_open_incident_a_subject",
         "subject",
