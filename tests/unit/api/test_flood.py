@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from self_healing_fabric.orchestration import healing_orchestrator
 from self_healing_fabric.orchestration.healing_orchestrator import CROWD
+from self_healing_fabric.store import statements
 
 BODY = (Path(__file__).parents[2] / "data" / "webhook" / "firing_single.json").read_bytes()
 FLOOD = "flood"
@@ -99,3 +101,23 @@ def test_no_step_begins_while_a_crowd_waits(api: Any, monkeypatch: pytest.Monkey
         api.fabric.orchestrator._dispatch()
         assert not begun.wait(0.3)
     assert begun.wait(10)
+
+
+def test_what_was_brought_is_taken_in_without_asking_for_it(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request that stored it says so; the look after it asks again."""
+    monkeypatch.setattr(api.fabric.orchestrator, "work", lambda _: None)
+    asked: list[float] = []
+    to_do = statements.to_do
+
+    def count(connection: Connection, now: float) -> tuple[bool, float | None]:
+        asked.append(now)
+        return to_do(connection, now)
+
+    monkeypatch.setattr(statements, "to_do", count)
+    stored_one(api)
+    assert api.fabric.orchestrator._look() == 0.0
+    assert (api.inbox(), len(asked)) == ([], 0)
+    api.fabric.orchestrator._look()
+    assert len(asked) == 1

@@ -49,7 +49,7 @@ def _take(fabric: Fabric) -> Response:
         return _invalid(error)
     now = fabric.context.clock()
     fabric.store.inbox.put(body, now)
-    fabric.orchestrator.wake()
+    fabric.orchestrator.brought()
     if message.truncatedAlerts:
         fabric.context.metrics.truncated.inc(message.truncatedAlerts)
         fabric.orchestrator.reconcile_soon()

@@ -60,6 +60,7 @@ class HealingOrchestrator:
         self._least = 1 if context.store.shared else workers
         self._stopping = threading.Event()
         self._awake = threading.Event()
+        self._brought = threading.Event()  # something was stored that is to be taken in
         self._full = False  # the loop waits until somebody has finished
         self._arriving = 0  # notifications that wait for their answers
         self._arrivals = threading.Lock()
@@ -80,6 +81,11 @@ class HealingOrchestrator:
     def wake(self) -> None:
         """There may be something to do: look now."""
         self._awake.set()
+
+    def brought(self) -> None:
+        """A notification was stored: take it in now, without asking the store whether there is one."""
+        self._brought.set()
+        self.wake()
 
     def reconcile_soon(self) -> None:
         """The servers know more than we were told: compare now and not in 10 s."""
@@ -162,8 +168,11 @@ class HealingOrchestrator:
         """Take in what is new and dispatch what is due; return how long to sleep, at most."""
         self._full = True  # before it is known: who makes room meanwhile must wake the loop
         self._full = not self._has_room()
-        now = self._context.clock()
-        new, due = self._context.store.ask(lambda connection: statements.to_do(connection, now))
+        now, due = self._context.clock(), None
+        new = self._brought.is_set()
+        self._brought.clear()  # before it is taken in: what comes from here on is looked for again
+        if not new:
+            new, due = self._context.store.ask(lambda connection: statements.to_do(connection, now))
         if new:
             if (room := self._most - len(self._leases)) > 0 and not self._full:
                 self._submit(self.take_in_and_claim(room))

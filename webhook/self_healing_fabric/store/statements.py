@@ -97,10 +97,13 @@ def _upsert(connection: Connection, table: Table) -> Any:
     return dialect.insert(table)
 
 
+_OPEN = insert(incidents)
+
+
 def insert_incidents(connection: Connection, rows: Sequence[Changes]) -> None:
     """Open incidents."""
     if rows:
-        connection.execute(insert(incidents), [dict(row) for row in rows])
+        connection.execute(_OPEN, audit_statements.one_or_many([dict(row) for row in rows]))
         audit_statements.record_openings(connection, rows)
 
 
@@ -389,7 +392,8 @@ _PUT = insert(inbox)
 
 def put_in_inbox(connection: Connection, notifications: Iterable[tuple[bytes, float]]) -> None:
     """Keep notifications as they came, until they are worked in: the body of each, and when it came."""
-    connection.execute(_PUT, [{"received_at": at, "body": body} for body, at in notifications])
+    rows = [{"received_at": at, "body": body} for body, at in notifications]
+    connection.execute(_PUT, audit_statements.one_or_many(rows))
 
 
 _SIZES = (
@@ -467,7 +471,7 @@ def upsert_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
             known.update(status="resolved", ended_at=row["ended_at"])
     # In one order everywhere: two replicas that lock the same alerts crosswise would stop each other.
     ordered = [distinct[identity] for identity in sorted(distinct)]
-    connection.execute(_UPSERT_ALERTS[connection.dialect.name], ordered)
+    connection.execute(_UPSERT_ALERTS[connection.dialect.name], audit_statements.one_or_many(ordered))
 
 
 def _upsert_alerts(statement: Any) -> Any:
@@ -540,7 +544,7 @@ _ASSIGN = (
 def assign_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
     """Make alerts part of incidents: rows of `alert_id`, `to_incident`, `to_service`."""
     if rows:
-        connection.execute(_ASSIGN, [dict(row) for row in rows])
+        connection.execute(_ASSIGN, audit_statements.one_or_many([dict(row) for row in rows]))
 
 
 def move_alerts(
@@ -712,7 +716,7 @@ def append_timeline(connection: Connection, rows: Sequence[Changes]) -> None:
     if lines is None:
         serialize(connection, "timeline", shared=True)
         lines = audit_statements.chained(connection, rows)
-    connection.execute(_APPEND, lines if len(lines) > 1 else lines[0])
+    connection.execute(_APPEND, audit_statements.one_or_many(lines))
 
 
 def timeline_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
