@@ -196,16 +196,6 @@ def _into_writes(death: Death) -> None:
         return answer
 
     Store.write = write  # type: ignore[method-assign, assignment]
-    original_put = Store.put
-
-    def put(store: Store, function: Callable[[Connection], Any]) -> Any:
-        """Of the inbox only. Its one statement may be its own transaction, so the point lies before it."""
-        death.pass_by(f"inbox, {UNCOMMITTED}")
-        answer = original_put(store, function)
-        death.pass_by(f"inbox, {COMMITTED}")
-        return answer
-
-    Store.put = put  # type: ignore[method-assign, assignment]
 
 
 def _note(connection: Connection, name: str) -> None:
@@ -247,6 +237,7 @@ def _noting_way(original: Callable[..., Any]) -> Callable[..., Any]:
 
 _NOTED: Mapping[str, Callable[..., str | None]] = {
     "release_all_leases": lambda *_: "leases of the dead released",
+    "put_in_inbox": lambda *_: "inbox",
     "remove_from_inbox": lambda *_: "notifications worked in",
     "insert_incidents": lambda _, rows: "incident opened" if rows else None,
     "claim_due": lambda rows, **_: "claim" if rows else None,

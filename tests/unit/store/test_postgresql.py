@@ -519,33 +519,16 @@ def test_a_single_statement_is_one_round_trip(url: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(postgresql, "POOL_SIZE", 1)
     store = Store(url)
     for _ in range(2):
-        assert [how(begun) for how in (store.ask, store.put, store.read, store.write)] == [
-            False, False, True, True,
-        ]  # fmt: skip
+        assert [how(begun) for how in (store.ask, store.read, store.write)] == [False, True, True]
     store.close()
-
-
-def notification(connection: Connection) -> None:
-    """The one thing that is stored by a single statement, as many as are gathered at most."""
-    statements.put_in_inbox(connection, [(b"{}", 1.0)] * 200)
-
-
-def test_what_is_put_is_stored_before_the_answer(store: Store, shell: Any) -> None:
-    """To everybody else, and over a connection that the server has ended meanwhile, too."""
-    store.put(notification)
-    assert shell.execute("SELECT count(*) FROM inbox").fetchone() == (200,)
-    end_connections(shell)
-    store.put(notification)
-    assert shell.execute("SELECT count(*) FROM inbox").fetchone() == (400,)
 
 
 def test_a_write_after_close_is_unavailable(url: str) -> None:
     """A closed store refuses at once."""
     store = Store(url)
     store.close()
-    for how in (store.write, store.put):
-        with pytest.raises(StoreUnavailable, match="shutting down"):
-            how(put("a"))
+    with pytest.raises(StoreUnavailable, match="shutting down"):
+        store.write(put("a"))
     with pytest.raises(StoreUnavailable, match="shutting down"):
         store.ask(begun)
 

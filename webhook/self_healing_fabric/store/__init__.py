@@ -74,7 +74,7 @@ class Store:
             self._backend = SqliteBackend(url)
         else:
             self._backend = PostgresqlBackend(make_url(url), password_file)
-        self.inbox = Inbox(self.put)
+        self.inbox = Inbox(self.write)
 
     @property
     def shared(self) -> bool:
@@ -114,10 +114,6 @@ class Store:
         On PostgreSQL it is one round trip to the server instead of three.
         """
         return self._reading(self._backend.ask, function)
-
-    def put(self, function: Callable[[Connection], T]) -> T:
-        """As `write`, for a `function` of one statement that does no harm when it is executed twice."""
-        return self._backend.put(function)
 
     def _reading(
         self, how: Callable[[Callable[[Connection], T]], T], function: Callable[[Connection], T]

@@ -20,8 +20,7 @@ class Inbox:
     """Keeps notifications until they are worked in. `put` may be called from any thread.
 
     Args:
-        write: runs a function of one statement and returns when what it wrote is on disk. It may run twice:
-            that is a repetition, as two peers of Alertmanager send it, too.
+        write: runs a function in a transaction and returns after the commit.
     """
 
     def __init__(self, write: Callable[[Callable[[Connection], Any]], Any]) -> None:

@@ -118,18 +118,6 @@ class PostgresqlBackend:
         """
         return _transaction(self.engine, function, NO_TRANSACTION)
 
-    def put(self, function: Callable[[Connection], T]) -> T:
-        """Run `function`, which writes by one statement that may as well be executed twice.
-
-        It is on disk when the answer comes. Raises StoreUnavailable: then nobody knows whether it is.
-        """
-        if self._closed.is_set():
-            raise StoreUnavailable("the store is shutting down")
-        try:
-            return _transaction(self.engine, function, NO_TRANSACTION)
-        except SQLAlchemyError as error:
-            raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
-
     def clock(self) -> float:
         """The database's time, seconds since 1970."""
         return self._clock_at(_steady())

@@ -60,10 +60,6 @@ class SqliteBackend:
         """As `read`: here a transaction costs no round trip. Raises SQLAlchemyError."""
         return self.read(function)
 
-    def put(self, function: Callable[[Connection], T]) -> T:
-        """As `write`: what comes together shares a commit."""
-        return self.write(function)
-
     def clock(self) -> float:
         """This machine's time: nobody else uses the file."""
         return time.time()
