@@ -50,7 +50,7 @@ FIRING = {
     ("ShfLatencyHigh", "slow"),
     *(("ShfCpuExhausted", service) for service in ("hot", "busy-app", "node")),
     ("ShfMemoryExhausted", "busy-app"),
-    *(("ShfHeartbeatMissed", service) for service in ("dead", "probed", "batch", "old-shf")),
+    *(("ShfHeartbeatMissed", service) for service in ("dead", "probed", "batch")),
     *(("ShfServiceAbsent", service) for service in ("never", "gone")),
     *(("ShfErrorBudgetBurnFast", service) for service in ("cart", "pay")),
     *(("ShfErrorBudgetBurnSlow", service) for service in ("cart", "pay")),
