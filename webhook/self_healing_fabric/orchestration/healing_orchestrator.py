@@ -174,17 +174,21 @@ class HealingOrchestrator:
         if not new:
             new, due = self._context.store.ask(lambda connection: statements.to_do(connection, now))
         if new:
-            if (room := self._most - len(self._leases)) > 0 and not self._full:
-                self._submit(self.take_in_and_claim(room))
-            else:
+            if self._full:
                 self.take_in()
+            else:
+                self._submit(self.take_in_and_claim(self._room()))
             return 0.0  # there may be more than one batch takes
         if self._full or due is None:
             return LONGEST_SLEEP
         return self._dispatch() if due <= now else min(due - now, LONGEST_SLEEP)
 
+    def _room(self) -> int:
+        """How many more may be claimed. Only the loop claims, so that it grows until it does."""
+        return self._most - len(self._leases)
+
     def _has_room(self) -> bool:
-        return self._most - len(self._leases) >= self._least
+        return self._room() >= self._least
 
     def take_in_and_claim(self, limit: int) -> list[Incident]:
         """Both in one transaction: what is new is begun with at once, without a second commit."""
@@ -230,7 +234,7 @@ class HealingOrchestrator:
 
     def _dispatch(self) -> float:
         """Hand what is due to the workers; return how long to sleep."""
-        claimed = self.claim(self._most - len(self._leases))
+        claimed = self.claim(self._room())
         self._submit(claimed)
         return 0.0 if claimed else LOST_RACE
 

@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, sele
 from sqlalchemy.dialects import postgresql, sqlite
 
 from self_healing_fabric.store.chain import NOTHING, line_hash, link_hash
+from self_healing_fabric.store.rows import execute_for
 from self_healing_fabric.store.schema import audit_chain, audit_heads
 
 CHAIN = ""  # the subject of the head of the chain over incidents; no incident is called so
@@ -163,11 +164,6 @@ def _lines(rows: Sequence[Mapping[str, Any]], heads: dict[str, Head]) -> list[di
     return lines
 
 
-def one_or_many(rows: Sequence[dict[str, Any]]) -> Any:
-    """What a statement is executed with: a single row by itself, for the way of many costs a quarter more."""
-    return rows[0] if len(rows) == 1 else rows
-
-
 def _heads(connection: Connection, subjects: Collection[str]) -> dict[str, Head]:
     """How many lines and the last hash, by subject; nobody else moves these on before we end."""
     if len(subjects) == 1:  # a step: a list of any length would be written into the statement each time
@@ -187,7 +183,7 @@ def _put(
     statements: Mapping[str, Any] = _PUT_HEADS,
 ) -> None:
     rows = [dict(zip(("subject", "entries", "hash", "at"), head, strict=True)) for head in heads]
-    connection.execute(statements[connection.dialect.name], one_or_many(rows))
+    execute_for(connection, statements[connection.dialect.name], rows)
 
 
 def record(connection: Connection, links: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
@@ -208,7 +204,7 @@ def record(connection: Connection, links: Sequence[Mapping[str, Any]]) -> tuple[
         previous = row["hash"] = link_hash(previous, row)
         rows.append(row)
     if rows:
-        connection.execute(_LINK, one_or_many(rows))
+        execute_for(connection, _LINK, rows)
         _put(connection, [(CHAIN, number, previous, rows[-1]["at"])])
     return number, previous
 

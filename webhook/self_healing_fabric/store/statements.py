@@ -38,6 +38,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from self_healing_fabric.errors import LeaseLost
 from self_healing_fabric.store import audit_statements
+from self_healing_fabric.store.rows import execute_for
 from self_healing_fabric.store.schema import (
     FAILING,
     IN_HEALING,
@@ -103,7 +104,7 @@ _OPEN = insert(incidents)
 def insert_incidents(connection: Connection, rows: Sequence[Changes]) -> None:
     """Open incidents."""
     if rows:
-        connection.execute(_OPEN, audit_statements.one_or_many([dict(row) for row in rows]))
+        execute_for(connection, _OPEN, [dict(row) for row in rows])
         audit_statements.record_openings(connection, rows)
 
 
@@ -393,7 +394,7 @@ _PUT = insert(inbox)
 def put_in_inbox(connection: Connection, notifications: Iterable[tuple[bytes, float]]) -> None:
     """Keep notifications as they came, until they are worked in: the body of each, and when it came."""
     rows = [{"received_at": at, "body": body} for body, at in notifications]
-    connection.execute(_PUT, audit_statements.one_or_many(rows))
+    execute_for(connection, _PUT, rows)
 
 
 _SIZES = (
@@ -471,7 +472,7 @@ def upsert_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
             known.update(status="resolved", ended_at=row["ended_at"])
     # In one order everywhere: two replicas that lock the same alerts crosswise would stop each other.
     ordered = [distinct[identity] for identity in sorted(distinct)]
-    connection.execute(_UPSERT_ALERTS[connection.dialect.name], audit_statements.one_or_many(ordered))
+    execute_for(connection, _UPSERT_ALERTS[connection.dialect.name], ordered)
 
 
 def _upsert_alerts(statement: Any) -> Any:
@@ -544,7 +545,7 @@ _ASSIGN = (
 def assign_alerts(connection: Connection, rows: Sequence[Changes]) -> None:
     """Make alerts part of incidents: rows of `alert_id`, `to_incident`, `to_service`."""
     if rows:
-        connection.execute(_ASSIGN, audit_statements.one_or_many([dict(row) for row in rows]))
+        execute_for(connection, _ASSIGN, [dict(row) for row in rows])
 
 
 def move_alerts(
@@ -716,7 +717,7 @@ def append_timeline(connection: Connection, rows: Sequence[Changes]) -> None:
     if lines is None:
         serialize(connection, "timeline", shared=True)
         lines = audit_statements.chained(connection, rows)
-    connection.execute(_APPEND, audit_statements.one_or_many(lines))
+    execute_for(connection, _APPEND, lines)
 
 
 def timeline_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
