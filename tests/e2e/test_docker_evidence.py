@@ -15,7 +15,7 @@ from docker.errors import NotFound
 from docker.models.containers import Container
 from docker_engine import IMAGE, DockerEngine, require_engine, wait_until
 
-from comes_back import comes_back
+from deadline import within_deadline
 from self_healing_fabric.diagnosis.evidence import Observations
 from self_healing_fabric.diagnosis.failure_classifier import FailureClass, classify
 from self_healing_fabric.diagnosis.patterns import ChangeKind, Pattern
@@ -234,7 +234,7 @@ def test_an_engine_that_hangs_does_not_keep_the_diagnosis(engine: DockerEngine) 
         try:
             service = {"recovery": {"docker": {"host": engine.host, "container": "hangs"}}}
             makers = sources_of("cart", ServiceSettings.model_validate(service), KubernetesSettings(), ())
-            report = comes_back(Inquiry(makers, at=time.time(), within=1.0).report)
+            report = within_deadline(Inquiry(makers, at=time.time(), within=1.0).report)
             assert len(report.missing) == 1
             wait_until("the thread ends", lambda: not asking_threads(), 10.0)
         finally:

@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import make_url, text
 from werkzeug.test import TestResponse
 
-from comes_back import comes_back
 from cuttable_proxy import CuttableProxy
+from deadline import within_deadline
 from postgresql_server import PostgresqlServer, temporary_postgresql
 from self_healing_fabric.store import postgresql as backend
 
@@ -111,7 +111,7 @@ def test_without_the_database_nothing_is_acknowledged(far: Any, proxy: CuttableP
     """Cut off: 503 at once; back again: the repetition is stored, and what was before is there."""
     assert post(far, "before").status_code == 202
     proxy.refuse()
-    refused(comes_back(lambda: post(far, "cut")))
+    refused(within_deadline(lambda: post(far, "cut")))
     proxy.forward()
     assert kept(far) == {"before"}
     assert post(far, "cut").status_code == 202

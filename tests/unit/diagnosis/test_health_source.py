@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from comes_back import comes_back
+from deadline import within_deadline
 from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.sources import Condition, Report
 from self_healing_fabric.diagnosis.sources.health import (
@@ -191,7 +191,7 @@ def test_an_answer_that_trickles_is_given_up(httpserver: HTTPServer) -> None:
 
     httpserver.expect_request("/health").respond_with_handler(trickle)
     try:
-        (fact,) = comes_back(lambda: look(httpserver, within=0.5)).facts
+        (fact,) = within_deadline(lambda: look(httpserver, within=0.5)).facts
     finally:
         given_up.set()
     assert fact.condition is Condition.DOWN
@@ -201,7 +201,7 @@ def test_a_service_that_hangs_is_not_waited_for_long() -> None:
     """However much time the diagnosis has: its repair waits for this."""
     with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts, and never answers
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/health"
-        (fact,) = comes_back(lambda: source(url).look(1000.0, 3600.0)).facts
+        (fact,) = within_deadline(lambda: source(url).look(1000.0, 3600.0)).facts
     assert fact.condition is Condition.DOWN
     assert not fact.is_gone
     assert "does not answer" in fact.evidence.statement

@@ -15,7 +15,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 import self_healing_fabric.cluster.connection  # noqa: F401 - loaded before the first test's time runs
-from comes_back import comes_back
+from deadline import within_deadline
 from self_healing_fabric.diagnosis.sources import Report, sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.settings import KubernetesSettings, ServiceSettings
@@ -139,7 +139,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(server: ApiServer) -> No
 
     server.answers[f"/api/v1{NAMESPACED}/pods"] = hang
     try:
-        report = comes_back(lambda: ask(server.kubeconfig, timeout=0.3), within=20.0)
+        report = within_deadline(lambda: ask(server.kubeconfig, timeout=0.3), within=20.0)
     finally:
         given_up.set()
     (missing,) = report.missing

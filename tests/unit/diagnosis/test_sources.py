@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comes_back import comes_back
+from deadline import within_deadline
 from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.sources import (
     LONGEST_QUOTE,
@@ -64,7 +64,7 @@ def test_a_late_source_is_missing_and_the_others_are_not() -> None:
         "fast": maker(Report((fact("in time"),))),
     }
     try:
-        report = comes_back(Inquiry(makers, at=5.0, within=0.3).report)
+        report = within_deadline(Inquiry(makers, at=5.0, within=0.3).report)
     finally:
         given_up.set()
     assert [each.evidence.statement for each in report.facts] == ["in time"]

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comes_back import comes_back
+from deadline import within_deadline
 from self_healing_fabric.recovery.configuration.drift import (
     Drift,
     Unparsable,
@@ -281,7 +281,7 @@ def test_nothing_yet_is_drift() -> None:
 )  # fmt: skip
 def test_the_largest_configurations_are_compared_in_seconds(live: str, wanted: str, form: str) -> None:
     """A comparison that hangs would hold a worker, and the watch."""
-    assert comes_back(lambda: drift(live, wanted, form), within=60.0)  # each takes about a second alone
+    assert within_deadline(lambda: drift(live, wanted, form), within=60.0)  # each takes about a second alone
 
 
 def test_a_diff_cannot_paint_the_terminal_and_has_an_end() -> None:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from comes_back import comes_back
+from deadline import within_deadline
 from self_healing_fabric.recovery import states
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Status
@@ -601,7 +601,7 @@ def test_a_store_that_hangs_is_given_up_after_one_timeout(ledger: Ledger, remote
     ledger.backup("n")
     ledger.backups[-1]["path"] = "remote://n"
     ledger.changes["timeout"] = 0.5
-    assert "n: no answer within 0.5 s" in comes_back(ledger.refusal)
+    assert "n: no answer within 0.5 s" in within_deadline(ledger.refusal)
 
 
 def test_a_folder_that_hangs_stops_the_repair_after_one_timeout(ledger: Ledger, remote: Any) -> None:
@@ -613,9 +613,9 @@ def test_a_folder_that_hangs_stops_the_repair_after_one_timeout(ledger: Ledger, 
     before, undo = effect.snapshot(), effect.undo(repaired)
     assert undo is not None
     remote.hangs = threading.Event()
-    outcome = comes_back(lambda: effect.perform(key=KEY, attempt=1, before=before, permit=allowed))
+    outcome = within_deadline(lambda: effect.perform(key=KEY, attempt=1, before=before, permit=allowed))
     ledger["c"].state = GOOD
-    back = comes_back(lambda: undo.perform(key=KEY, attempt=1, before=undo.snapshot(), permit=allowed))
+    back = within_deadline(lambda: undo.perform(key=KEY, attempt=1, before=undo.snapshot(), permit=allowed))
     assert [each.status for each in (outcome, back)] == [Status.FAILED, Status.FAILED]
     assert "no answer within 0.5 s" in outcome.detail
     assert ledger.puts() == {"c": 1}
@@ -627,7 +627,7 @@ def test_a_replica_that_drips_is_given_up_after_one_timeout(ledger: Ledger) -> N
     ledger.changes["timeout"] = 0.5
     ledger["c"].drips = True
     with pytest.raises(TargetUnreadable, match=r"takes longer than 0.5 s"):
-        comes_back(lambda: ledger.effect().settled(before))
+        within_deadline(lambda: ledger.effect().settled(before))
 
 
 def test_a_state_is_not_sent_for_ever() -> None:
@@ -760,7 +760,7 @@ def test_a_replica_that_never_answers_takes_one_timeout(ledger: Ledger) -> None:
     given_up = threading.Event()
     ledger["c"].on_claim = lambda: given_up.wait(60)
     try:
-        assert "already" in comes_back(ledger.refusal)
+        assert "already" in within_deadline(ledger.refusal)
     finally:
         given_up.set()
 

@@ -15,7 +15,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from comes_back import comes_back
+from deadline import within_deadline
 from self_healing_fabric.recovery.configuration.desired import LARGEST
 from self_healing_fabric.recovery.effects import DIFF, Effect, NotApplicable, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Status
@@ -259,7 +259,7 @@ def test_a_target_that_drips_is_not_waited_for(
     """Each byte comes in time, and the whole never does."""
     endpoint.url = server_that_drips
     with pytest.raises(TargetUnreadable, match=r"takes longer than 0\.5 s"):
-        comes_back(sync(endpoint, wanted, live={"timeout": 0.5}).snapshot)
+        within_deadline(sync(endpoint, wanted, live={"timeout": 0.5}).snapshot)
 
 
 def test_a_wanted_configuration_that_is_broken_has_no_effect(endpoint: Endpoint, wanted: Path) -> None:

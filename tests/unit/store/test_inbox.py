@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.store import Store, gatherer
+from self_healing_fabric.store import Store, batching
 
 NUMBER = 20
 
@@ -52,7 +52,7 @@ def transactions(store: Store) -> Transactions:
 @contextmanager
 def waiting(store: Store, transactions: Transactions) -> Iterator[list[Future[None]]]:
     """One notification is being kept, and others wait behind it; at the end it goes on."""
-    queue = store.inbox._gatherer._waiting
+    queue = store.inbox._batcher._waiting
     with ThreadPoolExecutor(NUMBER + 1) as pool:
         puts = [pool.submit(store.inbox.put, b"0", 1.0)]
         assert transactions.first.wait(30)
@@ -104,7 +104,7 @@ def test_who_gave_up_is_not_kept_later(
 ) -> None:
     """It was told 503, so it comes again."""
     with waiting(store, transactions):
-        monkeypatch.setattr(gatherer, "WRITE_TIMEOUT", 0.05)
+        monkeypatch.setattr(batching, "WRITE_TIMEOUT", 0.05)
         with pytest.raises(StoreUnavailable, match="not stored within"):
             store.inbox.put(b"late", 1.0)
         monkeypatch.undo()
@@ -118,7 +118,7 @@ def test_what_waits_when_the_store_is_closed_is_kept(url: str) -> None:
     with waiting(store, transactions) as puts:
         closing = threading.Thread(target=store.close)
         closing.start()
-        assert store.inbox._gatherer._closed.wait(30)
+        assert store.inbox._batcher._closed.wait(30)
         with pytest.raises(StoreUnavailable, match="shutting down"):
             store.inbox.put(b"later", 1.0)
     closing.join()

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, bindparam, insert, make_url, text, update
 
-from comes_back import comes_back
+from deadline import within_deadline
 from postgresql_server import PostgresqlServer
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.store import Store, examine, postgresql, statements
@@ -173,7 +173,7 @@ def test_no_server_is_told_at_once(url: str) -> None:
         with pytest.raises(
             StoreUnavailable, match=rf"cannot be opened: .*{port}.*[Cc]onnection refused"
         ) as info:
-            comes_back(lambda: Store(nobody))
+            within_deadline(lambda: Store(nobody))
     assert SECRET not in str(info.value)
 
 
@@ -575,7 +575,7 @@ def test_a_long_transaction_is_not_taken_for_stuck(impatient: Store) -> None:
 def test_a_statement_without_an_answer_is_given_up(impatient: Store) -> None:
     """The watchdog does shut what is stuck: the caller hears it, and the next one gets a new connection."""
     with pytest.raises(StoreUnavailable):
-        comes_back(lambda: impatient.write(execute("SELECT pg_sleep(60)")))
+        within_deadline(lambda: impatient.write(execute("SELECT pg_sleep(60)")))
     assert impatient.write(put("a")) == "a"
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from comes_back import comes_back
 from cuttable_proxy import CuttableProxy
+from deadline import within_deadline
 from postgresql_server import PostgresqlServer, temporary_postgresql
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.store import Store, postgresql, statements
@@ -71,7 +71,7 @@ def names(store: Store) -> set[str]:
 def refused(function: Callable[[], Any]) -> None:
     """The call raises StoreUnavailable and nothing else, while the server is as it is."""
     with pytest.raises(StoreUnavailable):
-        comes_back(function, NOT_NEVER)
+        within_deadline(function, NOT_NEVER)
 
 
 def eventually(function: Callable[[], Any], within: float) -> Any:
@@ -267,4 +267,4 @@ def test_a_store_can_be_closed_while_nothing_answers(
     store = Store(proxy.through(url))
     store.write(put("a"))
     proxy.blackhole()
-    comes_back(store.close)
+    within_deadline(store.close)

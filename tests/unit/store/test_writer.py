@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.store import Store, gatherer, statements
+from self_healing_fabric.store import Store, batching, statements
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class Held:
 
     def write(self, name: str, job: Callable[[Connection], Any]) -> None:
         """Queue a write from a thread of its own; its value or error is kept under the name."""
-        queue = self._store._backend._writer._gatherer._waiting
+        queue = self._store._backend._writer._batcher._waiting
         before = queue.qsize()
 
         def run() -> None:
@@ -266,7 +266,7 @@ def test_a_write_that_waited_too_long_is_not_done_later(
 ) -> None:
     """The caller heard 503 before its job began: it must not appear in the store after all."""
     with Held(store).batch() as held:
-        monkeypatch.setattr(gatherer, "WRITE_TIMEOUT", 0.05)
+        monkeypatch.setattr(batching, "WRITE_TIMEOUT", 0.05)
         with pytest.raises(StoreUnavailable, match="not stored within"):
             store.write(put("late"))
         monkeypatch.undo()
@@ -277,7 +277,7 @@ def test_a_write_that_waited_too_long_is_not_done_later(
 
 def test_a_full_queue_is_unavailable(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More waiting writes than the queue holds are refused instead of eating memory."""
-    monkeypatch.setattr(gatherer, "MAX_QUEUE", 1)
+    monkeypatch.setattr(batching, "MAX_QUEUE", 1)
     store = Store(url)
     with Held(store).batch() as held:
         held.write("waits", put("waits"))

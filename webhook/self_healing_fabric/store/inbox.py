@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.store import statements
-from self_healing_fabric.store.gatherer import Answer, Gatherer
+from self_healing_fabric.store.batching import Answer, Batcher
 
 
 class Inbox:
@@ -25,7 +25,7 @@ class Inbox:
 
     def __init__(self, write: Callable[[Callable[[Connection], Any]], Any]) -> None:
         self._write = write
-        self._gatherer = Gatherer("store-inbox", self._together)
+        self._batcher = Batcher("store-inbox", self._together)
 
     def put(self, body: bytes, received_at: float) -> None:
         """Keep a notification as it came; it is on disk when this returns.
@@ -37,11 +37,11 @@ class Inbox:
         Raises:
             StoreUnavailable: it was not kept, or not in time. (After a timeout it may still be.)
         """
-        self._gatherer.put((body, received_at))
+        self._batcher.put((body, received_at))
 
     def close(self) -> None:
         """Keep what is queued, then stop."""
-        self._gatherer.close()
+        self._batcher.close()
 
     def _together(self, notifications: list[tuple[bytes, float]]) -> list[Answer]:
         try:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.store.gatherer import Answer, Gatherer
+from self_healing_fabric.store.batching import Answer, Batcher
 
 T = TypeVar("T")
 Job = Callable[[Connection], Any]
@@ -28,7 +28,7 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._gatherer = Gatherer("store-writer", self._commit)
+        self._batcher = Batcher("store-writer", self._commit)
 
     def write(self, function: Callable[[Connection], T]) -> T:
         """Run `function` in a transaction and return its value after the commit. It may run twice.
@@ -37,12 +37,12 @@ class Writer:
             StoreUnavailable: it was not stored, or not in time. (After a timeout it may still be stored, so
                 writes from outside are idempotent.)
         """
-        value: T = self._gatherer.put(function)
+        value: T = self._batcher.put(function)
         return value
 
     def close(self) -> None:
         """Write what is queued, then stop."""
-        self._gatherer.close()
+        self._batcher.close()
 
     def _commit(self, jobs: list[Job]) -> list[Answer]:
         try:

@@ -14,7 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def comes_back(function: Callable[[], T], within: float = 30.0) -> T:
+def within_deadline(function: Callable[[], T], within: float = 30.0) -> T:
     """What the call returns or raises, made in a thread of its own.
 
     Raises
@@ -22,7 +22,7 @@ def comes_back(function: Callable[[], T], within: float = 30.0) -> T:
     TimeoutError
         It still waits after `within` seconds; the thread is left behind.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="comes-back")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="within-deadline")
     try:
         return pool.submit(function).result(within)
     finally:

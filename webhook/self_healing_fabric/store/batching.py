@@ -22,7 +22,7 @@ MAX_QUEUE = 10_000  # that may wait; beyond it the webhook answers 503 instead o
 WRITE_TIMEOUT = 8.0  # seconds; shorter than the 10 s after which Alertmanager gives up on an answer
 
 
-class Gatherer(Generic[Item]):
+class Batcher(Generic[Item]):
     """The queue and its thread. `put` may be called from any thread.
 
     Args:
