@@ -19,7 +19,7 @@ import yaml
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from self_healing_fabric.app import serve
+from self_healing_fabric.app import THREADS, serve
 from self_healing_fabric.errors import UsageError
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Settings
@@ -83,21 +83,23 @@ def target(httpserver: HTTPServer) -> Iterator[SlowTarget]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, target: SlowTarget) -> Iterator[Callable[[], tuple[subprocess.Popen[str], str]]]:
+def start(tmp_path: Path, target: SlowTarget) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
     """Start `shf serve` on a store that stays the same, and wait until it is ready."""
     started: list[subprocess.Popen[str]] = []
     config = tmp_path / "shf.yaml"
 
-    def begin() -> tuple[subprocess.Popen[str], str]:
+    def begin(**more: Any) -> tuple[subprocess.Popen[str], str]:
         (port,) = free_ports(1)
         settings = {
             "listen": f"127.0.0.1:{port}",
             "store": f"sqlite:///{tmp_path}/shf.db",
             "prometheus": {"url": target.url},
             "services": {"cart": {"recovery": {"http": {"restart": f"{target.url}/restart"}}}},
+            **more,
         }
         config.write_text(yaml.safe_dump(settings))
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SHF_")}
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # or NumPy adds threads that are none of Python's
         command = [sys.executable, "-m", "self_healing_fabric.cli", "serve", "--config", str(config)]
         with (tmp_path / "serve.log").open("a") as log:
             process = subprocess.Popen(command, stderr=log, text=True, env=environment)
@@ -185,6 +187,24 @@ def test_headers_that_are_too_large_are_refused(
         for size in (8_000, 20_000, 10)
     ]
     assert answers == [200, 431, 200]
+
+
+@pytest.mark.parametrize("affinity", ["one", "all"])
+def test_it_stays_on_one_cpu_unless_the_system_may_choose(
+    start: Callable[..., tuple[subprocess.Popen[str], str]], affinity: str
+) -> None:
+    """Each of its threads, those of the store and of HTTP included; who started it goes on as before."""
+    ours = os.sched_getaffinity(0)
+    if len(ours) == 1:
+        pytest.skip("there is one CPU only")
+    process, url = start(cpu_affinity=affinity)
+    httpx.post(f"{url}/api/v1/alerts", json=ALERT, trust_env=False)
+    tasks = [int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir()]
+    found = {frozenset(os.sched_getaffinity(task)) for task in tasks}
+    assert len(tasks) > THREADS
+    assert len(found) == 1
+    assert len(found.pop()) == (1 if affinity == "one" else len(ours))
+    assert os.sched_getaffinity(0) == ours
 
 
 def test_a_fabric_that_is_embedded_does_not_listen_beyond_loopback_without_credentials(

@@ -10,11 +10,14 @@ loop uses `poll`, the limit is raised as far as it goes, and the rest of the con
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -42,13 +45,14 @@ from self_healing_fabric.api.problems import problem
 from self_healing_fabric.errors import ShfError, UsageError
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.status import StateCollector
-from self_healing_fabric.settings import is_loopback, split_listen
+from self_healing_fabric.settings import CpuAffinity, is_loopback, split_listen
 from self_healing_fabric.store import statements
 
 log = structlog.get_logger()
 
 THREADS = 32  # requests at a time; they mostly wait for the store's commit, which is one for all that wait
 SWITCH_INTERVAL = 0.0005  # seconds; Python's own 5 ms, times the busy workers, is what a request would wait
+_PROCESSOR = 36  # in /proc/self/stat, counted from the state on: see proc_pid_stat(5)
 CONNECTIONS = 2000  # Alertmanager opens hundreds at once when nothing is grouped
 STOP_POLL = 0.2  # seconds between two looks at whether a server in the background is to stop
 FLUSHES = 10  # turns of its loop in which the last answers leave
@@ -113,12 +117,36 @@ def serve(fabric: Fabric) -> None:
     signal.signal(signal.SIGTERM, terminate)
     sys.setswitchinterval(SWITCH_INTERVAL)
     server = _create_server(app, fabric, {})
+    if fabric.settings.cpu_affinity is CpuAffinity.ONE:
+        stay_on_one_cpu()
     fabric.start()
     try:
         server.run()
     finally:
         server.close()
         fabric.stop()
+
+
+def stay_on_one_cpu() -> None:
+    """Keep the threads of this process on the CPU on which it runs just now, where there is a choice.
+
+    Only one of them executes Python at a time. On several CPUs each that goes on has to be woken on another
+    one, which costs more than the second CPU gives (D. Beazley, "Understanding the Python GIL", PyCon 2010;
+    measured in docs/benchmarks.md). What they start, and the programs that they run, stay there too.
+    """
+    try:
+        allowed = os.sched_getaffinity(0)
+        after_name = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2]
+        current = int(after_name.split()[_PROCESSOR])
+        if len(allowed) == 1 or current not in allowed:
+            return
+        for thread in threading.enumerate():
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.sched_setaffinity(thread.native_id or 0, {current})
+    except (AttributeError, OSError) as error:  # another system than Linux; forbidden
+        log.info("on_all_cpus", reason=str(error))
+    else:
+        log.info("stays_on_cpu", cpu=current)
 
 
 class BackgroundServer:

@@ -89,6 +89,7 @@ from self_healing_fabric.settings.state import (
 )
 from self_healing_fabric.settings.values import (
     CalledUrl,
+    CpuAffinity,
     HttpUrl,
     Mode,
     Section,
@@ -119,6 +120,7 @@ __all__ = [
     "ConfigMapKey",
     "ConfigurationSettings",
     "CorrelationSettings",
+    "CpuAffinity",
     "Credential",
     "DesiredConfiguration",
     "DiagnosisSettings",

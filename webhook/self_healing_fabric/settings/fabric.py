@@ -35,7 +35,7 @@ from self_healing_fabric.settings.services import (
     Thresholds,
     checked_plans,
 )
-from self_healing_fabric.settings.values import HttpUrl, Mode, ServiceName, StrategyName
+from self_healing_fabric.settings.values import CpuAffinity, HttpUrl, Mode, ServiceName, StrategyName
 
 ENVIRONMENT_PREFIX = "SHF_"
 
@@ -69,6 +69,12 @@ class Settings(BaseSettings):
         "read at start",
     )
     workers: int = Field(16, ge=1, le=64, description="incidents that one replica works on at a time")
+    cpu_affinity: CpuAffinity = Field(
+        CpuAffinity.ONE,
+        description="`one`: `shf serve` stays on the CPU on which it starts, because Python runs one thread "
+        "at a time and waking the next one on another CPU costs more than that CPU gives; `all`: as the "
+        "system likes",
+    )
     mode: Mode = Field(Mode.AUTOMATIC, description="until someone sets another; the store keeps that")
     strategy_modes: Mapping[StrategyName, Mode] = Field(
         {}, description="at most this much for a strategy, whatever `mode` allows"

@@ -36,6 +36,13 @@ class Mode(StrEnum):
     PAUSED = "paused"
 
 
+class CpuAffinity(StrEnum):
+    """On which of the CPUs that it may use the fabric runs."""
+
+    ONE = "one"
+    ALL = "all"
+
+
 def _http_url(value: str) -> str:
     """Accept an absolute http(s) URL with a host; anything else could be turned into another kind of call."""
     parts = urlsplit(value)  # raises ValueError for brackets, `port` for ports that cannot be
