@@ -238,7 +238,7 @@ def _noting_way(original: Callable[..., Any]) -> Callable[..., Any]:
 _NOTED: Mapping[str, Callable[..., str | None]] = {
     "release_all_leases": lambda *_: "leases of the dead released",
     "put_in_inbox": lambda *_: "inbox",
-    "remove_from_inbox": lambda *_: "notifications worked in",
+    "take_from_inbox": lambda rows, *_: "notifications worked in" if rows else None,
     "insert_incidents": lambda _, rows: "incident opened" if rows else None,
     "claim_due": lambda rows, **_: "claim" if rows else None,
     "renew_leases": lambda kept, **_: "lease renewed" if kept else None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
-from self_healing_fabric.incidents import correlation
+from self_healing_fabric.incidents import correlation, notifications
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.recovery.platforms.http import HttpRestart
 from self_healing_fabric.store import statements
@@ -163,6 +165,37 @@ def test_notification_leaves_the_inbox_only_together_with_its_correlation(
     world.orchestrator.take_in()
     assert world.context.store.read(statements.count_inbox) == (0, 0)
     assert [row.fingerprint for row in world.alerts_of(world.incident())] == ["f1"]
+
+
+@pytest.mark.parametrize("error", [ValueError, partial(IntegrityError, "INSERT", {}, Exception("check"))])
+def test_a_notification_that_cannot_be_worked_in_does_not_hold_up_the_others(
+    world: Any, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]
+) -> None:
+    """Its round is done again, each by itself: the others are begun with at once, and it keeps its error."""
+    store_received = notifications.store_received
+
+    def refuse(connection: Any, received: Any) -> None:
+        found = list(received)
+        store_received(connection, found)
+        if "odd" in {alert.fingerprint for alert, _ in found}:
+            raise error()
+
+    monkeypatch.setattr(notifications, "store_received", refuse)
+    for fingerprint in ("odd", "f1"):
+        alert = {
+            "status": "firing",
+            "labels": {"alertname": "Test", "service": "cart"},
+            "startsAt": "2027-01-15T08:00:00Z",
+            "fingerprint": fingerprint,
+        }
+        body = json.dumps({"version": "4", "alerts": [alert]}).encode()
+        world.context.store.inbox.put(body, world.clock.now)
+    assert [each.service for each in world.orchestrator.take_in_and_claim(8)] == ["cart"]
+    assert [row.fingerprint for row in world.alerts_of(world.incident())] == ["f1"]
+    query = "SELECT faults, error FROM inbox"
+    ((faults, told),) = world.context.store.read(lambda c: c.exec_driver_sql(query).all())
+    assert faults == 1
+    assert told.startswith(f"{type(error()).__name__}: ")
 
 
 @pytest.mark.parametrize("step", range(1, 9))

@@ -1,5 +1,6 @@
 """What one life costs the store: in a burst every statement and every commit is paid by each incident."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from world import World
 
 STATEMENTS = 36  # from the claim of a new incident to its end, with a restart; BEGIN and COMMIT not counted
 WRITES = 6  # two claims, the diagnosis, announcement and end of the action, the verdict
+TAKEN_IN = 16  # from the inbox to the first step
 READS = 6  # what three steps know, the calibration, what has helped before, the mode right before the effect
 
 
@@ -61,3 +63,22 @@ def test_a_life_takes_few_statements_and_commits(world: World) -> None:
     assert len(writes) <= WRITES, writes
     assert len(reads) <= READS, reads
     assert len(executed) <= STATEMENTS, "\n".join(executed)
+
+
+def test_taking_in_takes_few_statements_and_one_commit(make_world: Callable[..., World]) -> None:
+    """From what was stored to the first step: nothing is read that the same round has written."""
+    world = make_world({"cart": (), "payment": ()})
+    for service in ("payment", "cart"):
+        alert = {
+            "status": "firing",
+            "labels": {"alertname": "Test", "service": service},
+            "startsAt": "2027-01-15T08:00:00Z",
+            "fingerprint": service,
+        }
+        body = json.dumps({"version": "4", "alerts": [alert]}).encode()
+        world.context.store.inbox.put(body, world.clock.now)
+        with noted(world) as (executed, writes, reads):
+            claimed = world.orchestrator.take_in_and_claim(8)
+        assert [(each.service, each.state) for each in claimed] == [(service, "diagnosing")]
+        assert (len(writes), len(reads)) == (1, 0)
+    assert len(executed) <= TAKEN_IN, "\n".join(executed)

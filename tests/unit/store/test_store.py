@@ -182,7 +182,7 @@ def test_large_values_are_stored(store: Store, open_incident: Opens) -> None:
     row = store.read(lambda connection: statements.incident(connection, "i1"))
     assert row is not None
     assert (len(row.title), row.opened_at) == (1_000_000, 1_800_000_000.123456)
-    (note,) = store.read(lambda connection: statements.from_inbox(connection, 1))
+    (note,) = store.write(lambda connection: statements.take_from_inbox(connection, 1))
     assert len(note.body) == 10_000_000
 
 

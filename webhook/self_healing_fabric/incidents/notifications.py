@@ -7,7 +7,7 @@ was acknowledged waits in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -53,30 +53,58 @@ class WebhookMessage(BaseModel):
     truncatedAlerts: int = Field(0, ge=0, strict=True)  # noqa: N815 - Alertmanager's name
 
 
+class NotWorkedIn(Exception):
+    """A notification cannot be stored: nothing of the transaction may be kept."""
+
+
 def work_in(connection: Connection) -> None:
-    """Store the alerts of the oldest notifications and take these out of the inbox.
+    """Take the oldest notifications out of the inbox and store their alerts.
 
     One that fails unexpectedly stays there with its error and harms no other: it is found by storing each by
     itself, when all at once have failed.
     """
-    waiting = statements.from_inbox(connection, MAX_BYTES)
-    done = [row.id for row in waiting]
-    if waiting and _failure(connection, waiting) is not None:
-        for row in waiting:
-            if (error := _failure(connection, [row])) is not None:
-                log.error("notification_failed", inbox=row.id, exc_info=error)
-                statements.note_inbox_fault(connection, row.id, f"{type(error).__name__}: {error}")
-                done.remove(row.id)
-    if done:
-        statements.remove_from_inbox(connection, done)
+    waiting: Sequence[Row[Any]] = ()
+
+    def take_all() -> None:
+        nonlocal waiting
+        waiting = statements.take_from_inbox(connection, MAX_BYTES)
+        _store(connection, waiting)
+
+    if _failure(connection, take_all) is None:
+        return
+    for row in waiting:
+
+        def take(row: Row[Any] = row) -> None:
+            statements.remove_from_inbox(connection, row.id)
+            _store(connection, [row])
+
+        if (error := _failure(connection, take)) is not None:
+            log.error("notification_failed", inbox=row.id, exc_info=error)
+            statements.note_inbox_fault(connection, row.id, f"{type(error).__name__}: {error}")
 
 
-def _failure(connection: Connection, rows: Sequence[Row[Any]]) -> Exception | None:
-    """Store the alerts of notifications, or, when it is they that cannot be stored, none and say why not."""
+def work_in_all(connection: Connection) -> None:
+    """As `work_in`, without the savepoint: where one fails, all do.
+
+    Raises:
+        NotWorkedIn: the database refuses one; any other error: it cannot be read. `work_in` finds out which.
+    """
+    try:
+        _store(connection, statements.take_from_inbox(connection, MAX_BYTES))
+    except (DataError, IntegrityError) as error:
+        raise NotWorkedIn(str(error)) from error
+
+
+def _store(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    messages = ((WebhookMessage.model_validate_json(row.body), row.received_at) for row in rows)
+    store_received(connection, ((item.alert(), at) for told, at in messages for item in told.alerts))
+
+
+def _failure(connection: Connection, function: Callable[[], None]) -> Exception | None:
+    """Do it, or, when it is the notifications that cannot be stored, nothing, and say why not."""
     try:
         with connection.begin_nested():
-            messages = ((WebhookMessage.model_validate_json(row.body), row.received_at) for row in rows)
-            store_received(connection, ((item.alert(), at) for told, at in messages for item in told.alerts))
+            function()
     except Exception as error:
         if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
             raise  # the database's trouble, not the notifications': they are tried again as they are

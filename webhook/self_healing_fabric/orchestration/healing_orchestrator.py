@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -22,7 +22,7 @@ from self_healing_fabric.errors import LeaseLost, StoreUnavailable
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
-from self_healing_fabric.incidents.notifications import work_in
+from self_healing_fabric.incidents.notifications import work_in, work_in_all
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
@@ -195,14 +195,14 @@ class HealingOrchestrator:
         done: list[correlation.Opened] = []  # of the last time, should it run twice
 
         def take_in(connection: Connection) -> None:
-            done[:] = [self._taken_in(connection)]
+            done[:] = [self._taken_in(connection, work_in_all)]
 
         try:
             claimed, first_steps = self._claim_and_take_up(limit, take_in)
         except StoreUnavailable:
             raise
         except Exception:
-            # What cannot be taken up must not keep what came from being taken in.
+            # What cannot be taken up, or worked in, must not keep the others from being taken in.
             log.exception("taking_up_failed")
             self.take_in()
             return self.claim(limit)
@@ -212,13 +212,13 @@ class HealingOrchestrator:
 
     def take_in(self) -> None:
         """Work in what came: notifications become alerts, alerts become part of incidents."""
-        self._tell(self._context.store.write(self._taken_in))
+        self._tell(self._context.store.write(lambda connection: self._taken_in(connection, work_in)))
 
-    def _taken_in(self, connection: Connection) -> correlation.Opened:
+    def _taken_in(self, connection: Connection, work: Callable[[Connection], None]) -> correlation.Opened:
         context = self._context
         # Before the first alert is touched: replicas that work repetitions in would lock each other out.
         statements.serialize(connection, "correlation")
-        work_in(connection)
+        work(connection)
         window = context.settings.correlation.window
         return correlation.open_incidents(connection, context.graph.topology, window, context.clock())
 

@@ -120,7 +120,9 @@ class Leases:
         """
         mine = self.held()
         self._claims += 1
-        in_turn = limit // IN_TURN or int(self._claims % IN_TURN == 0)
+        in_turn: int | None = limit // IN_TURN or int(self._claims % IN_TURN == 0)
+        if first is not None and self._claims % IN_TURN:
+            in_turn = None  # who looked at every notification for what is only watched would begin later
 
         def write(connection: Connection) -> tuple[float, list[Incident]]:
             if first is not None:

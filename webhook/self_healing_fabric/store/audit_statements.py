@@ -116,25 +116,36 @@ def chained_from_known(
     head = known.get(subject)
     if head is None or any(row["incident_id"] != subject for row in rows):
         return None
-    lines, (entries, last) = _lines(rows, {subject: head}), head
+    lines = _lines(rows, {subject: head})
+    if not _moved_on(connection, subject, head, lines, lock):
+        return None
+    known.put({subject: (head[0] + len(lines), lines[-1]["hash"])})
+    return lines
+
+
+def _moved_on(
+    connection: Connection,
+    subject: str,
+    head: Head,
+    added: Sequence[Mapping[str, Any]],
+    lock: int | None = None,
+) -> bool:
+    """Move the head on by what is added, where it stands as remembered; whether it did.
+
+    On PostgreSQL the lock with this number is taken with it, shared, until the transaction ends.
+    """
+    entries, last = head
     values = {
         "_subject": subject,
         "_entries": entries,
         "_hash": last,
-        "entries": entries + len(lines),
-        "hash": lines[-1]["hash"],
-        "at": max(row["at"] for row in rows),
+        "entries": entries + len(added),
+        "hash": added[-1]["hash"],
+        "at": max(each["at"] for each in added),
     }
-    shared = connection.dialect.name == "postgresql"
-    moved = (
-        connection.execute(_LOCK_AND_MOVE_ON, {**values, "_lock": lock})
-        if shared
-        else connection.execute(_MOVE_ON, values)
-    )
-    if moved.rowcount != 1:
-        return None
-    known.put({subject: (values["entries"], values["hash"])})
-    return lines
+    if lock is not None and connection.dialect.name == "postgresql":
+        return connection.execute(_LOCK_AND_MOVE_ON, {**values, "_lock": lock}).rowcount == 1
+    return connection.execute(_MOVE_ON, values).rowcount == 1
 
 
 def chained(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -187,26 +198,35 @@ def _put(
 
 
 def record(connection: Connection, links: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
-    """Append links (`kind`, `incident_id`, `at`, `data`) to the chain over incidents; return its head.
+    """Append at least one link (`kind`, `incident_id`, `at`, `data`) to the chain over incidents; its head.
 
     Where somebody has removed the head, the chain goes on behind its newest link and says so: a store that
     was tampered with must not keep anything from being healed.
     """
-    head = _heads(connection, [CHAIN]).get(CHAIN)
-    lost: list[Mapping[str, Any]] = []
-    if head is None and links:
-        lost = [{"kind": "resumed", "incident_id": None, "at": links[0]["at"], "data": {}}]
-    number, previous = head or newest_link(connection)
+    known = _known(connection)
+    before = known.get(CHAIN)
+    rows = [] if before is None else _linked(links, before)
+    if before is None or not _moved_on(connection, CHAIN, before, rows):
+        found = _heads(connection, [CHAIN]).get(CHAIN)
+        lost = [] if found else [{"kind": "resumed", "incident_id": None, "at": links[0]["at"], "data": {}}]
+        rows = _linked([*lost, *links], found or newest_link(connection))
+        _put(connection, [(CHAIN, rows[-1]["number"], rows[-1]["hash"], rows[-1]["at"])])
+    execute_for(connection, _LINK, rows)
+    head = rows[-1]["number"], rows[-1]["hash"]
+    known.put({CHAIN: head})
+    return head
+
+
+def _linked(links: Sequence[Mapping[str, Any]], head: Head) -> list[dict[str, Any]]:
+    """The links with their numbers and hashes, behind the head."""
+    number, previous = head
     rows = []
-    for link in (*lost, *links):
+    for link in links:
         number += 1
         row = {**link, "number": number}
         previous = row["hash"] = link_hash(previous, row)
         rows.append(row)
-    if rows:
-        execute_for(connection, _LINK, rows)
-        _put(connection, [(CHAIN, number, previous, rows[-1]["at"])])
-    return number, previous
+    return rows
 
 
 def newest_link(connection: Connection) -> tuple[int, str]:

@@ -257,7 +257,7 @@ def _claim(condition: ColumnElement[bool] | TextClause) -> ReturningUpdate[Any]:
     )
 
 
-_CLAIM = (_claim(IN_HEALING), _claim(true()))
+_CLAIM_IN_HEALING, _CLAIM_ANY = _claim(IN_HEALING), _claim(true())
 
 
 def claim_due(
@@ -267,17 +267,21 @@ def claim_due(
     now: float,
     lease: float,
     limit: int,
-    in_turn: int = 0,
+    in_turn: int | None = 0,
     not_these: Collection[str] = (),
 ) -> Sequence[AnyRow]:
     """Claim incidents whose timer is due and that nobody works on; each claim raises the epoch.
 
     Those that are only watched come last: thousands of them must not keep a new one from being healed. But
-    `in_turn` of the limit go to the longest due of all, so that they are looked at too.
+    `in_turn` of the limit go to the longest due of all, so that they are looked at too; with None, they are
+    left to another claim.
     """
     values = {"_owner": owner, "_now": now, "_until": now + lease, "_not_these": list(not_these)}
+    ways = [(_CLAIM_IN_HEALING, limit - (in_turn or 0))]
+    if in_turn is not None:
+        ways.append((_CLAIM_ANY, limit))
     claimed: list[AnyRow] = []
-    for statement, most in zip(_CLAIM, (limit - in_turn, limit), strict=True):
+    for statement, most in ways:
         if len(claimed) < most:
             claimed += connection.execute(statement, {**values, "_limit": most - len(claimed)}).all()
     return claimed
@@ -388,7 +392,7 @@ def annotate(connection: Connection, incident_id: str, changes: Changes) -> None
     connection.execute(update(incidents).where(incidents.c.id == incident_id).values(**changes))
 
 
-_PUT = insert(inbox)
+_PUT = insert(inbox).inline()  # `inline`: nobody asks for the number that the database gives
 
 
 def put_in_inbox(connection: Connection, notifications: Iterable[tuple[bytes, float]]) -> None:
@@ -397,32 +401,33 @@ def put_in_inbox(connection: Connection, notifications: Iterable[tuple[bytes, fl
     execute_for(connection, _PUT, rows)
 
 
-_SIZES = (
-    select(inbox.c.id, func.length(inbox.c.body).label("size"))
-    .where(inbox.c.faults < MAX_INBOX_FAULTS)
-    .order_by(inbox.c.id)
-    .limit(500)
-)
-_THESE = inbox.c.id.in_(bindparam("_ids", expanding=True))
-_BODIES = select(inbox).where(_THESE).order_by(inbox.c.id)
-_WORKED_IN = delete(inbox).where(_THESE)
+def _oldest_in_inbox() -> Select[Any]:
+    """The ids of the oldest notifications that still wait, at most `_bytes` of them and at least one."""
+    size = func.length(inbox.c.body).label("size")
+    waiting = (
+        select(inbox.c.id, size).where(inbox.c.faults < MAX_INBOX_FAULTS).order_by(inbox.c.id).limit(500)
+    )
+    sizes = waiting.subquery()
+    so_far = func.sum(sizes.c.size).over(order_by=sizes.c.id).label("so_far")
+    sums = select(sizes.c.id, sizes.c.size, so_far).subquery()
+    first = sums.c.so_far == sums.c.size
+    return select(sums.c.id).where(or_(sums.c.so_far <= bindparam("_bytes"), first))
 
 
-def from_inbox(connection: Connection, max_bytes: int) -> Sequence[AnyRow]:
-    """The oldest notifications that still wait, at most so many bytes of them and at least one."""
-    chosen: list[int] = []
-    total = 0
-    for row in connection.execute(_SIZES):
-        total += row.size
-        if chosen and total > max_bytes:
-            break
-        chosen.append(row.id)
-    return connection.execute(_BODIES, {"_ids": chosen}).all() if chosen else []
+_TAKE = delete(inbox).where(inbox.c.id.in_(_oldest_in_inbox())).returning(*inbox.c)
 
 
-def remove_from_inbox(connection: Connection, ids: Collection[int]) -> None:
-    """They are worked in."""
-    connection.execute(_WORKED_IN, {"_ids": list(ids)})
+def take_from_inbox(connection: Connection, max_bytes: int) -> Sequence[AnyRow]:
+    """Take out the oldest notifications that still wait, at most so many bytes of them and at least one."""
+    return sorted(connection.execute(_TAKE, {"_bytes": max_bytes}).all(), key=lambda row: row.id)
+
+
+_WORKED_IN = delete(inbox).where(inbox.c.id == bindparam("_id"))
+
+
+def remove_from_inbox(connection: Connection, inbox_id: int) -> None:
+    """It is worked in."""
+    connection.execute(_WORKED_IN, {"_id": inbox_id})
 
 
 def note_inbox_fault(connection: Connection, inbox_id: int, error: str) -> None:
@@ -485,8 +490,8 @@ def _upsert_alerts(statement: Any) -> Any:
 
 
 _UPSERT_ALERTS: Mapping[str, Any] = {
-    "postgresql": _upsert_alerts(postgresql.insert(alerts)),
-    "sqlite": _upsert_alerts(sqlite.insert(alerts)),
+    "postgresql": _upsert_alerts(postgresql.insert(alerts).inline()),
+    "sqlite": _upsert_alerts(sqlite.insert(alerts).inline()),
 }
 
 
@@ -705,7 +710,7 @@ def verified_actions(connection: Connection, limit: int) -> Sequence[AnyRow]:
     return connection.execute(query.order_by(actions.c.intended_at.desc()).limit(limit)).all()
 
 
-_APPEND = insert(timeline)
+_APPEND = insert(timeline).inline()
 
 
 def append_timeline(connection: Connection, rows: Sequence[Changes]) -> None:
