@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from deadline import within_deadline
 from self_healing_fabric.orchestration import healing_orchestrator
 from self_healing_fabric.orchestration.healing_orchestrator import CROWD
 from self_healing_fabric.store import statements
@@ -94,13 +95,55 @@ def test_no_step_begins_while_a_crowd_waits(api: Any, monkeypatch: pytest.Monkey
     """What was claimed before the flood is worked on after it."""
     monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
     begun = threading.Event()
-    monkeypatch.setattr(api.fabric.orchestrator, "work", lambda _: begun.set())
+    monkeypatch.setattr(api.fabric.orchestrator, "advance", lambda _: begun.set())
     api.clock.now = api.store.clock()  # by which leases are claimed
     api.receive("cart")
     with flood(api, monkeypatch, CROWD):
         api.fabric.orchestrator._dispatch()
         assert not begun.wait(0.3)
     assert begun.wait(10)
+
+
+class Steps:
+    """The steps of one incident, which are held up as long as the test likes; there are `count` of them."""
+
+    def __init__(self, count: int) -> None:
+        self.begun, self.may_end = threading.Semaphore(0), threading.Semaphore(0)
+        self._left = count
+
+    def __call__(self, incident: Any) -> Any:
+        self.begun.release()
+        assert self.may_end.acquire(timeout=10)
+        self._left -= 1
+        return incident if self._left else None
+
+
+def test_the_next_step_waits_for_a_crowd_that_came_meanwhile(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An incident under way lets the answers go first between two of its steps."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
+    monkeypatch.setattr(api.fabric.orchestrator, "advance", steps := Steps(2))
+    api.clock.now = api.store.clock()
+    api.receive("cart")
+    api.fabric.orchestrator._dispatch()
+    assert steps.begun.acquire(timeout=10)
+    with flood(api, monkeypatch, CROWD):
+        steps.may_end.release(2)
+        assert not steps.begun.acquire(timeout=0.3)
+    assert steps.begun.acquire(timeout=10)
+
+
+def test_many_steps_wait_no_longer_than_one(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood without end holds an incident up once, and not before each of its steps."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 0.5)
+    monkeypatch.setattr(api.fabric.orchestrator, "advance", steps := Steps(100))
+    steps.may_end.release(100)
+    api.clock.now = api.store.clock()
+    api.receive("cart")
+    with flood(api, monkeypatch, CROWD):
+        api.fabric.orchestrator._dispatch()
+        assert within_deadline(lambda: all(steps.begun.acquire(timeout=10) for _ in range(100)))
 
 
 def test_what_was_brought_is_taken_in_without_asking_for_it(

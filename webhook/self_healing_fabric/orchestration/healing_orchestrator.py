@@ -126,7 +126,7 @@ class HealingOrchestrator:
             pause, began = LONGEST_SLEEP, time.monotonic()
             try:
                 self._reconcile_when_due()
-                self._yield_to_arrivals()
+                self._yield_to_arrivals(began + LONGEST_YIELD)
                 pause = self._look()
                 self.last_look = self._context.clock(), time.monotonic() - began
             except StoreUnavailable as error:
@@ -152,12 +152,12 @@ class HealingOrchestrator:
             log.exception("reconciliation_failed")
         self.wake()
 
-    def _yield_to_arrivals(self) -> None:
+    def _yield_to_arrivals(self, until: float) -> None:
         """Begin nothing while a flood lasts: answers go first, for what is stored waits safely.
 
-        But not for long: a flood that goes on for hours must not keep anything from being healed.
+        But not for long, `until` on the monotonic clock: a flood that goes on for hours must not keep
+        anything from being healed.
         """
-        until = time.monotonic() + LONGEST_YIELD
         while self._flooded() and time.monotonic() < until and not self._stopping.wait(YIELD_POLL):
             pass
 
@@ -279,7 +279,6 @@ class HealingOrchestrator:
 
     def _work(self, incident: Incident) -> None:
         try:
-            self._yield_to_arrivals()
             with _told_of(incident):
                 self.work(incident)
         except Exception:
@@ -292,7 +291,9 @@ class HealingOrchestrator:
     def work(self, incident: Incident) -> None:
         """Advance a claimed incident until it waits for something, or is no longer ours."""
         current: Incident | None = incident
+        patient_until = time.monotonic() + LONGEST_YIELD  # for all of its steps together
         while current is not None and self._leases.holds(current):
+            self._yield_to_arrivals(patient_until)
             current = self.advance(current)
         self._leases.drop(incident)
 
