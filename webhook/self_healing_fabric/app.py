@@ -132,7 +132,7 @@ def stay_on_one_cpu() -> None:
 
     Only one of them executes Python at a time. On several CPUs each that goes on has to be woken on another
     one, which costs more than the second CPU gives (D. Beazley, "Understanding the Python GIL", PyCon 2010;
-    measured in docs/benchmarks.md). What they start, and the programs that they run, stay there too.
+    measured: docs/store.md). What they start, and the programs that they run, stay there too.
     """
     try:
         allowed = os.sched_getaffinity(0)
