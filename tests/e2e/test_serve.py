@@ -195,20 +195,19 @@ def test_headers_that_are_too_large_are_refused(
 def test_it_stays_on_one_cpu_unless_the_system_may_choose(
     start: Callable[..., tuple[subprocess.Popen[str], str]], affinity: str
 ) -> None:
-    """Each of its threads, those of the store and of HTTP included; who started it goes on as before."""
+    """Each of its threads, those of the store and of HTTP included."""
     ours = os.sched_getaffinity(0)
     if len(ours) == 1:
         pytest.skip("there is one CPU only")
     process, url = start(cpu_affinity=affinity)
-    httpx.post(f"{url}/api/v1/alerts", json=ALERT, trust_env=False)
+    assert httpx.post(f"{url}/api/v1/alerts", json=ALERT, trust_env=False).status_code == 202
     found: Counter[frozenset[int]] = Counter()
     for task in Path(f"/proc/{process.pid}/task").iterdir():
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             found[frozenset(os.sched_getaffinity(int(task.name)))] += 1
     ((cpus, threads),) = found.items()
     assert threads > THREADS
-    assert len(cpus) == (1 if affinity == "one" else len(ours))
-    assert os.sched_getaffinity(0) == ours
+    assert cpus == ours if affinity == "all" else (len(cpus) == 1 and cpus < ours)
 
 
 def test_a_fabric_that_is_embedded_does_not_listen_beyond_loopback_without_credentials(

@@ -132,7 +132,8 @@ def stay_on_one_cpu() -> None:
 
     Only one of them executes Python at a time. On several CPUs each that goes on has to be woken on another
     one, which costs more than the second CPU gives (D. Beazley, "Understanding the Python GIL", PyCon 2010;
-    measured: docs/store.md). What they start, and the programs that they run, stay there too.
+    measured: docs/store.md). Threads that they start and programs that they run stay there too; those of
+    libraries, which have no lock to wait for, may go on elsewhere.
     """
     try:
         allowed = os.sched_getaffinity(0)
@@ -143,7 +144,7 @@ def stay_on_one_cpu() -> None:
         for thread in threading.enumerate():
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.sched_setaffinity(thread.native_id or 0, {current})
-    except (AttributeError, OSError) as error:  # another system than Linux; forbidden
+    except (AttributeError, OSError, ValueError, IndexError) as error:  # not Linux, or like it; forbidden
         log.info("on_all_cpus", reason=str(error))
     else:
         log.info("stays_on_cpu", cpu=current)

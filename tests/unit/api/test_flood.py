@@ -143,7 +143,25 @@ def test_many_steps_wait_no_longer_than_one(api: Any, monkeypatch: pytest.Monkey
     api.receive("cart")
     with flood(api, monkeypatch, CROWD):
         api.fabric.orchestrator._dispatch()
-        assert within_deadline(lambda: all(steps.begun.acquire(timeout=10) for _ in range(100)))
+        assert within_deadline(lambda: all(steps.begun.acquire(timeout=10) for _ in range(100)), within=15)
+
+
+def test_who_stops_in_a_flood_gives_back_what_was_not_begun(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No effect begins when the process is told to end, and another replica need not wait for the lease."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
+    begun: list[Any] = []
+    monkeypatch.setattr(api.fabric.orchestrator, "advance", begun.append)
+    api.clock.now = api.store.clock()
+    api.receive("cart")
+    query = "SELECT lease_owner FROM incidents"
+    with flood(api, monkeypatch, CROWD):
+        api.fabric.orchestrator._dispatch()
+        assert api.store.read(lambda c: c.exec_driver_sql(query).scalar_one()) is not None
+        within_deadline(api.fabric.orchestrator.stop)
+    assert begun == []
+    assert api.store.read(lambda c: c.exec_driver_sql(query).scalar_one()) is None
 
 
 def test_what_was_brought_is_taken_in_without_asking_for_it(

@@ -480,8 +480,11 @@ def test_alone_on_a_file_one_always_leads(tmp_path: Path, passing: Time) -> None
     store.close()
 
 
+@pytest.mark.parametrize("first", [None, lambda _: None], ids=["alone", "taking in"])
 @pytest.mark.parametrize("limit", [1, 2, 8])
-def test_what_is_only_watched_is_claimed_in_the_end(store: Store, limit: int) -> None:
+def test_what_is_only_watched_is_claimed_in_the_end(
+    store: Store, limit: int, first: Callable[[Any], None] | None
+) -> None:
     """However few are claimed at a time, and however many wait in healing: the watched have their turn."""
     for number in range(40):
         open_incident(store, f"healing{number}")
@@ -489,5 +492,5 @@ def test_what_is_only_watched_is_claimed_in_the_end(store: Store, limit: int) ->
     store.write(lambda connection: statements.annotate(connection, "i1", watched))
     leases, claimed = Leases(store, lambda: START), set[str]()
     for _ in range(4):
-        claimed |= {incident.id for incident in leases.claim(limit)}
+        claimed |= {incident.id for incident in leases.claim(limit, first=first)}
     assert "i1" in claimed

@@ -68,7 +68,7 @@ def test_a_life_takes_few_statements_and_commits(world: World) -> None:
 def test_taking_in_takes_few_statements_and_one_commit(make_world: Callable[..., World]) -> None:
     """From what was stored to the first step: nothing is read that the same round has written."""
     world = make_world({"cart": (), "payment": ()})
-    for service in ("payment", "cart"):
+    for service in ("payment", "cart"):  # with the first one the process learns where the audit chain ends
         alert = {
             "status": "firing",
             "labels": {"alertname": "Test", "service": service},

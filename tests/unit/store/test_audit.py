@@ -7,6 +7,7 @@ import json
 import random
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -308,6 +309,37 @@ def test_lines_that_were_rolled_back_leave_no_gap(
         store.write(fails)
     tell("a", "two")
     assert (audited().findings, audited().lines) == ((), 2)
+
+
+def test_an_opening_that_was_rolled_back_leaves_no_gap(
+    store: Store, open_incident: Opens, audited: Callable[..., Audit]
+) -> None:
+    """As for the lines of a timeline: the next incident follows the last one that is stored."""
+    open_incident("a")
+
+    def fails(connection: Connection) -> None:
+        audit_statements.record_openings(connection, [{"id": "never", "opened_at": 1.0}])
+        raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        store.write(fails)
+    open_incident("b")
+    assert (audited().findings, audited().incidents) == ((), 2)
+
+
+def test_incidents_that_others_opened_meanwhile_leave_no_gap(
+    store: Store, url: str, open_incident: Opens, audited: Callable[..., Audit]
+) -> None:
+    """A replica whose memory is of before: it links to what is stored."""
+    if not store.shared:
+        pytest.skip("SQLite has no replicas")
+    open_incident("a")
+    row: Any = store.read(lambda connection: statements.incident(connection, "a"))
+    with closing(Store(url)) as other:
+        for replica, name in ((other, "b"), (store, "c"), (other, "d")):
+            values = {**row._asdict(), "id": name, "subject": name}
+            replica.write(lambda c, values=values: statements.insert_incidents(c, [values]))
+    assert (audited().findings, audited().incidents) == ((), 4)
 
 
 def test_a_line_in_a_row_takes_no_look_at_the_one_before(

@@ -68,6 +68,14 @@ def test_what_is_only_watched_has_its_turn(store: Store, open_incident: Opens) -
     assert claim(store, 100.0, limit=2, in_turn=2) == ["healing3"]
 
 
+def test_what_is_only_watched_may_be_left_to_another_claim(store: Store, open_incident: Opens) -> None:
+    """Who takes in asks for what is new, and for nothing else."""
+    open_incident("watched", state="escalated", due_at=1.0)
+    open_incident("healing", state="recovering", due_at=10.0)
+    assert claim(store, 100.0, limit=2, in_turn=None) == ["healing"]
+    assert claim(store, 100.0, limit=2) == ["watched"]
+
+
 def test_an_overtaken_worker_cannot_write(store: Store, open_incident: Opens) -> None:
     """A write with the epoch of an earlier claim raises LeaseLost and changes nothing."""
     open_incident("i1", due_at=100.0)

@@ -54,7 +54,10 @@ class WebhookMessage(BaseModel):
 
 
 class NotWorkedIn(Exception):
-    """A notification cannot be stored: nothing of the transaction may be kept."""
+    """The database refuses a notification, and nothing of the transaction may be kept.
+
+    Not the database's own error: that the store takes for trouble that goes by, and it would come for ever.
+    """
 
 
 def work_in(connection: Connection) -> None:
@@ -70,8 +73,10 @@ def work_in(connection: Connection) -> None:
         waiting = statements.take_from_inbox(connection, MAX_BYTES)
         _store(connection, waiting)
 
-    if _failure(connection, take_all) is None:
+    if (failure := _failure(connection, take_all)) is None:
         return
+    if not waiting:
+        raise failure  # none of them could be read, so it is nobody's fault
     for row in waiting:
 
         def take(row: Row[Any] = row) -> None:

@@ -203,7 +203,7 @@ class HealingOrchestrator:
             raise
         except Exception:
             # What cannot be taken up, or worked in, must not keep the others from being taken in.
-            log.exception("taking_up_failed")
+            log.exception("taking_in_failed")
             self.take_in()
             return self.claim(limit)
         self._tell(done[0])
@@ -284,7 +284,8 @@ class HealingOrchestrator:
         except Exception:
             log.exception("work_failed")
         finally:
-            self._leases.drop(incident)
+            if not self._stopping.is_set():  # `stop` gives back what was not begun
+                self._leases.drop(incident)
             if self._full and self._has_room():
                 self.wake()
 
@@ -292,8 +293,12 @@ class HealingOrchestrator:
         """Advance a claimed incident until it waits for something, or is no longer ours."""
         current: Incident | None = incident
         patient_until = time.monotonic() + LONGEST_YIELD  # for all of its steps together
-        while current is not None and self._leases.holds(current):
+        while current is not None:
             self._yield_to_arrivals(patient_until)
+            if self._stopping.is_set():
+                return
+            if not self._leases.holds(current):
+                break
             current = self.advance(current)
         self._leases.drop(incident)
 

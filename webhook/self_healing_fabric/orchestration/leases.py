@@ -30,7 +30,7 @@ log = structlog.get_logger()
 LEASE = 6.0  # seconds; a dead replica's incidents are taken over after at most so long
 RENEWAL = 2.0  # seconds between two renewals
 LONGEST_STEP = 2 * MAX_EFFECT_TIMEOUT + 60.0  # seconds; what takes longer hangs, and is let go
-IN_TURN = 4  # one of so many claimed incidents is the longest due of all, be it only watched
+IN_TURN = 4  # one of so many claimed incidents is the longest due of all, be it only watched; see `claim`
 CLOCK_CHECK = 10.0  # seconds between two comparisons with the store's clock
 CLOCK_SPREADS_WITHIN = 2 * CLOCK_CHECK  # seconds until every replica has noticed that the clock was set
 LEADER = "reconciliation"  # what one replica does for all
@@ -116,13 +116,14 @@ class Leases:
         Args:
             limit: how many at most.
             take_up: is told what was claimed, in the same transaction, and returns it as it is from then on.
-            first: is done before, in the same transaction.
+            first: is done before, in the same transaction. Who takes in with each claim what comes one by one
+                claims what is only watched at every fourth claim only.
         """
         mine = self.held()
         self._claims += 1
         in_turn: int | None = limit // IN_TURN or int(self._claims % IN_TURN == 0)
         if first is not None and self._claims % IN_TURN:
-            in_turn = None  # who looked at every notification for what is only watched would begin later
+            in_turn = None  # a statement less until what has just come is begun with
 
         def write(connection: Connection) -> tuple[float, list[Incident]]:
             if first is not None:

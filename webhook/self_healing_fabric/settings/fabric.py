@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         CpuAffinity.ONE,
         description="`one`: `shf serve` stays on the CPU on which it starts, because Python runs one thread "
         "at a time and waking the next one on another CPU costs more than that CPU gives; `all`: as the "
-        "system likes",
+        "system likes, for machines on which several programs are bound to CPUs",
     )
     mode: Mode = Field(Mode.AUTOMATIC, description="until someone sets another; the store keeps that")
     strategy_modes: Mapping[StrategyName, Mode] = Field(

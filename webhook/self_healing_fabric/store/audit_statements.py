@@ -203,18 +203,27 @@ def record(connection: Connection, links: Sequence[Mapping[str, Any]]) -> tuple[
     Where somebody has removed the head, the chain goes on behind its newest link and says so: a store that
     was tampered with must not keep anything from being healed.
     """
-    known = _known(connection)
-    before = known.get(CHAIN)
-    rows = [] if before is None else _linked(links, before)
-    if before is None or not _moved_on(connection, CHAIN, before, rows):
+    rows = _linked_to_known(connection, links)
+    if rows is None:
         found = _heads(connection, [CHAIN]).get(CHAIN)
         lost = [] if found else [{"kind": "resumed", "incident_id": None, "at": links[0]["at"], "data": {}}]
         rows = _linked([*lost, *links], found or newest_link(connection))
         _put(connection, [(CHAIN, rows[-1]["number"], rows[-1]["hash"], rows[-1]["at"])])
     execute_for(connection, _LINK, rows)
     head = rows[-1]["number"], rows[-1]["hash"]
-    known.put({CHAIN: head})
+    _known(connection).put({CHAIN: head})
     return head
+
+
+def _linked_to_known(
+    connection: Connection, links: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]] | None:
+    """The links behind the head that is remembered, which is moved on; None when it is not the stored one."""
+    head = _known(connection).get(CHAIN)
+    if head is None:
+        return None
+    rows = _linked(links, head)
+    return rows if _moved_on(connection, CHAIN, head, rows) else None
 
 
 def _linked(links: Sequence[Mapping[str, Any]], head: Head) -> list[dict[str, Any]]:
