@@ -306,6 +306,17 @@ class World:
     def receive(self, *alerts: Alert) -> None:
         self.context.store.write(lambda connection: store_alerts(connection, alerts, self.clock.now))
 
+    def keep(self, fingerprint: str, service: str = "cart") -> None:
+        """Keep a notification of one alert in the inbox, as the request path does."""
+        alert = {
+            "status": "firing",
+            "labels": {"alertname": "Test", "service": service},
+            "startsAt": "2027-01-15T08:00:00Z",
+            "fingerprint": fingerprint,
+        }
+        body = json.dumps({"version": "4", "alerts": [alert]}).encode()
+        self.context.store.inbox.put(body, self.clock.now)
+
     def run(self, seconds: float = 0.0, tick: float = 0.5) -> None:
         """Do all that is due now, then move the clock in small ticks, doing what falls due."""
         end = self.clock.now + seconds

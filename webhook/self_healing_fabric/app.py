@@ -115,10 +115,8 @@ def serve(fabric: Fabric) -> None:
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, terminate)
-    sys.setswitchinterval(SWITCH_INTERVAL)
     server = _create_server(app, fabric, {})
-    if fabric.settings.cpu_affinity is CpuAffinity.ONE:
-        stay_on_one_cpu()
+    tune_threads(fabric.settings.cpu_affinity)
     fabric.start()
     try:
         server.run()
@@ -127,7 +125,14 @@ def serve(fabric: Fabric) -> None:
         fabric.stop()
 
 
-def stay_on_one_cpu() -> None:
+def tune_threads(affinity: CpuAffinity) -> None:
+    """How the threads of this process take turns; for a process that is the fabric's own."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    if affinity is CpuAffinity.ONE:
+        _stay_on_one_cpu()
+
+
+def _stay_on_one_cpu() -> None:
     """Keep the threads of this process on the CPU on which it runs just now, where there is a choice.
 
     Only one of them executes Python at a time. On several CPUs each that goes on has to be woken on another

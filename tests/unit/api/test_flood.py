@@ -56,6 +56,12 @@ def stored_one(api: Any) -> None:
     assert api.client.post("/api/v1/alerts", data=BODY).status_code == 202
 
 
+def due_one(api: Any) -> None:
+    """One incident waits to be claimed."""
+    api.clock.now = api.store.clock()  # by which leases are claimed
+    api.receive("cart")
+
+
 def taken_in(api: Any, seconds: float) -> bool:
     """Whether nothing waits in the inbox, within that time."""
     until = time.monotonic() + seconds
@@ -96,8 +102,7 @@ def test_no_step_begins_while_a_crowd_waits(api: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
     begun = threading.Event()
     monkeypatch.setattr(api.fabric.orchestrator, "advance", lambda _: begun.set())
-    api.clock.now = api.store.clock()  # by which leases are claimed
-    api.receive("cart")
+    due_one(api)
     with flood(api, monkeypatch, CROWD):
         api.fabric.orchestrator._dispatch()
         assert not begun.wait(0.3)
@@ -124,8 +129,7 @@ def test_the_next_step_waits_for_a_crowd_that_came_meanwhile(
     """An incident under way lets the answers go first between two of its steps."""
     monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
     monkeypatch.setattr(api.fabric.orchestrator, "advance", steps := Steps(2))
-    api.clock.now = api.store.clock()
-    api.receive("cart")
+    due_one(api)
     api.fabric.orchestrator._dispatch()
     assert steps.begun.acquire(timeout=10)
     with flood(api, monkeypatch, CROWD):
@@ -139,8 +143,7 @@ def test_many_steps_wait_no_longer_than_one(api: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 0.5)
     monkeypatch.setattr(api.fabric.orchestrator, "advance", steps := Steps(100))
     steps.may_end.release(100)
-    api.clock.now = api.store.clock()
-    api.receive("cart")
+    due_one(api)
     with flood(api, monkeypatch, CROWD):
         api.fabric.orchestrator._dispatch()
         assert within_deadline(lambda: all(steps.begun.acquire(timeout=10) for _ in range(100)), within=15)
@@ -153,8 +156,7 @@ def test_who_stops_in_a_flood_gives_back_what_was_not_begun(
     monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
     begun: list[Any] = []
     monkeypatch.setattr(api.fabric.orchestrator, "advance", begun.append)
-    api.clock.now = api.store.clock()
-    api.receive("cart")
+    due_one(api)
     query = "SELECT lease_owner FROM incidents"
     with flood(api, monkeypatch, CROWD):
         api.fabric.orchestrator._dispatch()

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError, InternalError, OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
 
+from refused_alert import REFUSALS, refuse
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.incidents import notifications
 from self_healing_fabric.incidents.notifications import MAX_BYTES, work_in
@@ -108,22 +108,14 @@ def test_a_poisonous_notification_is_given_up_and_kept(store: Store, put: Put) -
     assert [row.faults for row in inbox(store)] == [MAX_INBOX_FAULTS]
 
 
-@pytest.mark.parametrize("error", [ValueError("odd"), IntegrityError("INSERT", {}, Exception("check"))])
+@pytest.mark.parametrize("error", REFUSALS)
 def test_nothing_of_a_notification_that_fails_is_stored(
-    store: Store, put: Put, monkeypatch: pytest.MonkeyPatch, error: Exception
+    store: Store, put: Put, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]
 ) -> None:
     """It fails as a whole, whether Python or a rule of the database refuses it."""
-    store_received = notifications.store_received
-
-    def fail_after(connection: Connection, received: Any) -> None:
-        found = list(received)
-        store_received(connection, found)
-        if "f2" in {alert.fingerprint for alert, _ in found}:
-            raise error
-
     put(body("f1", "f2"))
     put(body("f3"))
-    monkeypatch.setattr(notifications, "store_received", fail_after)
+    refuse(monkeypatch, "f2", error)
     store.write(work_in)
     assert alerts(store) == [("f3", "firing")]
     assert [row.faults for row in inbox(store)] == [1]

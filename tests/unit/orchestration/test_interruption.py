@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
-from self_healing_fabric.incidents import correlation, notifications
+from refused_alert import REFUSALS, refuse
+from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.recovery.platforms.http import HttpRestart
 from self_healing_fabric.store import statements
@@ -144,14 +142,7 @@ def test_notification_leaves_the_inbox_only_together_with_its_correlation(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Correlation fails: nothing is half taken in, and the notification is worked in again."""
-    alert = {
-        "status": "firing",
-        "labels": {"alertname": "Test", "service": "cart"},
-        "startsAt": "2027-01-15T08:00:00Z",
-        "fingerprint": "f1",
-    }
-    body = json.dumps({"version": "4", "alerts": [alert]}).encode()
-    world.context.store.write(lambda c: statements.put_in_inbox(c, [(body, world.clock.now)]))
+    world.keep("f1")
 
     def explode(*_: Any) -> None:
         raise RuntimeError("boom")
@@ -167,29 +158,14 @@ def test_notification_leaves_the_inbox_only_together_with_its_correlation(
     assert [row.fingerprint for row in world.alerts_of(world.incident())] == ["f1"]
 
 
-@pytest.mark.parametrize("error", [ValueError, partial(IntegrityError, "INSERT", {}, Exception("check"))])
+@pytest.mark.parametrize("error", REFUSALS)
 def test_a_notification_that_cannot_be_worked_in_does_not_hold_up_the_others(
     world: Any, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]
 ) -> None:
     """Its round is done again, each by itself: the others are begun with at once, and it keeps its error."""
-    store_received = notifications.store_received
-
-    def refuse(connection: Any, received: Any) -> None:
-        found = list(received)
-        store_received(connection, found)
-        if "odd" in {alert.fingerprint for alert, _ in found}:
-            raise error()
-
-    monkeypatch.setattr(notifications, "store_received", refuse)
+    refuse(monkeypatch, "odd", error)
     for fingerprint in ("odd", "f1"):
-        alert = {
-            "status": "firing",
-            "labels": {"alertname": "Test", "service": "cart"},
-            "startsAt": "2027-01-15T08:00:00Z",
-            "fingerprint": fingerprint,
-        }
-        body = json.dumps({"version": "4", "alerts": [alert]}).encode()
-        world.context.store.inbox.put(body, world.clock.now)
+        world.keep(fingerprint)
     assert [each.service for each in world.orchestrator.take_in_and_claim(8)] == ["cart"]
     assert [row.fingerprint for row in world.alerts_of(world.incident())] == ["f1"]
     query = "SELECT faults, error FROM inbox"

@@ -1,6 +1,5 @@
 """What one life costs the store: in a burst every statement and every commit is paid by each incident."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,14 +68,7 @@ def test_taking_in_takes_few_statements_and_one_commit(make_world: Callable[...,
     """From what was stored to the first step: nothing is read that the same round has written."""
     world = make_world({"cart": (), "payment": ()})
     for service in ("payment", "cart"):  # with the first one the process learns where the audit chain ends
-        alert = {
-            "status": "firing",
-            "labels": {"alertname": "Test", "service": service},
-            "startsAt": "2027-01-15T08:00:00Z",
-            "fingerprint": service,
-        }
-        body = json.dumps({"version": "4", "alerts": [alert]}).encode()
-        world.context.store.inbox.put(body, world.clock.now)
+        world.keep(service, service)
         with noted(world) as (executed, writes, reads):
             claimed = world.orchestrator.take_in_and_claim(8)
         assert [(each.service, each.state) for each in claimed] == [(service, "diagnosing")]

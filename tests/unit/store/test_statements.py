@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from self_healing_fabric.errors import LeaseLost
 from self_healing_fabric.store import Store, statements
@@ -483,6 +484,12 @@ def take(store: Store, max_bytes: int = 1_000_000) -> list[Any]:
     return list(store.write(lambda connection: statements.take_from_inbox(connection, max_bytes)))
 
 
+def put_first_back(connection: Connection, error: str) -> None:
+    """The oldest notification could not be worked in."""
+    (first,) = statements.take_from_inbox(connection, 1)
+    statements.put_back_in_inbox(connection, first, error)
+
+
 def test_a_notification_waits_as_it_came(store: Store) -> None:
     """Byte for byte, also what is no text; in the order of arrival, until it is taken out."""
     bodies = [b"{}", bytes(range(256)), b"\x00", "ü".encode()]
@@ -514,7 +521,7 @@ def test_a_notification_that_fails_holds_up_the_others_only_for_a_while(store: S
         store.write(lambda c, body=body: statements.put_in_inbox(c, [(body, 1.0)]))
     for fault in range(statements.MAX_INBOX_FAULTS):
         assert store.read(statements.count_inbox) == (2, 0)
-        store.write(lambda c, f=fault: statements.note_inbox_fault(c, 1, f"error {f}"))
+        store.write(lambda c, f=fault: put_first_back(c, f"error {f}"))
     assert store.read(statements.count_inbox) == (1, 1)
     assert [bytes(row.body) for row in take(store)] == [b"good"]
     assert inbox(store) == [b"bad"]

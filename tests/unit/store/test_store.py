@@ -129,7 +129,9 @@ def test_the_character_nul_is_stored_as_a_replacement(store: Store, open_inciden
     for _ in range(2):
         store.write(lambda connection: statements.upsert_alerts(connection, [alert]))
     store.write(lambda c: timeline.append(c, "i1", [Entry(Kind.NOTE, NUL, {NUL: NUL})], 1.0))
-    store.write(lambda c: statements.note_inbox_fault(c, 1, NUL))
+    store.write(lambda c: statements.put_in_inbox(c, [(b"{}", 1.0)]))
+    store.write(lambda c: statements.put_back_in_inbox(c, *statements.take_from_inbox(c, 1), NUL))
+    assert store.read(lambda c: c.exec_driver_sql("SELECT error FROM inbox").scalar()) == "a\ufffdb"
     row = store.read(lambda connection: statements.incident(connection, "i1"))
     assert row is not None
     assert (row.title, row.subject) == ("a\ufffdb", "a\ufffdb")

@@ -7,7 +7,7 @@ was acknowledged waits in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -63,29 +63,16 @@ class NotWorkedIn(Exception):
 def work_in(connection: Connection) -> None:
     """Take the oldest notifications out of the inbox and store their alerts.
 
-    One that fails unexpectedly stays there with its error and harms no other: it is found by storing each by
-    itself, when all at once have failed.
+    One that fails unexpectedly goes back there with its error and harms no other: it is found by storing
+    each by itself, when all at once have failed.
     """
-    waiting: Sequence[Row[Any]] = ()
-
-    def take_all() -> None:
-        nonlocal waiting
-        waiting = statements.take_from_inbox(connection, MAX_BYTES)
-        _store(connection, waiting)
-
-    if (failure := _failure(connection, take_all)) is None:
+    waiting = statements.take_from_inbox(connection, MAX_BYTES)
+    if _failure(connection, waiting) is None:
         return
-    if not waiting:
-        raise failure  # none of them could be read, so it is nobody's fault
     for row in waiting:
-
-        def take(row: Row[Any] = row) -> None:
-            statements.remove_from_inbox(connection, row.id)
-            _store(connection, [row])
-
-        if (error := _failure(connection, take)) is not None:
+        if (error := _failure(connection, [row])) is not None:
             log.error("notification_failed", inbox=row.id, exc_info=error)
-            statements.note_inbox_fault(connection, row.id, f"{type(error).__name__}: {error}")
+            statements.put_back_in_inbox(connection, row, f"{type(error).__name__}: {error}")
 
 
 def work_in_all(connection: Connection) -> None:
@@ -105,11 +92,11 @@ def _store(connection: Connection, rows: Sequence[Row[Any]]) -> None:
     store_received(connection, ((item.alert(), at) for told, at in messages for item in told.alerts))
 
 
-def _failure(connection: Connection, function: Callable[[], None]) -> Exception | None:
-    """Do it, or, when it is the notifications that cannot be stored, nothing, and say why not."""
+def _failure(connection: Connection, rows: Sequence[Row[Any]]) -> Exception | None:
+    """Store the alerts of notifications, or, when it is they that cannot be stored, none and say why not."""
     try:
         with connection.begin_nested():
-            function()
+            _store(connection, rows)
     except Exception as error:
         if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
             raise  # the database's trouble, not the notifications': they are tried again as they are

@@ -297,9 +297,7 @@ class HealingOrchestrator:
             self._yield_to_arrivals(patient_until)
             if self._stopping.is_set():
                 return
-            if not self._leases.holds(current):
-                break
-            current = self.advance(current)
+            current = self.advance(current) if self._leases.holds(current) else None
         self._leases.drop(incident)
 
     def advance(self, incident: Incident) -> Incident | None:

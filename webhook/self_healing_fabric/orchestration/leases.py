@@ -121,9 +121,9 @@ class Leases:
         """
         mine = self.held()
         self._claims += 1
-        in_turn: int | None = limit // IN_TURN or int(self._claims % IN_TURN == 0)
-        if first is not None and self._claims % IN_TURN:
-            in_turn = None  # a statement less until what has just come is begun with
+        their_turn = self._claims % IN_TURN == 0
+        # None is a statement less until what has just come is begun with.
+        in_turn = limit // IN_TURN or int(their_turn) if first is None or their_turn else None
 
         def write(connection: Connection) -> tuple[float, list[Incident]]:
             if first is not None:

@@ -422,18 +422,10 @@ def take_from_inbox(connection: Connection, max_bytes: int) -> Sequence[AnyRow]:
     return sorted(connection.execute(_TAKE, {"_bytes": max_bytes}).all(), key=lambda row: row.id)
 
 
-_WORKED_IN = delete(inbox).where(inbox.c.id == bindparam("_id"))
-
-
-def remove_from_inbox(connection: Connection, inbox_id: int) -> None:
-    """It is worked in."""
-    connection.execute(_WORKED_IN, {"_id": inbox_id})
-
-
-def note_inbox_fault(connection: Connection, inbox_id: int, error: str) -> None:
-    """It could not be worked in; it stays, and after a few times it no longer holds up the others."""
-    query = update(inbox).where(inbox.c.id == inbox_id)
-    connection.execute(query.values(faults=inbox.c.faults + 1, error=error))
+def put_back_in_inbox(connection: Connection, taken: AnyRow, error: str) -> None:
+    """It could not be worked in; after a few times it no longer holds up the others."""
+    values = {**taken._asdict(), "faults": taken.faults + 1, "error": error}
+    connection.execute(_PUT, values)
 
 
 def count_inbox(connection: Connection) -> tuple[int, int]:
