@@ -124,6 +124,8 @@ def test_a_storm_loses_nothing_and_stays_inside_the_limits(
             "plans": {"service_failure": ["restart"] * (MAX_ACTIONS + 1)},
         }
         settings["verification"] |= {"deadline": "8s"}
+        # Fabrics of other tests may be bound to the CPU on which it would stay: docs/store.md.
+        settings["cpu_affinity"] = "all"
         fabric = stack.enter_context(served_fabric(tmp_path, **settings))
         callers = [
             stack.enter_context(Caller(f"{fabric.url}{path}", pause))
