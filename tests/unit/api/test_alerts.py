@@ -133,8 +133,8 @@ def test_another_shape_is_a_422_with_the_path(api: Any, sent: Any, path: str) ->
 
 def test_a_422_does_not_repeat_what_was_sent(api: Any) -> None:
     """Labels can hold secrets, and logs are read by many."""
-    response = api.client.post(PATH, json=body(labels={"password": 12345}))
-    assert "12345" not in response.text
+    response = api.client.post(PATH, json=body(labels={"password": 1234567890}))
+    assert "1234567890" not in response.text
 
 
 def test_a_422_is_bounded(api: Any) -> None:

@@ -16,7 +16,7 @@ from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.store import statements
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-HOSTILE = "\"><script>alert(1)</script>'{{ 7 * 7 }}"
+HOSTILE = "\"><script>alert(1)</script>'{{ 7777 * 7777 }}"
 ALWAYS = ("acknowledge", "escalate", "close")
 DIAGNOSIS = {
     "failure_class": "service_failure",
@@ -377,7 +377,7 @@ def test_text_of_strangers_is_text(api: Any) -> None:
         page = get(api, path).text
         assert "<script>" not in page.replace('<script src="/static/', "")
         assert "&lt;script&gt;" in page
-        assert "49" not in re.sub(r"[\da-f-]{8,}", "", page)
+        assert "60481729" not in page
         assert "javascript:" not in page
 
 
