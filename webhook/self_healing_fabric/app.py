@@ -96,7 +96,9 @@ def create_app(fabric: Fabric) -> Flask:
     @contract(Contract(media_type="text/plain"))
     def metrics() -> Response:
         """Everything in `telemetry`, and the state of the store."""
-        return Response(generate_latest(fabric.context.metrics.registry), content_type=CONTENT_TYPE_LATEST)
+        with fabric.orchestrator.scrape():
+            content = generate_latest(fabric.context.metrics.registry)
+        return Response(content, content_type=CONTENT_TYPE_LATEST)
 
     return app
 

@@ -1,4 +1,4 @@
-"""In a flood of notifications answers go first, and what was stored is still taken in before long."""
+"""Answers to a flood of notifications and to a scrape go first; what was stored is taken in before long."""
 
 import json
 import threading
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import Metric
 from sqlalchemy import Connection
 
 from deadline import within_deadline
@@ -106,6 +107,44 @@ def test_no_step_begins_while_a_crowd_waits(api: Any, monkeypatch: pytest.Monkey
     with flood(api, monkeypatch, CROWD):
         api.fabric.orchestrator._dispatch()
         assert not begun.wait(0.3)
+    assert begun.wait(10)
+
+
+class Held:
+    """A collector that is read for as long as the test likes, and may fail then."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.read, self.may_end = threading.Event(), threading.Event()
+        self._fails = fails
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> list[Metric]:
+        self.read.set()
+        assert self.may_end.wait(30)
+        if self._fails:
+            raise OSError
+        return []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_step_begins_while_metrics_are_scraped(
+    api: Any, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Thousands of series take their time, and Prometheus gives up after 10 s; also one that fails ends."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
+    begun = threading.Event()
+    monkeypatch.setattr(api.fabric.orchestrator, "advance", lambda _: begun.set())
+    api.fabric.context.metrics.registry.register(held := Held(fails=fails))
+    due_one(api)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(api.app.test_client().get, "/metrics")
+        assert held.read.wait(10)
+        api.fabric.orchestrator._dispatch()
+        assert not begun.wait(0.3)
+        held.may_end.set()
+        assert (answer.result(10).status_code == 200) is not fails
     assert begun.wait(10)
 
 

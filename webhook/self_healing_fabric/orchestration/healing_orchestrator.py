@@ -40,7 +40,7 @@ LONGEST_SLEEP = 1.0  # seconds without a look at the store, should a wake-up get
 LOST_RACE = 0.1  # seconds to wait when another one has claimed what was due
 CROWD = 8  # notifications that wait for their answers at once are a flood; a slow database makes a few wait
 FLOOD_LASTS = 0.05  # seconds after there was a crowd last
-LONGEST_YIELD = 1.0  # seconds for which nothing is begun because of a flood
+LONGEST_YIELD = 1.0  # seconds for which nothing is begun because of a flood or a scrape
 YIELD_POLL = 0.02  # seconds between two looks at whether it still lasts
 MAX_FAULTS = 3  # unexpected errors in a row of one incident before people are called
 FAULT_PAUSE = 5.0  # seconds before a step that failed unexpectedly is tried again
@@ -63,6 +63,7 @@ class HealingOrchestrator:
         self._brought = threading.Event()  # something was stored that is to be taken in
         self._full = False  # the loop waits until somebody has finished
         self._arriving = 0  # notifications that wait for their answers
+        self._scrapes = 0  # that are being answered
         self._arrivals = threading.Lock()
         self._crowded_at = -math.inf  # on the monotonic clock
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="step")
@@ -105,6 +106,17 @@ class HealingOrchestrator:
             with self._arrivals:
                 self._arriving -= 1
 
+    @contextmanager
+    def scrape(self) -> Iterator[None]:
+        """While all metrics are read and written out; Prometheus gives it up after 10 s."""
+        with self._arrivals:
+            self._scrapes += 1
+        try:
+            yield
+        finally:
+            with self._arrivals:
+                self._scrapes -= 1
+
     def alive(self) -> bool:
         """Whether the loop runs."""
         return self._thread.is_alive()
@@ -126,7 +138,7 @@ class HealingOrchestrator:
             pause, began = LONGEST_SLEEP, time.monotonic()
             try:
                 self._reconcile_when_due()
-                self._yield_to_arrivals(began + LONGEST_YIELD)
+                self._yield_to_answers(began + LONGEST_YIELD)
                 pause = self._look()
                 self.last_look = self._context.clock(), time.monotonic() - began
             except StoreUnavailable as error:
@@ -152,17 +164,18 @@ class HealingOrchestrator:
             log.exception("reconciliation_failed")
         self.wake()
 
-    def _yield_to_arrivals(self, until: float) -> None:
-        """Begin nothing while a flood lasts: answers go first, for what is stored waits safely.
+    def _yield_to_answers(self, until: float) -> None:
+        """Begin nothing while a flood or a scrape lasts: answers go first, for what is stored waits safely.
 
         But not for long, `until` on the monotonic clock: a flood that goes on for hours must not keep
         anything from being healed.
         """
-        while self._flooded() and time.monotonic() < until and not self._stopping.wait(YIELD_POLL):
+        while self._pressed() and time.monotonic() < until and not self._stopping.wait(YIELD_POLL):
             pass
 
-    def _flooded(self) -> bool:
-        return self._arriving >= CROWD or time.monotonic() < self._crowded_at + FLOOD_LASTS
+    def _pressed(self) -> bool:
+        flooded = self._arriving >= CROWD or time.monotonic() < self._crowded_at + FLOOD_LASTS
+        return flooded or self._scrapes > 0
 
     def _look(self) -> float:
         """Take in what is new and dispatch what is due; return how long to sleep, at most."""
@@ -294,7 +307,7 @@ class HealingOrchestrator:
         current: Incident | None = incident
         patient_until = time.monotonic() + LONGEST_YIELD  # for all of its steps together
         while current is not None:
-            self._yield_to_arrivals(patient_until)
+            self._yield_to_answers(patient_until)
             if self._stopping.is_set():
                 return
             current = self.advance(current) if self._leases.holds(current) else None
