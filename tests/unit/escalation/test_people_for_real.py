@@ -74,13 +74,18 @@ def post() -> Post:
 
 
 @pytest.fixture
-def mail(post: Post, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The server's address; it speaks STARTTLS and wants a password, as a provider's does."""
+def tls(tmp_path: Path) -> ssl.SSLContext:
+    """For a server on localhost, by an authority that only those know who read `ca.crt`."""
     authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def mail(post: Post, tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The server's address; it speaks STARTTLS and wants a password, as a provider's does."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
     (port,) = free_ports(1)
     server = Controller(
@@ -90,7 +95,7 @@ def mail(post: Post, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         authenticator=post.login,
         auth_required=True,
         require_starttls=True,
-        tls_context=context,
+        tls_context=tls,
     )
     server.start()
     yield f"localhost:{port}"
@@ -172,3 +177,19 @@ def test_a_chat_message_arrives(httpserver: HTTPServer, tmp_path: Path) -> None:
     assert len(got) == 2
     assert "Cause: code_bug." in got[1]["text"]
     assert "Next: look at it." in got[1]["text"]
+
+
+def test_a_chat_server_of_an_own_authority_is_trusted_when_the_environment_says_so(
+    tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/access.md says; nothing is sent to one that nobody vouches for."""
+    token = "abcdefghijklmnopqrstuvwxyz"
+    with HTTPServer("localhost", 0, ssl_context=tls) as server:
+        server.expect_request(f"/hooks/{token}", method="POST").respond_with_data("ok")
+        channel = people(tmp_path, f"mmosts://localhost:{server.port}/{token}")
+        with pytest.raises(CallFailed, match="line 1"):
+            channel.send(MESSAGE, {})
+        assert server.log == []
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.crt"))
+        channel.send(MESSAGE, {})
+        assert len(server.log) == 1
