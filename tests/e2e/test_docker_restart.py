@@ -9,7 +9,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 from docker_engine import IGNORES, IMAGE, DockerEngine, Web, require_engine, wait_until
 
+from missing_extra import take_away
 from one_step import INCIDENT, fabric_on, open_incident, release, step
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.recovery.effects import Effect, Progress, TargetUnreadable
@@ -331,9 +331,7 @@ def test_an_engine_that_dies_in_the_middle_leaves_it_indeterminate(own_engine: D
 
 def test_a_missing_sdk_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Docker SDK is an extra: who configures a container without it is told what to install."""
-    monkeypatch.setitem(sys.modules, "docker", None)
-    for module in ("recovery.platforms.docker", "containers"):
-        monkeypatch.delitem(sys.modules, f"self_healing_fabric.{module}", raising=False)
+    take_away("docker", monkeypatch)
     with pytest.raises(TargetUnreadable, match=r"pip install 'self-healing-fabric\[docker\]'"):
         platform_of(SERVICE, Settings(services={SERVICE: service("unix:///nowhere", SERVICE)}))
 

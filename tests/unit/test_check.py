@@ -2,7 +2,6 @@
 
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 
+from missing_extra import take_away
 from postgresql_server import PostgresqlServer
 from scripted_api_server import ScriptedApiServer
 from self_healing_fabric.check import Finding, run_checks
@@ -266,9 +266,7 @@ def test_the_shipped_rules_are_checked() -> None:
 
 def test_docker_recovery_without_the_docker_package_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra that is missing is named, and the other findings are still told."""
-    for module in ("recovery.platforms.docker", "containers"):
-        monkeypatch.delitem(sys.modules, f"self_healing_fabric.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, "docker", None)
+    take_away("docker", monkeypatch)
     services = {"cart": {"recovery": {"docker": {"container": "cart"}}}, "db": {}}
     findings = found(settings(services=services), "service")
     assert [finding.ok for finding in findings] == [False, None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from missing_extra import take_away
 from self_healing_fabric.cli import main
 from self_healing_fabric.cluster.rights import (
     EVENTS,
@@ -121,8 +121,7 @@ def test_without_kubernetes_there_is_nothing_to_grant(tmp_path: Path) -> None:
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be imported must not look like what is not planned: roles would lack rights."""
-    monkeypatch.setitem(sys.modules, "kubernetes", None)
-    monkeypatch.delitem(sys.modules, "self_healing_fabric.cluster.connection", raising=False)
+    take_away("kubernetes", monkeypatch)
     printed = rbac(tmp_path, {"cart": on_kubernetes("cart")})
     assert printed.exit_code == 1
     assert "pip install 'self-healing-fabric[kubernetes]'" in printed.stderr

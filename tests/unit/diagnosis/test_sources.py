@@ -1,6 +1,5 @@
 """Asking the sources: at once, within the time, and without ever failing the diagnosis."""
 
-import sys
 import threading
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deadline import within_deadline
+from missing_extra import take_away
 from self_healing_fabric.diagnosis.patterns import Pattern
 from self_healing_fabric.diagnosis.sources import (
     LONGEST_QUOTE,
@@ -99,10 +99,7 @@ def test_only_what_is_configured_is_asked() -> None:
 @pytest.mark.parametrize("extra", ["docker", "kubernetes"])
 def test_a_missing_extra_is_named(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has configured a target and not installed its client learns what to install."""
-    monkeypatch.setitem(sys.modules, extra, None)
-    monkeypatch.delitem(sys.modules, f"self_healing_fabric.diagnosis.sources.{extra}", raising=False)
-    for module in ("cluster.connection", "containers"):  # which import the clients
-        monkeypatch.delitem(sys.modules, f"self_healing_fabric.{module}", raising=False)
+    take_away(extra, monkeypatch)
     target = {"container": "cart"} if extra == "docker" else {"name": "cart"}
     service = ServiceSettings.model_validate({"recovery": {extra: target}})
     makers = sources_of("cart", service, KubernetesSettings(), ())

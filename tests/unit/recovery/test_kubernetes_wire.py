@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from missing_extra import take_away
 from scripted_api_server import AFTER, BEFORE, HANG, RESET, ScriptedApiServer
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Outcome, Status
@@ -242,12 +242,7 @@ def test_a_missing_extra_is_named_when_a_workload_is_configured(
     server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And only then: a fabric that heals over HTTP needs no client of Kubernetes."""
-    for name in [*sys.modules]:
-        if name.startswith(
-            ("self_healing_fabric.recovery.platforms.kubernetes", "self_healing_fabric.cluster.")
-        ):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    take_away("kubernetes", monkeypatch)
     with pytest.raises(TargetUnreadable, match=r"pip install 'self-healing-fabric\[kubernetes\]'"):
         effect_of(server, "restart")
     over_http = {"recovery": {"http": {"restart": "http://127.0.0.1:9/"}}}
