@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,11 +39,15 @@ class Guardian:
     clock: Callable[[], float]
     answers: list[tuple[int, Any]] = field(default_factory=list)  # of the next calls; then 204
     heard: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)  # at, key, document
+    meanwhile: Callable[[], Any] | None = None  # happens before the next call is answered
 
     def handle(self, request: Request) -> Response:
         """Note the call, then answer."""
         self.heard.append((self.clock(), request.headers["Idempotency-Key"], request.get_json()))
         status, said = self.answers.pop(0) if self.answers else (204, None)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
         if said is None:
             return Response(status=status)
         return Response(json.dumps(said), status=status, mimetype="application/json")
@@ -318,6 +323,34 @@ def test_a_storm_is_one_message(guarded: Guarded) -> None:
     assert first.kinds == ["storm", "storm"]
     assert {call["kind"] for call in first.heard[1][2]["calls"]} == {"ended"}
     assert first.heard[1][1] != key
+
+
+@pytest.mark.parametrize("status", [204, 503])
+def test_who_ends_while_all_are_told_does_not_make_the_others_heard_twice(
+    guarded: Guarded, status: int
+) -> None:
+    """A person closes one of the incidents that are on their way in one message."""
+    names = [f"s{number}" for number in range(6)]
+    world, (first, *_) = guarded(dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}})
+    for name in names:
+        world.silent(name)
+        world.targets[name].answer = 403
+        world.receive(world.alert(service=name))
+
+    def close_one() -> None:
+        decide(world.context, first.heard[0][2]["calls"][0]["incident"]["id"], DECISIONS["close"], by="ada")
+        world.caller.tell_of_ends()
+
+    first.answers, first.meanwhile = [(status, None)], close_one
+    world.run(seconds=20)
+    heard = Counter(
+        call["incident"]["service"]
+        for _, _, document in first.heard
+        for call in document.get("calls", [document])
+        if call["kind"] == "escalation"
+    )
+    told_once = 1 if status == 204 else 2  # what was not taken is told again, but not what has ended
+    assert sorted(heard.values()) == [1, *[told_once] * 5]
 
 
 def test_a_storm_that_goes_on_is_collected(guarded: Guarded) -> None:

@@ -48,8 +48,9 @@ class Answer(BaseModel):
 def take(
     connection: Connection, context: Context, rows: Sequence[AnyRow], said: Mapping[str, Any] | None
 ) -> list[Counted]:
-    """Judge an answer and carry its decision out, inside the caller's transaction; note what is refused."""
-    if not said:
+    """Judge an answer to calls and carry its decision out, inside the caller's transaction; note what is
+    refused."""
+    if not said or not rows:
         return []
     row = rows[0]
     by = f"guardian {row.contact}"

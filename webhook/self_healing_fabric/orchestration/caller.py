@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection
 
-from self_healing_fabric.errors import LeaseLost, StoreUnavailable, UnknownIncident
+from self_healing_fabric.errors import StoreUnavailable, UnknownIncident
 from self_healing_fabric.escalation import levels
 from self_healing_fabric.escalation.calls import Kind, Status, call_of, rows_of_end
 from self_healing_fabric.escalation.channels import CallFailed, Channel, Receipt
@@ -274,13 +274,10 @@ class Caller:
             batch.key, [call_of(row) for row in rows], stories, self._context.settings, batch.note, answers
         )
         result = _tried(channel, rows, message)
-        try:
-            if isinstance(result, Receipt):
-                self._sent(rows, channel, result)
-            else:
-                self._failed(rows, result)
-        except LeaseLost:
-            log.info("call_overtaken", call=batch.key)
+        if isinstance(result, Receipt):
+            self._sent(rows, channel, result)
+        else:
+            self._failed(rows, result)
 
     def _answers(self, rows: Sequence[AnyRow], stories: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """Links that answer what one incident asks, only for who is called by name: a log is read by many."""
@@ -325,18 +322,16 @@ class Caller:
                 }
                 if row.attempts == 0:
                     changes["ended_at"] = now
-                call_statements.update_claimed_call(connection, row.id, row.epoch, {**changes, **_FREE})
+                _update(connection, row, changes)
 
-        try:
-            self._context.store.write(write)
-        except LeaseLost:
-            log.info("call_overtaken", call=rows[0].id)
+        self._context.store.write(write)
 
     def _sent(self, rows: Sequence[AnyRow], channel: Channel | None, receipt: Receipt) -> None:
         context, now = self._context, self._context.clock()
         alive_for = channel.alive_for if channel is not None else None
 
-        def write(connection: Connection) -> list[answers.Counted]:
+        def write(connection: Connection) -> tuple[list[AnyRow], list[answers.Counted]]:
+            ours = []
             for row in rows:
                 again = alive_for if row.kind == Kind.ESCALATION.value else None
                 changes = {
@@ -346,19 +341,20 @@ class Caller:
                     "due_at": None if again is None else now + again,
                     "progress": dict(receipt.progress),
                     "error": None,
-                    **_FREE,
                 }
                 if receipt.answer is not None:
                     changes["answer"] = dict(receipt.answer)
-                call_statements.update_claimed_call(connection, row.id, row.epoch, changes)
+                if not _update(connection, row, changes):
+                    continue
+                ours.append(row)
                 if row.sent_at is None and row.channel != LOG:
                     told = Entry(timeline.Kind.NOTE, _told(row), {"call": row.id, "channel": row.channel})
                     timeline.append(connection, row.incident_id, [told], now)
-            return answers.take(connection, context, rows, receipt.answer)
+            return ours, answers.take(connection, context, ours, receipt.answer)
 
-        counted = context.store.write(write)
+        ours, counted = context.store.write(write)
         answers.count(context, counted)
-        for row in rows:
+        for row in ours:
             if row.sent_at is None:
                 self._count(row, "sent")
 
@@ -370,7 +366,8 @@ class Caller:
             unreached: set[tuple[str, int]] = set()
             for row in rows:
                 changes = _after_failure(row, failure, now)
-                call_statements.update_claimed_call(connection, row.id, row.epoch, {**changes, **_FREE})
+                if not _update(connection, row, changes):
+                    continue
                 given_up = row.deadline_at is not None and changes["deadline_at"] is None
                 if given_up and row.kind == Kind.ESCALATION.value and row.channel != LOG:
                     told = Entry(
@@ -406,7 +403,17 @@ class Caller:
         self._context.metrics.calls.labels(str(row.level), row.channel, outcome).inc()
 
 
-_FREE = {"lease_owner": None, "lease_until": None}
+def _update(connection: Connection, row: AnyRow, changes: Mapping[str, Any]) -> bool:
+    """Write down what became of a call that was claimed, and give its lease back.
+
+    False for one that is ours no more, because its incident has ended or another replica took it over: what is
+    known of the others of the same message is written down all the same, or they would be told again.
+    """
+    free = {"lease_owner": None, "lease_until": None}
+    ours = call_statements.update_claimed_call(connection, row.id, row.epoch, {**changes, **free})
+    if not ours:
+        log.info("call_overtaken", call=row.id)
+    return ours
 
 
 def _tried(channel: Channel | None, rows: Sequence[AnyRow], message: Message) -> Receipt | CallFailed:

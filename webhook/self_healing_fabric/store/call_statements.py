@@ -23,7 +23,6 @@ from sqlalchemy import (
     update,
 )
 
-from self_healing_fabric.errors import LeaseLost
 from self_healing_fabric.store.schema import WITHOUT_LEVEL_TIMER, calls, incidents
 from self_healing_fabric.store.statements import AnyRow, Changes
 
@@ -142,10 +141,9 @@ def renew_calls(connection: Connection, messages: Collection[str], *, owner: str
 _UPDATE = update(calls).where(calls.c.id == bindparam("_id"), calls.c.epoch == bindparam("_epoch"))
 
 
-def update_claimed_call(connection: Connection, call_id: str, epoch: int, changes: Changes) -> None:
-    """Change a call under its lease. Raises LeaseLost when somebody else has claimed it."""
-    if connection.execute(_UPDATE, {"_id": call_id, "_epoch": epoch, **changes}).rowcount != 1:
-        raise LeaseLost(f"call {call_id} was taken over by another replica")
+def update_claimed_call(connection: Connection, call_id: str, epoch: int, changes: Changes) -> bool:
+    """Change a call under its lease; False when it has ended meanwhile or somebody else has claimed it."""
+    return connection.execute(_UPDATE, {"_id": call_id, "_epoch": epoch, **changes}).rowcount == 1
 
 
 def put_off(connection: Connection, ids: Collection[str], due_at: float) -> None:
