@@ -318,6 +318,21 @@ def test_retention_covers_what_the_budgets_count(load: Load, problems: Problems)
 
 
 @pytest.mark.parametrize(
+    ("where", "longer"),
+    [
+        ("strategies.restart.heals_within", {"strategies": {"restart": {"heals_within": "91d"}}}),
+        ("strategies.scale.cooldown", {"strategies": {"scale": {"cooldown": "91d"}}}),
+        ("fleet.within", {"fleet": {"within": "91d"}}),
+    ],
+)
+def test_retention_covers_every_window(load: Load, problems: Problems, where: str, longer: Any) -> None:
+    """Also of a strategy, and of all services together."""
+    (message,) = problems({"retention": "90d", "guardrails": longer}).values()
+    assert f"guardrails.{where}" in message
+    assert load({"retention": "91d", "guardrails": longer}).retention == 91 * 86400
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"metric": 'up"} or vector(1) #'},

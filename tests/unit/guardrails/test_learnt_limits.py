@@ -7,6 +7,7 @@ import pytest
 
 from self_healing_fabric import guardrails
 from self_healing_fabric.guardrails import Proposal, Refusal
+from self_healing_fabric.integration.guardrail_state import states
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store
 
@@ -21,6 +22,15 @@ def ask(store: Store, *, strategy: str = "restart", now: float = NOW, **limits: 
     settings = Settings(services={"cart": {"guardrails": values}})  # type: ignore[dict-item]
     proposal = Proposal("cart", strategy, "docker:cart", True, now)
     return store.write(lambda connection: guardrails.check(connection, proposal, settings))
+
+
+def left(store: Store, guardrail: str, **limits: Any) -> float:
+    """What /metrics says is left to cart."""
+    settings = Settings(services={"cart": {"guardrails": limits}})  # type: ignore[dict-item]
+    bounds = {"cart": settings.limits_of("cart", "")}
+    found = store.read(lambda c: list(states(c, settings, {"cart": "docker:cart"}, bounds, NOW)))
+    (remaining,) = [each.remaining for each in found if (each.service, each.guardrail) == ("cart", guardrail)]
+    return remaining
 
 
 def judged(acted: Acted, *verdicts: str, strategy: str = "restart", every: float = 60.0) -> None:
@@ -69,3 +79,12 @@ def test_what_is_healed_too_often_goes_to_people(store: Store, acted: Acted) -> 
     assert "5 times in 7 days" in refusal.reason
     assert ask(store, now=NOW + 5 * DAY) is None
     assert ask(store, max_heals=6) is None
+
+
+def test_what_is_taken_back_is_no_heal(store: Store, acted: Acted) -> None:
+    """That all is well without the lent replica says nothing of how often it was needed."""
+    judged(acted, "healed", "healed", strategy="scale", every=DAY)
+    judged(acted, "healed", "healed", strategy="undo", every=DAY / 2)
+    assert ask(store, max_heals=3) is None
+    assert ask(store, max_heals=2) is not None
+    assert left(store, "max_heals", max_heals=3) == 1

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.guardrails.mode import configured, strictest
 from self_healing_fabric.guardrails.proposals import Proposal
-from self_healing_fabric.settings import Limits, Mode, Settings
+from self_healing_fabric.settings import UNDO, Limits, Mode, Settings
 from self_healing_fabric.store import statements
 from self_healing_fabric.store.statements import AnyRow
 
@@ -68,11 +68,14 @@ class Ledger:
         ]
 
     def verdicts_since(self, since: float, strategy: str | None = None) -> list[str]:
-        """What the verifications of actions since then said, newest first; of one strategy or of all."""
+        """What the verifications of repairs since then said, newest first; of one strategy or of all."""
         return [
             row.verdict
             for row in self.on_target
-            if row.verdict is not None and row.intended_at >= since and strategy in (None, row.strategy)
+            if row.verdict is not None
+            and row.intended_at >= since
+            and row.strategy != UNDO
+            and strategy in (None, row.strategy)
         ]
 
     def failing_services(self) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from self_healing_fabric.guardrails import fleet, mode
-from self_healing_fabric.settings import Limits, Mode, Settings
+from self_healing_fabric.settings import UNDO, Limits, Mode, Settings
 from self_healing_fabric.store import statements
 
 FLEET = "*"
@@ -50,7 +50,10 @@ def states(
     for service, target in targets.items():
         own, limit = by_target.get(target, []), limits[service]
         used = sum(row.intended_at >= now - limit.per or row.target in running for row in own)
-        healed = sum(row.verdict == "healed" and row.intended_at >= now - limit.heals_within for row in own)
+        healed = sum(
+            row.verdict == "healed" and row.strategy != UNDO and row.intended_at >= now - limit.heals_within
+            for row in own
+        )
         cooling = any(row.intended_at > now - limit.cooldown for row in own) and limit.cooldown > 0
         yield State(service, "one_at_a_time", 1, 0 if target in running else 1)
         yield State(service, "max_actions", limit.max_actions, max(0, limit.max_actions - used))

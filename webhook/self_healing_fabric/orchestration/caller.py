@@ -406,8 +406,8 @@ class Caller:
 def _update(connection: Connection, row: AnyRow, changes: Mapping[str, Any]) -> bool:
     """Write down what became of a call that was claimed, and give its lease back.
 
-    False for one that is ours no more, because its incident has ended or another replica took it over: what is
-    known of the others of the same message is written down all the same, or they would be told again.
+    False for one that is ours no more, because its incident has ended or another replica took it over: what
+    is known of the others of the same message is written down all the same, or they would be told again.
     """
     free = {"lease_owner": None, "lease_until": None}
     ours = call_statements.update_claimed_call(connection, row.id, row.epoch, {**changes, **free})

@@ -88,6 +88,7 @@ from self_healing_fabric.settings.state import (
     VoterName,
 )
 from self_healing_fabric.settings.values import (
+    UNDO,
     CalledUrl,
     CpuAffinity,
     HttpUrl,
@@ -109,6 +110,7 @@ __all__ = [
     "LEAST_DOMAINS",
     "LOG",
     "MAX_EFFECT_TIMEOUT",
+    "UNDO",
     "AlertmanagerChannel",
     "AlertmanagerSettings",
     "AppriseChannel",

@@ -35,7 +35,7 @@ from self_healing_fabric.settings.services import (
     Thresholds,
     checked_plans,
 )
-from self_healing_fabric.settings.values import CpuAffinity, HttpUrl, Mode, ServiceName, StrategyName
+from self_healing_fabric.settings.values import CpuAffinity, HttpUrl, Mode, Section, ServiceName, StrategyName
 
 ENVIRONMENT_PREFIX = "SHF_"
 
@@ -133,11 +133,15 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _retention_covers_budgets(self) -> Settings:
         # The budgets count actions; what was deleted would be forgotten by them.
-        for name, service in ((None, None), *self.services.items()):
-            limits = self.limits_of(name or "", "")
-            for window in ("per", "failures_within", "heals_within"):
-                if self.retention < getattr(limits, window):
-                    where = f"services.{name}.guardrails" if service else "guardrails"
+        bounds: dict[str, Section | None] = {
+            "guardrails": self.guardrails,
+            "guardrails.fleet": self.guardrails.fleet,
+        }
+        bounds |= {f"guardrails.strategies.{name}": own for name, own in self.guardrails.strategies.items()}
+        bounds |= {f"services.{name}.guardrails": each.guardrails for name, each in self.services.items()}
+        for where, limits in bounds.items():
+            for window in ("per", "cooldown", "failures_within", "heals_within", "within"):
+                if self.retention < (getattr(limits, window, None) or 0.0):
                     raise ValueError(
                         f"retention must be at least as long as {where}.{window}, whose actions it keeps"
                     )

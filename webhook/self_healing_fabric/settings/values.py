@@ -15,10 +15,13 @@ from self_healing_fabric.extensions import names
 
 ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")]
 
+UNDO = "undo"
+"""The strategy that takes back what another one did; no plan can name it, and it heals nothing."""
+
 
 def _strategy(name: str) -> str:
-    """One that is built in or installed; `undo` is none that a plan could name."""
-    known = [each for each in names("strategies") if each != "undo"]
+    """One that is built in or installed, and that a plan can name."""
+    known = [each for each in names("strategies") if each != UNDO]
     if name not in known:
         raise ValueError(f"no strategy is called so; built in or installed: {', '.join(known)}")
     return name

@@ -14,14 +14,13 @@ from self_healing_fabric.recovery.strategies.on_platform import OnPlatform
 from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.recovery.strategies.retry import Retry
 from self_healing_fabric.recovery.strategies.sync import Sync
-from self_healing_fabric.settings import Settings
+from self_healing_fabric.settings import UNDO, Settings
 
 __all__ = ["SCALE", "UNDO", "Strategy", "strategies", "usable"]
 
 SCALE = "scale"
-UNDO = "undo"
 UNDOABLE = frozenset({SCALE, "rollback", "repair", "sync"})
-"""In a plan: the effect that takes back the incident's newest effect that can be taken back."""
+"""In a plan: those of which `undo` takes back the incident's newest effect."""
 
 
 class Strategy(Protocol):
