@@ -233,6 +233,38 @@ def test_a_kept_hash_finds_a_history_that_was_written_anew(
     assert any("was rewritten" in each for each in audited(sealed[1]).findings)
 
 
+def _sealed_at(store: Store, now: float) -> dict[str, int] | None:
+    """How many lines of each incident are sealed now; None when it is not time."""
+    if store.write(lambda connection: audit_statements.seal(connection, now)) is None:
+        return None
+    links = audit_statements.audit_chain.select().order_by(text("number DESC"))
+    newest = store.read(lambda connection: connection.execute(links).first())
+    assert newest is not None
+    return {subject: entries for subject, entries, _ in newest.data["heads"]}
+
+
+@pytest.mark.usefixtures("three")
+def test_what_comes_after_a_jump_of_the_clock_is_sealed(store: Store, tell: Callable[..., None]) -> None:
+    """A seal was written while the clock was a month ahead; then it was put right, and work goes on."""
+    day = 86400.0
+    assert _sealed_at(store, day) == {"a": 3, "b": 3, "c": 3}
+    tell("a", "ahead", at=30 * day)
+    assert _sealed_at(store, 30 * day) == {"a": 4}
+    tell("b", "right again", at=day + 100.0)
+    assert _sealed_at(store, day + 200.0) == {"a": 4, "b": 4}
+    assert _sealed_at(store, day + 201.0) is None, "not so soon"
+
+
+@pytest.mark.usefixtures("three")
+def test_a_line_that_came_after_a_seal_with_a_time_before_it_is_sealed(
+    store: Store, tell: Callable[..., None]
+) -> None:
+    """Its transaction waited: the next seal covers it."""
+    assert _sealed_at(store, 90_000.0) is not None
+    tell("b", "late", at=89_990.0)
+    assert _sealed_at(store, 94_000.0) == {"b": 4}
+
+
 def _rewrite(tamper: Tamper, store: Store) -> None:
     """Change a line and compute everything that depends on it anew, with the fabric's own functions."""
     tamper("UPDATE timeline SET message = 'nothing' WHERE incident_id = 'b'")

@@ -75,6 +75,9 @@ _LAST_SEAL = (
     .order_by(audit_chain.c.number.desc())
     .limit(1)
 )
+_SEALED_BY = select(func.max(audit_chain.c.at)).where(
+    audit_chain.c.kind.in_(("begun", "sealed")), audit_chain.c.at <= bindparam("_now")
+)
 
 
 class _Known:
@@ -274,12 +277,19 @@ def record_retirements(connection: Connection, incident_ids: Sequence[str], now:
 
 
 def seal(connection: Connection, now: float) -> tuple[int, str] | None:
-    """Seal the heads of the timelines that went on since the last seal, when it is time; the chain's head."""
+    """Seal the heads of the timelines that went on since the last seal, when it is time; the chain's head.
+
+    Those of an hour before are sealed once more: a line may have been written later than its time says. A seal
+    that lies ahead is of a clock that was put right meanwhile, and says nothing of what came since.
+    """
     last = connection.execute(_LAST_SEAL).first()
     sealed_at = 0.0 if last is None else last.at  # somebody has removed the first link, as `verify` finds
     if sealed_at <= now < sealed_at + SEAL_EVERY:
         return None
-    went_on = select(audit_heads).where(audit_heads.c.subject != CHAIN, audit_heads.c.at >= sealed_at)
+    if sealed_at > now:
+        sealed_at = connection.execute(_SEALED_BY, {"_now": now}).scalar_one() or 0.0
+    since = sealed_at - SEAL_EVERY
+    went_on = select(audit_heads).where(audit_heads.c.subject != CHAIN, audit_heads.c.at >= since)
     heads = connection.execute(went_on.order_by(audit_heads.c.subject)).all()
     if not heads:
         return None
