@@ -98,6 +98,7 @@ def test_filters_by_state_service_and_time(api: Any) -> None:
         "cursor=e30=",
         "cursor=WyJ4IiwgInkiXQ==",
         "cursor=%ff",
+        "cursor=" + "W1tb" * 4_000,  # [[[...
     ],
 )
 def test_wrong_arguments_are_a_400(api: Any, query: str) -> None:

@@ -91,6 +91,7 @@ def test_a_guardian_that_hangs_is_given_up(httpserver: HTTPServer, tmp_path: Pat
         (b"OK", "text/plain", None),
         (b"{", "application/json", {"unreadable": "{"}),
         (b'"yes"', "application/json", {"unreadable": "yes"}),
+        (b"[" * 50_000, "application/json", {"unreadable": "[" * 200}),
         (
             b"[" + b"1," * 40_000 + b"1]",
             "application/json",

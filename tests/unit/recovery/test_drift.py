@@ -97,6 +97,7 @@ def test_that_a_secret_differs_is_shown_and_not_how() -> None:
         "password: {s}\nuser: {n}",
         "db_password = {s} ; n={n}",
         "url: postgres://joe:{s}@db/{n}",
+        "url: postgres://joe:p@{s}@db/{n}",
         "Authorization: Bearer {s} {n}",
         "secrets:\n  deep:\n    - {s}\n    - {n}\n",
         "args: --api-key {s} {n}",

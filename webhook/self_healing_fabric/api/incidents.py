@@ -48,7 +48,7 @@ def _place(cursor: str) -> tuple[float, str]:
     try:
         opened_at, incident_id = json.loads(base64.urlsafe_b64decode(cursor))
         return float(opened_at), str(incident_id)
-    except (binascii.Error, ValueError, TypeError) as error:
+    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
         raise ValueError("is not one that this API gave") from error
 
 

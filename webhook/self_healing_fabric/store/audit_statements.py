@@ -279,8 +279,8 @@ def record_retirements(connection: Connection, incident_ids: Sequence[str], now:
 def seal(connection: Connection, now: float) -> tuple[int, str] | None:
     """Seal the heads of the timelines that went on since the last seal, when it is time; the chain's head.
 
-    Those of an hour before are sealed once more: a line may have been written later than its time says. A seal
-    that lies ahead is of a clock that was put right meanwhile, and says nothing of what came since.
+    Those of an hour before are sealed once more: a line may be written later than its time says. A seal that
+    lies ahead is of a clock that was put right meanwhile, and says nothing of what came since.
     """
     last = connection.execute(_LAST_SEAL).first()
     sealed_at = 0.0 if last is None else last.at  # somebody has removed the first link, as `verify` finds

@@ -128,6 +128,6 @@ def _decision(answer: httpx.Response, content: bytes | None) -> Mapping[str, Any
         return None
     try:
         said = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"unreadable": quoted(content[:200].decode(errors="replace"))}
     return said if isinstance(said, dict) else {"unreadable": quoted(said)}

@@ -24,7 +24,7 @@ _WORD = re.compile(r"[\w.-]*")
 # The other half of a pair, `"name": "DB_PASSWORD"` and `"value": ...`, on the same line or the one beside it.
 _VALUE = re.compile(r"\b(?:value|values|default)\b(?=[\"']?\s*[:=])", re.IGNORECASE)
 _LEADING = re.compile(r"[\s\-\"']*")
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _KNOWN_SHAPES = re.compile(
     r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{20,}|xox[abeoprs]-\S+|eyJ[\w-]{1,2000}\.[\w-]{1,2000}\.[\w-]+)"
     r"|(?i:\b(?:bearer|basic)\s+\S+)"
