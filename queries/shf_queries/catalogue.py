@@ -22,10 +22,14 @@ def one_of(values: Iterable[str]) -> str:
 
     Raises ValueError for no values at all: an empty expression would match every series without the label.
     """
+    return quote(_any_of(values))
+
+
+def _any_of(values: Iterable[str]) -> str:
     values = tuple(values)
     if not values:
         raise ValueError("no values: an empty set must not be read as everything")
-    return quote("|".join(_escape_regex(value) for value in values))
+    return "|".join(_escape_regex(value) for value in values)
 
 
 def _escape_regex(value: str) -> str:
@@ -151,9 +155,13 @@ def courses_of(series: Iterable[str], service: str) -> str:
     return f"{{__name__=~{one_of(series)},service={quote(service)}}}"
 
 
-def scrapes_of(services: Iterable[str]) -> str:
-    """One sample for each scrape of the services' targets."""
-    return f"up{{service=~{one_of(services)}}}"
+def scrapes_of(services: Iterable[str]) -> tuple[str, str]:
+    """One sample for each scrape of the services' targets: of those with the label, and of those that a job names.
+
+    As the rules name them: without the label, the part of the job behind the last `/`.
+    """
+    named = _any_of(services)
+    return f"up{{service=~{quote(named)}}}", f'up{{service="",job=~{quote(f"(?:.*/)?(?:{named})")}}}'
 
 
 def watchdog() -> str:

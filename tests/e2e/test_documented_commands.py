@@ -256,11 +256,19 @@ def _run(sandbox: Sandbox, command: Command) -> None:
             if text.startswith(begin):
                 sandbox.serve(text, ready, f"{begin.strip().replace(' ', '-')}.log")
                 return
-        sandbox.run(text, status=status)
+        printed = sandbox.run(text, status=status)
     except CommandFailed as error:
         pytest.fail(
             f"{command}\n{error}\nHow to mend it: see the top of {Path(__file__).name}.", pytrace=False
         )
+    if "shf check >" in text:
+        assert _findings(command.shown) == _findings(printed)
+
+
+def _findings(shown: str) -> list[str]:
+    """What `shf check` says, but for times, and for how many scrapes it has seen."""
+    said = [re.sub(r"\d+\.\d+$", "TIME", line) for line in shown.splitlines()]
+    return [line for line in said if "scrape" not in line]
 
 
 def _filled_in(sandbox: Sandbox, text: str) -> str:

@@ -32,8 +32,9 @@ def prometheus(
     rules: bool = True,
     services: tuple[str, ...] = ("cart",),
     scrape_interval: int = 5,
+    by: str = "service",
 ) -> None:
-    """Make the server answer the check's three queries as Prometheus does."""
+    """Make the server answer the check's queries as Prometheus does; `by` tells what names the service."""
 
     def vector(*labels: dict[str, str]) -> dict[str, Any]:
         result = [{"metric": each, "value": [1, "1"]} for each in labels]
@@ -49,11 +50,19 @@ def prometheus(
     )
 
     times = range(0, 300, scrape_interval)
-    scrapes = [{"metric": {"service": "cart"}, "values": [[time, "1"] for time in times]}]
-    for query in ('up{service=~"cart"}[300000ms]', 'up{service=~"cart|db"}[300000ms]'):
-        server.expect_request("/api/v1/query", query_string={"query": query}).respond_with_json(
-            {"status": "success", "data": {"resultType": "matrix", "result": scrapes}}
-        )
+    scrapes = [{"metric": {by: "cart"}, "values": [[time, "1"] for time in times]}]
+    for names in ("cart", "cart|db"):
+        queries = {
+            "service": f'up{{service=~"{names}"}}[300000ms]',
+            "job": f'up{{service="",job=~"(?:.*/)?(?:{names})"}}[300000ms]',
+        }
+        for kind, query in queries.items():
+            server.expect_request("/api/v1/query", query_string={"query": query}).respond_with_json(
+                {
+                    "status": "success",
+                    "data": {"resultType": "matrix", "result": scrapes if kind == by else []},
+                }
+            )
 
 
 def settings(server: HTTPServer | None = None, **more: Any) -> Settings:
@@ -126,8 +135,20 @@ def test_rules_that_are_not_loaded_are_a_failure_with_the_remedy(httpserver: HTT
 def test_a_configured_service_without_heartbeat_is_named(httpserver: HTTPServer) -> None:
     """A target without the label `service` would never be detected."""
     prometheus(httpserver, services=("cart",))
-    finding = found(settings(httpserver, services={"cart": {}, "db": {}}), "prometheus")[2]
+    finding = found(settings(httpserver, services={"cart": {}, "db": {}}), "prometheus")[-1]
     assert (finding.ok, finding.message.split(".")[0]) == (False, "no heartbeat of: db")
+
+
+@pytest.mark.parametrize("services", [("cart",), ()], ids=["recorded", "not recorded"])
+@pytest.mark.parametrize("by", ["service", "job"])
+def test_rules_that_are_too_fast_for_the_scrapes_are_the_one_failure(
+    httpserver: HTTPServer, by: str, services: tuple[str, ...]
+) -> None:
+    """Whatever names the service; that nothing is recorded follows from it, and labels would not help."""
+    prometheus(httpserver, scrape_interval=15, by=by, services=services)
+    failures = [each.message for each in found(settings(httpserver), "prometheus") if not each.ok]
+    assert len(failures) == 1
+    assert "scrapes every 15 s, but prometheus.scrape_interval says 5 s" in failures[0]
 
 
 @pytest.mark.parametrize(("real", "ok"), [(1, True), (5, True), (15, False)])

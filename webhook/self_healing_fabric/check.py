@@ -152,7 +152,11 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
         loaded = client.instant(catalogue.watchdog())
         recorded = {sample.labels.get("service") for sample in client.instant(catalogue.HEARTBEAT.series)}
         names = settings.services
-        scrapes = client.raw(catalogue.scrapes_of(names), seconds=SCRAPES_WINDOW) if names else ()
+        scrapes = [
+            each
+            for selector in (catalogue.scrapes_of(names) if names else ())
+            for each in client.raw(selector, seconds=SCRAPES_WINDOW)
+        ]
     except QueryError as error:
         yield Finding(subject, False, str(error))
         return
@@ -164,11 +168,13 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
         return
     yield Finding(subject, True, "evaluates the shipped rules")
     missing = sorted(set(settings.services) - recorded)
-    if missing:
-        yield Finding(
-            subject, False, f"no heartbeat of: {', '.join(missing)}. Give their targets the label `service`."
-        )
-    yield from _scrape_interval(subject, scrapes, settings.prometheus.scrape_interval)
+    interval = list(_scrape_interval(subject, scrapes, settings.prometheus.scrape_interval))
+    yield from interval
+    if missing and all(
+        each.ok is not False for each in interval
+    ):  # else that may be why, and is mended first
+        remedy = "Name their job as the service, or give their targets the label `service`"
+        yield Finding(subject, False, f"no heartbeat of: {', '.join(missing)}. {remedy}.")
 
 
 def _scrape_interval(subject: str, scrapes: Sequence[Series], configured: float) -> Iterator[Finding]:
@@ -176,6 +182,8 @@ def _scrape_interval(subject: str, scrapes: Sequence[Series], configured: float)
     medians = [float(np.median(np.diff(each.times))) for each in scrapes if each.times.size > 1]
     slowest = max(medians, default=None)
     if slowest is None:
+        if scrapes:
+            yield Finding(subject, None, "fewer than two scrapes of the services yet: look again in a moment")
         return
     if slowest <= SLOWER * configured:
         yield Finding(subject, True, f"scrapes the services every {slowest:.3g} s")
