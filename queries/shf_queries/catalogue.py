@@ -156,7 +156,7 @@ def courses_of(series: Iterable[str], service: str) -> str:
 
 
 def scrapes_of(services: Iterable[str]) -> tuple[str, str]:
-    """One sample for each scrape of the services' targets: of those with the label, and of those that a job names.
+    """One sample for each scrape of the services' targets: two selectors, each a range by itself.
 
     As the rules name them: without the label, the part of the job behind the last `/`.
     """

@@ -137,6 +137,25 @@ def test_people_are_reached_through_apprise(httpserver: HTTPServer, tmp_path: Pa
     assert "token-of-ours" not in json.dumps([lines, caught.value.progress, str(caught.value)])
 
 
+def test_a_line_that_apprise_does_not_know_keeps_nobody_else_from_hearing(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    """Who stands before and behind it is told once; the line is named until somebody mends it."""
+    httpserver.expect_request("/a", method="POST").respond_with_data()
+    httpserver.expect_request("/b", method="POST").respond_with_data()
+    base = httpserver.url_for("").replace("http://", "json://")
+    channel = people(tmp_path, f"{base}/a", "nonsense", f"{base}/b")
+    progress: dict[str, Any] = {}
+    for _ in range(2):
+        with pytest.raises(CallFailed, match="line 4: not a URL that apprise knows") as caught:
+            channel.send(MESSAGE, progress)
+        assert caught.value.partly
+        progress = dict(caught.value.progress)
+    assert [request.path for request, _ in httpserver.log] == ["/a", "/b"]
+    with pytest.raises(ShfError, match="line 4"):
+        channel.check()
+
+
 @pytest.mark.parametrize(
     ("urls", "told"),
     [([], "holds no URL"), (["nonsense://token-of-ours"], "line 3: not a URL that apprise knows")],

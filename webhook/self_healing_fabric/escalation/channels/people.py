@@ -2,7 +2,8 @@
 
 The URLs hold passwords and tokens. They are read from a file anew for every call, and nothing of them is ever
 logged or stored: apprise's own log is switched off, and what was reached is remembered by a digest. Each URL
-is tried by itself, so that a second try does not repeat what has arrived.
+is tried by itself, so that a second try does not repeat what has arrived, and a line with a slip of the pen
+keeps nobody from hearing who stands in the others.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from self_healing_fabric.errors import ShfError
@@ -36,33 +37,37 @@ class AppriseChannel:
     def send(self, message: Message, progress: Mapping[str, Any]) -> Receipt:
         """Send to those that an earlier try has not reached. Raises CallFailed unless all are reached."""
         reached = list(progress.get("reached", ()))
-        failed = 0
+        failed = ""
         try:
-            for number, (service, url) in self._services():
+            for number, service, url in self._services():
                 digest = hashlib.sha256(f"{message.key}\n{url}".encode()).hexdigest()[:16]
                 if digest in reached:
                     continue
-                if _notify(service, message):
+                if service is None:
+                    failed = self._unknown(number)
+                elif _notify(service, message):
                     reached.append(digest)
                 else:
-                    failed = number
+                    failed = f"the service in line {number} of {self._file} did not take it"
         except UrlsUnusable as error:
             raise CallFailed(str(error), progress={"reached": reached}) from error
         if failed:
-            raise CallFailed(
-                f"the service in line {failed} of {self._file} did not take it",
-                partly=bool(reached),
-                progress={"reached": reached},
-            )
+            raise CallFailed(failed, partly=bool(reached), progress={"reached": reached})
         return Receipt(progress={"reached": reached})
 
     def check(self) -> str:
-        """Read the file; nothing is sent."""
-        number = len(list(self._services()))
-        return f"{number} service{'s' if number != 1 else ''} in {self._file}"
+        """Read the file; nothing is sent. Raises UrlsUnusable."""
+        found = self._services()
+        for number, service, _ in found:
+            if service is None:
+                raise UrlsUnusable(self._unknown(number))
+        return f"{len(found)} service{'s' if len(found) != 1 else ''} in {self._file}"
 
-    def _services(self) -> Iterator[tuple[int, tuple[Any, str]]]:
-        """Each line's number, with what apprise makes of it. Raises UrlsUnusable."""
+    def _unknown(self, number: int) -> str:
+        return f"{self._file}, line {number}: not a URL that apprise knows"
+
+    def _services(self) -> list[tuple[int, Any, str]]:
+        """Each line's number, what apprise makes of it, or None, and the line. Raises UrlsUnusable."""
         apprise = _apprise()
         try:
             lines = self._file.read_text(encoding="utf-8").splitlines()
@@ -74,13 +79,10 @@ class AppriseChannel:
             url = line.strip()
             if not url or url.startswith("#"):
                 continue
-            service = apprise.Apprise.instantiate(url)
-            if service is None:
-                raise UrlsUnusable(f"{self._file}, line {number}: not a URL that apprise knows")
-            found.append((number, (service, url)))
+            found.append((number, apprise.Apprise.instantiate(url), url))
         if not found:
             raise UrlsUnusable(f"{self._file} holds no URL")
-        return iter(found)
+        return found
 
 
 def _notify(service: Any, message: Message) -> bool:
