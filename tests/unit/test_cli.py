@@ -574,6 +574,56 @@ def test_approving_tells_who_and_prints_the_state(shf: Shf, httpserver: HTTPServ
     assert shf("approve", "i1", "--by", "ada", "--url", httpserver.url_for("")).stdout == "i1: recovering\n"
 
 
+OF_ONE_INCIDENT = [
+    ("incidents",),
+    ("incidents", "--watch"),
+    ("approve",),
+    ("close",),
+    ("split", "--by=ada", "--", "ID", "frontend"),
+    ("verdict", "--by=ada", "--", "ID", "right"),
+]
+
+
+def of(command: tuple[str, ...], incident_id: str) -> list[str]:
+    """The command about an incident."""
+    if "ID" in command:
+        return [incident_id if word == "ID" else word for word in command]
+    return [*command, "--", incident_id]
+
+
+@pytest.mark.parametrize("command", OF_ONE_INCIDENT)
+@pytest.mark.parametrize("incident_id", ["../status", "..", ".", "a/b", "../../x", "/"])
+def test_an_id_that_is_a_path_leads_nowhere_else(
+    shf: Shf, httpserver: HTTPServer, tmp_path: Path, command: tuple[str, ...], incident_id: str
+) -> None:
+    """It is told as an incident that there is not, and nothing else is asked."""
+    write(tmp_path / "shf.yaml", {"listen": f"127.0.0.1:{httpserver.port}"})
+    httpserver.expect_request("/api/v1/status").respond_with_json({"healthy": True})
+    result = shf(*of(command, incident_id))
+    assert (result.exit_code, result.stderr) == (1, f"shf: no incident has the id {incident_id!r}\n")
+    assert httpserver.log == []
+
+
+@pytest.mark.parametrize("incident_id", ["x?y", "x#y", "x%2Fy", "x y", "tökén", "x\\y", "\udcff"])
+def test_an_id_is_asked_for_as_it_was_typed(
+    shf: Shf, httpserver: HTTPServer, tmp_path: Path, incident_id: str
+) -> None:
+    """Whatever characters it has, bytes that are no text included."""
+    write(tmp_path / "shf.yaml", {"listen": f"127.0.0.1:{httpserver.port}"})
+    shf("incidents", incident_id)
+    ((request, _),) = httpserver.log
+    asked = incident_id.encode(errors="surrogateescape").decode(errors="replace")
+    assert (request.path, request.query_string) == (f"/api/v1/incidents/{asked}", b"")
+
+
+@pytest.mark.parametrize("command", OF_ONE_INCIDENT)
+def test_an_empty_id_is_wrong_usage(shf: Shf, command: tuple[str, ...]) -> None:
+    """It is no word for all incidents, either."""
+    Path("shf.yaml").write_text("{}")
+    result = shf(*of(command, ""))
+    assert (result.exit_code, "the ID is empty" in result.stderr) == (2, True)
+
+
 def test_a_verdict_is_sent_whole_and_answered_in_words(shf: Shf, httpserver: HTTPServer) -> None:
     """What the person knows, by whom and how; the answer says how it was understood."""
     given = {

@@ -161,14 +161,14 @@ def incidents(
     console = Console(highlight=False)
     if watching:
         how: dict[str, Any] = {"interval": _pause(interval), "as_json": as_json, "console": console}
-        if incident_id:
+        if incident_id is not None:
             watch.watch_incident(api, incident_id, **how)
         else:
             filters = {"state": list(states), "limit": limit} | ({"service": service} if service else {})
             watch.watch_list(api, filters, **how)
         return
-    if incident_id:
-        story = api.call("GET", f"/api/v1/incidents/{incident_id}")
+    if incident_id is not None:
+        story = api.incident(incident_id)
         click.echo(json.dumps(story, indent=2)) if as_json else screens.show_incident(console, story)
         return
     arguments: dict[str, Any] = {"state": list(states), "limit": limit}
@@ -230,7 +230,7 @@ def _decision(name: str, meaning: str) -> None:
     @_errors_as_sentences
     def decide(incident_id: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
         body = {"by": by or _user()} | ({"reason": reason} if reason else {})
-        story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/{name}", json=body)
+        story = _api(**where).decide(incident_id, name, body)
         _tell_decided(story, as_json)
 
 
@@ -256,7 +256,7 @@ def _tell_decided(story: Any, as_json: bool) -> None:
 def split(incident_id: str, service: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
     """Give SERVICE, wrongly taken for a symptom of incident ID, an incident of its own."""
     body = {"by": by or _user(), "service": service, "reason": reason}
-    story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/split", json=body)
+    story = _api(**where).decide(incident_id, "split", body)
     _tell_decided(story, as_json)
 
 
@@ -290,7 +290,7 @@ def verdict(
         "pattern": pattern,
         "reason": reason,
     }
-    story = _api(**where).call("POST", f"/api/v1/incidents/{incident_id}/verdict", json=body)
+    story = _api(**where).decide(incident_id, "verdict", body)
     if as_json:
         click.echo(json.dumps(story["verdict"], indent=2))
     else:

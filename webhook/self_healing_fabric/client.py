@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from self_healing_fabric import outbound
-from self_healing_fabric.errors import ShfError
+from self_healing_fabric.errors import ShfError, UnknownIncident, UsageError
 
 TIMEOUT = 10.0  # seconds
 
@@ -44,6 +46,14 @@ class FabricClient:
         except (httpx.InvalidURL, ValueError) as error:
             raise ApiError(f"{url} is no URL: {error}") from error
 
+    def incident(self, incident_id: str) -> Any:
+        """The whole story of an incident. Raises ApiError, UnknownIncident, UsageError."""
+        return self.call("GET", _incident_path(incident_id))
+
+    def decide(self, incident_id: str, decision: str, body: Mapping[str, Any]) -> Any:
+        """Tell the fabric a person's decision. Raises ApiError, UnknownIncident, UsageError."""
+        return self.call("POST", f"{_incident_path(incident_id)}/{decision}", json=body)
+
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call the API and return the JSON of its answer. Raises ApiError."""
         try:
@@ -63,6 +73,15 @@ class FabricClient:
         if not answer.is_success:
             raise ApiError(f"{body.get('title', answer.status_code)}: {body.get('detail', '')}")
         return body
+
+
+def _incident_path(incident_id: str) -> str:
+    """Where the API has an incident; what a person typed never leads to another call."""
+    if not incident_id:
+        raise UsageError("the ID is empty: `shf incidents` lists them")
+    if "/" in incident_id or incident_id in (".", ".."):  # no part of a path can be these
+        raise UnknownIncident(f"no incident has the id {incident_id!r}")
+    return f"/api/v1/incidents/{quote(incident_id, safe='', errors='surrogateescape')}"
 
 
 def _secret(path: Path) -> str:

@@ -67,7 +67,7 @@ def watch_incident(
     """Show one incident, then what is added to its timeline, until it is closed or Ctrl-C comes."""
 
     def ask() -> Json:
-        story: Json = api.call("GET", f"/api/v1/incidents/{incident_id}")
+        story: Json = api.incident(incident_id)
         return story
 
     with suppress(KeyboardInterrupt):
