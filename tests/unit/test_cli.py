@@ -768,14 +768,30 @@ def test_another_server_on_that_port_ends_with_1(
     assert result.stderr.startswith("shf: ")
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", "tökén\n".encode(), b"a\nb"])
-def test_a_token_that_cannot_be_sent_ends_with_1(shf: Shf, tmp_path: Path, content: bytes | None) -> None:
-    """A missing file, bytes that are no text, and what no header can hold."""
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "token cannot be read: [Errno 2] No such file or directory"),
+        (b"\xff\xfe", "token cannot be read: 'utf-8' codec"),
+        ("tökén\n".encode(), "token holds no token: an HTTP header takes ASCII only"),
+        (b"a\nb", "token holds more than one line"),
+        (b"a\x1bb", "token holds more than one line, or control characters"),
+        (b"", "token is empty: write the secret into it"),
+        (b" \n", "token is empty: write the secret into it"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_ends_with_1(
+    shf: Shf, httpserver: HTTPServer, tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    """The file is what is named, not a fabric that would answer."""
+    httpserver.expect_request("/api/v1/mode").respond_with_json({"mode": "automatic"})
     if content is not None:
         (tmp_path / "token").write_bytes(content)
-    result = shf("mode", "--url", CLOSED, "--token-file", "token")
+    result = shf("mode", "--url", httpserver.url_for(""), "--token-file", "token")
     assert result.exit_code == 1
-    assert result.stderr.startswith("shf: ")
+    assert result.stderr.startswith(f"shf: {told}")
+    password = shf("mode", "--url", httpserver.url_for(""), "--user", "ada", "--password-file", "token")
+    assert password.exit_code == (0 if content and content.startswith(b"t") else 1)
 
 
 def test_rules_as_a_manifest_for_the_operator() -> None:

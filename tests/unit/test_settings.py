@@ -477,11 +477,17 @@ def test_with_a_token_it_may_listen_anywhere_and_the_token_is_read_anew(load: Lo
 
 
 def test_a_token_file_must_exist_and_hold_a_token(problems: Problems, tmp_path: Path) -> None:
-    """A missing, an empty and an unreadable file are told apart."""
-    missing, empty, binary = (tmp_path / name for name in ("missing", "empty", "binary"))
+    """A missing, an empty and an unreadable file are told apart, and one that no call could present."""
+    missing, empty, binary, two = (tmp_path / name for name in ("missing", "empty", "binary", "two"))
     empty.write_text(" \n")
     binary.write_bytes(b"\xff\xfe\x00")
-    for path, text in ((missing, "cannot be read"), (empty, "is empty"), (binary, "cannot be read")):
+    two.write_text("one\ntwo\n")
+    for path, text in (
+        (missing, "cannot be read"),
+        (empty, "is empty"),
+        (binary, "cannot be read"),
+        (two, "more than one line"),
+    ):
         found = problems({"auth": {"token_file": str(path)}})
         assert set(found) == {"auth.token_file"}
         assert text in found["auth.token_file"]

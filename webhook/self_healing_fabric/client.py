@@ -11,6 +11,7 @@ import httpx
 
 from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError, UnknownIncident, UsageError
+from self_healing_fabric.settings import read_secret
 
 TIMEOUT = 10.0  # seconds
 
@@ -33,11 +34,14 @@ class FabricClient:
         """Call the fabric at `url` with a bearer token, or with a user name and password, or with neither.
 
         Raises:
-            ApiError: a file cannot be read, or `url` is none.
+            ApiError: a file holds no secret, or `url` is none.
         """
         headers, auth = {}, None
         if token_file is not None:
-            headers["Authorization"] = f"Bearer {_secret(token_file)}"
+            token = _secret(token_file)
+            if not token.isascii():
+                raise ApiError(f"{token_file} holds no token: an HTTP header takes ASCII only")
+            headers["Authorization"] = f"Bearer {token}"
         elif username is not None and password_file is not None:
             auth = (username, _secret(password_file))
         self._url = url.rstrip("/")
@@ -86,8 +90,6 @@ def _incident_path(incident_id: str) -> str:
 
 def _secret(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise ApiError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeError as error:
-        raise ApiError(f"{path}: holds no token: an HTTP header takes ASCII only") from error
+        return read_secret(path)
+    except ValueError as error:
+        raise ApiError(str(error)) from error

@@ -27,6 +27,7 @@ from self_healing_fabric.settings import (
     Settings,
     VerificationSettings,
     is_loopback,
+    read_secret,
     split_listen,
 )
 
@@ -225,10 +226,9 @@ def _may_act(caller: Any) -> bool:
 
 def _secret_file_problems(where: str, path: Path) -> Iterator[Problem]:
     try:
-        if not path.read_text(encoding="utf-8").strip():
-            yield Problem(where, f"{path} is empty: write the secret into it")
-    except (OSError, ValueError) as error:
-        yield Problem(where, f"{path} cannot be read: {error}")
+        read_secret(path)
+    except ValueError as error:
+        yield Problem(where, str(error))
 
 
 def _verification_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from self_healing_fabric.settings.access import (
     Right,
     bearer_headers,
     is_loopback,
+    read_secret,
     split_listen,
 )
 from self_healing_fabric.settings.configuration import (
@@ -174,5 +175,6 @@ __all__ = [
     "called_urls",
     "is_loopback",
     "number_of",
+    "read_secret",
     "split_listen",
 ]

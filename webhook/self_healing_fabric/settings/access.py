@@ -97,6 +97,19 @@ class AuthSettings(Section):
         return tuple(found)
 
 
+def read_secret(file: Path) -> str:
+    """The token or password in a file. Raises ValueError, which says what is wrong with the file."""
+    try:
+        secret = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not secret:
+        raise ValueError(f"{file} is empty: write the secret into it")
+    if not secret.isprintable():
+        raise ValueError(f"{file} holds more than one line, or control characters: write only the secret")
+    return secret
+
+
 def bearer_headers(token_file: Path | None) -> dict[str, str]:
     """The headers that present a token, read anew for every call; none without a file. Raises OSError."""
     if token_file is None:
