@@ -624,6 +624,13 @@ def test_an_empty_id_is_wrong_usage(shf: Shf, command: tuple[str, ...]) -> None:
     assert (result.exit_code, "the ID is empty" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("arguments", [("mode", "paused", "--by"), ("incidents", "--service")])
+def test_bytes_that_are_no_text_are_wrong_usage(shf: Shf, arguments: tuple[str, ...]) -> None:
+    """Neither JSON nor a query can hold them."""
+    result = shf(*arguments, "\udcff", "--url", CLOSED)
+    assert (result.exit_code, result.stderr[:32]) == (2, "shf: only text in UTF-8 can be s")
+
+
 def test_a_verdict_is_sent_whole_and_answered_in_words(shf: Shf, httpserver: HTTPServer) -> None:
     """What the person knows, by whom and how; the answer says how it was understood."""
     given = {

@@ -59,9 +59,11 @@ class FabricClient:
         return self.call("POST", f"{_incident_path(incident_id)}/{decision}", json=body)
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """Call the API and return the JSON of its answer. Raises ApiError."""
+        """Call the API and return the JSON of its answer. Raises ApiError, UsageError."""
         try:
             answer = self._http.request(method, path, **arguments)
+        except UnicodeEncodeError as error:  # bytes on the command line that are no text
+            raise UsageError(f"only text in UTF-8 can be sent: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             untrusted = outbound.UNTRUSTED in str(error)
             advice = "Name its authority with --ca-file." if untrusted else "Does `shf serve` run?"
