@@ -392,6 +392,71 @@ def test_what_is_copied_is_whole_in_a_narrow_terminal() -> None:
     assert screens.incident_lines([], 80) == ["No incidents."]
 
 
+def test_one_long_name_does_not_widen_the_other_lines() -> None:
+    """A column is filled up to what names usually need; what is longer stays whole in its own line."""
+    long = {**STORY, "service": "x" * 8000}
+    _, short_line, long_line = screens.incident_lines([STORY, long], None)
+    assert len(short_line) < 250
+    assert "x" * 8000 in long_line
+    assert screens.incident_lines([STORY, long], 200)[1].endswith("1")  # the titles stand below, as before
+
+
+SERVER = "http://127.0.0.1:19950/a/prometheus/behind/a/proxy"
+REPORT: dict[str, Any] = {
+    "healthy": False,
+    "leader": True,
+    "version": "1.0.0",
+    "mode": "automatic",
+    "problems": [f"Prometheus at {SERVER} does not answer: [Errno 111] Connection refused"],
+    "incidents": {},
+    "inbox": {"waiting": 0, "failed": 0},
+    "loop": {"age_seconds": 1.0, "seconds": 0.01},
+    "reconciled": {"age_seconds": None},
+    "servers": [
+        {
+            "kind": "prometheus",
+            "url": SERVER,
+            "version": None,
+            "answers": False,
+            "latency_seconds": None,
+            "answered": {"age_seconds": 7.0},
+            "error": "[Errno 111] Connection refused [red]",
+        }
+    ],
+    "guardians": {"answering": {}},
+    "guards": {"answering": {}},
+    "replicas": [],
+}
+RATES: dict[str, Any] = {
+    "target": "kubernetes:Deployment/default/a-name-of-a-usual-length",
+    "failure_class": "service_failure",
+    "pattern": "resource_exhaustion",
+    "strategy": "rollback",
+    "healed": 3,
+    "tried": 4,
+    "rate_at_least": 0.3,
+    "rate_at_most": 0.9,
+}
+
+
+def test_status_and_strategies_cut_nothing(
+    shf: Shf, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However narrow the terminal is, or a pipe is taken to be: a server keeps its port."""
+    monkeypatch.setenv("COLUMNS", "40")
+    httpserver.expect_request("/api/v1/status").respond_with_json(REPORT)
+    httpserver.expect_request("/api/v1/strategies").respond_with_json({"strategies": [RATES]})
+    status = shf("status", "--url", httpserver.url_for(""))
+    lines = status.stdout.splitlines()
+    assert f"  {REPORT['problems'][0]}" in lines
+    server = REPORT["servers"][0]
+    assert f"prometheus {SERVER}  -  no  -  7 s ago  {server['error']}".split() in map(str.split, lines)
+    (head, row) = shf("strategies", "--url", httpserver.url_for("")).stdout.splitlines()
+    assert head.split() == ["target", "class", "pattern", "strategy", "healed", "rate"]
+    told = "service_failure  resource_exhaustion  rollback  3 of 4  0.30 to 0.90"
+    assert row == f"{RATES['target']}  {told}"
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"), [(42, "42 s ago"), (300, "5 min ago"), (9000, "2 h ago"), (400_000, "4 d ago")]
 )

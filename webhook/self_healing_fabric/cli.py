@@ -427,7 +427,7 @@ def status(as_json: bool, **where: Any) -> None:
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
-        screens.show_status(Console(highlight=False), report)
+        screens.show_status(Console(highlight=False, soft_wrap=True), report)
     if not report.get("healthy"):
         sys.exit(1)
 

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
+from rich.text import Text
 
 from self_healing_fabric.incidents.telling import (
     Fact,
@@ -30,6 +32,7 @@ from self_healing_fabric.incidents.telling import (
 
 STATE_STYLES = {"resolved": "green", "closed": "dim", "escalated": "red", "awaiting_approval": "magenta"}
 GAP = 2  # characters between two columns
+WIDEST = 63  # characters that a column is filled up to, as many as Kubernetes allows a name
 INDENTATION = " " * 33  # below what a line of the timeline says
 
 
@@ -48,9 +51,12 @@ def incident_lines(rows: Sequence[Mapping[str, Any]], width: int | None) -> list
     if not rows:
         return ["No incidents."]
     words = [_words_of(row) for row in rows]
-    if width is None or _width(words, 7) <= width:
-        return list(_lines(rows, words, 7))
-    return list(_lines(rows, words, 5))
+    paint = [{3: STATE_STYLES.get(row["state"], "yellow")} for row in rows]
+    lines = list(table_lines(_HEADS, words, paint))
+    if width is None or all(Text.from_markup(line).cell_len <= width for line in lines):
+        return lines
+    head, *lines = table_lines(_HEADS[:5], [each[:5] for each in words], paint)
+    return [head, *chain.from_iterable(zip(lines, map(_below, words), strict=True))]
 
 
 _HEADS = ("id", "opened", "service", "state", "level", "cause", "title")
@@ -61,29 +67,41 @@ def _words_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(printable, (*told, cause(row), row["title"])))
 
 
-def _width(words: Sequence[Sequence[str]], number: int) -> int:
-    return sum(_widths(words)[:number]) + GAP * (number - 1)
+def _below(texts: Sequence[str]) -> str:
+    """Title and cause."""
+    why = f" [dim]({escape(texts[5])})[/]" if texts[5] != "-" else ""
+    return f"    {escape(texts[6])}{why}"
 
 
-def _widths(words: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(_HEADS, *words, strict=True)]
+def table_lines(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], paint: Sequence[Mapping[int, str]]
+) -> Iterator[str]:
+    """A table as lines with rich's markup, in which nothing is cut: what is too long moves the rest.
 
+    `rows` hold no control characters; `paint` says for each of them which column has which style.
+    """
+    widths = [min(WIDEST, max(map(len, column))) for column in zip(heads, *rows, strict=True)]
 
-def _lines(rows: Sequence[Mapping[str, Any]], words: Sequence[Sequence[str]], number: int) -> Iterator[str]:
-    """The first `number` columns side by side, the others below."""
-    widths = _widths(words)[:number]
-
-    def beside(texts: Sequence[str], style: str) -> str:
-        cells = [escape(text.ljust(size)) for text, size in zip(texts, widths, strict=False)]
-        cells[3] = f"[{style}]{cells[3]}[/]"
+    def beside(texts: Sequence[str], styles: Mapping[int, str]) -> str:
+        cells = [escape(text.ljust(size)) for text, size in zip(texts, widths, strict=True)]
+        for column, style in styles.items():
+            cells[column] = f"[{style}]{cells[column]}[/]"
         return (" " * GAP).join(cells).rstrip()
 
-    yield f"[bold]{beside(_HEADS, 'bold')}[/]"
-    for row, texts in zip(rows, words, strict=True):
-        yield beside(texts, STATE_STYLES.get(row["state"], "yellow"))
-        if number < len(_HEADS):
-            why = f" [dim]({escape(texts[5])})[/]" if texts[5] != "-" else ""
-            yield f"    {escape(texts[6])}{why}"
+    yield f"[bold]{beside(heads, {})}[/]"
+    for texts, styles in zip(rows, paint, strict=True):
+        yield beside(texts, styles)
+
+
+def _show_table(
+    console: Console,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    paint: Sequence[Mapping[int, str]] | None = None,
+) -> None:
+    told = [list(map(printable, row)) for row in rows]
+    for line in table_lines(heads, told, paint or [{}] * len(told)):
+        console.print(line, soft_wrap=True)
 
 
 def list_strategies(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -91,20 +109,18 @@ def list_strategies(console: Console, rows: Sequence[Mapping[str, Any]]) -> None
     if not rows:
         console.print("No action has been verified yet.")
         return
-    table = Table(
-        Column("target", no_wrap=True, overflow="ignore"), "class", "pattern", "strategy", "healed",
-        "rate", box=None, pad_edge=False,
-    )  # fmt: skip
-    for row in rows:
-        table.add_row(
-            clean(row["target"]),
+    cells = [
+        (
+            row["target"],
             row["failure_class"],
             row["pattern"],
             row["strategy"],
             f"{row['healed']} of {row['tried']}",
             f"{row['rate_at_least']:.2f} to {row['rate_at_most']:.2f}",
         )
-    console.print(table)
+        for row in rows
+    ]
+    _show_table(console, ("target", "class", "pattern", "strategy", "healed", "rate"), cells)
 
 
 def show_incident(console: Console, story: Mapping[str, Any]) -> None:
@@ -351,7 +367,7 @@ _REPLAYED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def _show_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = Table("", Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     soon = summary["median_seconds_to_first_action"]
     merged = f", {summary['merged']} more were symptoms of these" if summary["merged"] else ""
     rows = [
@@ -429,18 +445,12 @@ def show_status(console: Console, report: Mapping[str, Any]) -> None:
     loop, reconciled = report["loop"], report["reconciled"]
     taken = "" if loop["seconds"] is None else f", took {1000 * loop['seconds']:.0f} ms"
     console.print(f"Last loop: {_ago(loop)}{taken}. Compared with the servers: {_ago(reconciled)}.")
-    table = Table("server", "version", "answers", "latency", "last answer", "error", box=None, pad_edge=False)
-    for server in report["servers"]:
-        latency = server["latency_seconds"]
-        table.add_row(
-            clean(f"{server['kind']} {server['url']}"),
-            clean(server.get("version") or "-"),
-            {True: "[green]yes[/]", False: "[red]no[/]", None: "not asked"}[server["answers"]],
-            "-" if latency is None else f"{1000 * latency:.0f} ms",
-            _ago(server["answered"]),
-            clean(server["error"] or ""),
-        )
-    console.print(table)
+    _show_table(
+        console,
+        ("server", "version", "answers", "latency", "last answer", "error"),
+        list(map(_words_of_server, report["servers"])),
+        [{2: _ANSWER_STYLES[server["answers"]]} for server in report["servers"]],
+    )
     for kind in ("guardians", "guards"):
         if report[kind]["answering"]:
             each = ", ".join(
@@ -453,6 +463,21 @@ def show_status(console: Console, report: Mapping[str, Any]) -> None:
             marks = [word for word in ("leader", "this") if replica[word]]
             told = f" ({', '.join(marks)})" if marks else ""
             console.print(f"Replica {clean(replica['name'])}{told}: {replica['incidents']} incidents.")
+
+
+_ANSWER_STYLES = {True: "green", False: "red", None: "none"}
+
+
+def _words_of_server(server: Mapping[str, Any]) -> tuple[str, ...]:
+    latency = server["latency_seconds"]
+    return (
+        f"{server['kind']} {server['url']}",
+        server.get("version") or "-",
+        {True: "yes", False: "no", None: "not asked"}[server["answers"]],
+        "-" if latency is None else f"{1000 * latency:.0f} ms",
+        _ago(server["answered"]),
+        server["error"] or "",
+    )
 
 
 def _ago(seen: Mapping[str, Any]) -> str:
