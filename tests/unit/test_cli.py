@@ -3,7 +3,10 @@
 import base64
 import io
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -864,6 +867,37 @@ def test_a_token_that_cannot_be_sent_ends_with_1(
     assert result.stderr.startswith(f"shf: {told}")
     password = shf("mode", "--url", httpserver.url_for(""), "--user", "ada", "--password-file", "token")
     assert password.exit_code == (0 if content and content.startswith(b"t") else 1)
+
+
+FULL = Path("/dev/full")
+PROCESS = [sys.executable, "-c", "from self_healing_fabric.cli import main; main(prog_name='shf')"]
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [("rules", "--list"), ("rules", "--list", "--json"), ("status", "--help"), ("check",)]
+)
+def test_output_that_cannot_be_written_ends_with_1(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A full disk is told in a sentence: of tables, JSON, help and what is told bit by bit."""
+    write(tmp_path / "shf.yaml", {"prometheus": {"url": CLOSED}})
+    with FULL.open("w") as full:
+        ended = subprocess.run(
+            [*PROCESS, *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    told = "shf: the output cannot be written: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (1, told)
+
+
+@pytest.mark.parametrize("arguments", [("rules", "--list"), ("rules", "--list", "--json"), ("--help",)])
+def test_a_reader_that_has_gone_ends_it_quietly(arguments: tuple[str, ...]) -> None:
+    """As `shf ... | head -1` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        ended = subprocess.run(
+            [*PROCESS, *arguments], stdout=gone, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_rules_as_a_manifest_for_the_operator() -> None:

@@ -5,7 +5,9 @@ Everything that takes long is imported by the command that needs it, so `shf --h
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -72,7 +74,30 @@ def _errors_as_sentences(command: Command) -> Command:
     return run
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+# Of a write to standard output, which has no name: what the commands do with files names the file.
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+
+
+class _Commands(click.Group):
+    """All commands; also what cannot be printed ends them with a sentence."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """As click's, which knows a closed pipe and nothing else."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            if error.errno not in _UNWRITABLE or error.filename is not None:
+                raise
+            click.echo(f"shf: the output cannot be written: {error.strerror}", err=True)
+            # Python writes what is left when it ends, and would complain once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="shf")
 def main() -> None:
     """Self-Healing Fabric: heals what Prometheus alerts on, and proves it."""
