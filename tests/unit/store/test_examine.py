@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import create_engine, inspect, make_url, text
 
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.store import Store, examine, schema
+from self_healing_fabric.store import Store, examine, look, schema
+from self_healing_fabric.store.migrations import version_of
 
 FIRST_RELEASE = Path(__file__).parents[2] / "data" / "store-0.1.0.sql"
 
@@ -53,6 +54,24 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "shf.db").chmod(0o400)
     with pytest.raises(StoreUnavailable, match="must be writable"):
         examine(f"sqlite:///{tmp_path / 'shf.db'}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_who_may_only_read_is_told_when_that_is_enough(tmp_path: Path) -> None:
+    """Beside a running fabric it is; a store that nobody has open SQLite does not read without writing."""
+    folder = tmp_path / "store"
+    url = f"sqlite:///{folder / 'shf.db'}"
+    with closing(Store(url)):
+        folder.chmod(0o500)
+        (folder / "shf.db").chmod(0o400)
+        assert look(url, version_of) == schema.VERSION
+        folder.chmod(0o700)
+    folder.chmod(0o500)
+    try:
+        with pytest.raises(StoreUnavailable, match=r"store/shf\.db may only be read by this user.* a copy"):
+            look(url, version_of)
+    finally:
+        folder.chmod(0o700)
 
 
 def test_a_store_of_the_first_release_is_not_migrated_by_looking(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def look(url: str, question: Callable[[Connection], T], password_file: Path | No
                 )
             return question(connection)
     except SQLAlchemyError as error:
-        raise StoreUnavailable(f"cannot read the store: {getattr(error, 'orig', None) or error}") from error
+        raise StoreUnavailable(f"cannot read the store: {backend.why_unreadable(url, error)}") from error
     finally:
         engine.dispose()
 

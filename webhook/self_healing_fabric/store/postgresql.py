@@ -179,6 +179,11 @@ def reading_engine(url: str, password_file: Path | None = None) -> Engine:
     return _engine(make_url(url), password_file, SNAPSHOT)
 
 
+def why_unreadable(_: str, error: SQLAlchemyError) -> str:
+    """What `reading_engine` met: the driver names the server."""
+    return _reason(error)
+
+
 def _engine(url: URL, password_file: Path | None, begin: str = TRANSACTION) -> Engine:
     """Connections whose transactions begin with that statement, unless their `info` names another one."""
     try:

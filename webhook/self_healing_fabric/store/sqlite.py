@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,20 @@ def reading_engine(url: str, _: Path | None = None) -> Engine:
     """Connections that can only read, beside whoever writes."""
     path = Path(make_url(url).database or "").absolute()
     return create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", hide_parameters=True)
+
+
+def why_unreadable(url: str, error: SQLAlchemyError) -> str:
+    """What `reading_engine` met, with the file that it was, and what to do."""
+    path = Path(make_url(url).database or "").absolute()
+    if not os.access(path, os.F_OK):
+        return f"{path} does not exist. A relative `store` is looked for where the command is started."
+    reason = getattr(error, "orig", None) or error
+    if getattr(reason, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        return (
+            f"{path} may only be read by this user, and while no fabric runs SQLite has to write beside it. "
+            "Ask while the fabric runs, as its user, or for a copy of the file."
+        )
+    return f"{path}: {reason}"
 
 
 def open_engine(url: str) -> Engine:
