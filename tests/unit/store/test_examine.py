@@ -47,6 +47,21 @@ def test_a_place_that_cannot_be_one_is_told(tmp_path: Path) -> None:
         examine(f"sqlite:///{tmp_path / 'file' / 'shf.db'}")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+def test_a_place_that_holds_no_files_is_told() -> None:
+    """Even root makes nothing there, though it may write."""
+    with pytest.raises(StoreUnavailable, match=r"does not exist and /proc (has no room|cannot be written)"):
+        examine("sqlite:////proc/nope/shf.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path) -> None:
+    """As one in which nothing can be made."""
+    (tmp_path / "closed").mkdir(mode=0o000)
+    with pytest.raises(StoreUnavailable, match="closed cannot be written"):
+        examine(f"sqlite:///{tmp_path / 'closed' / 'shf.db'}")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """A mount that is read-only."""

@@ -83,10 +83,12 @@ class SqliteBackend:
 def examine(url: str) -> str:
     """Look at the file without changing it; return what was found. Raises StoreUnavailable."""
     path = Path(make_url(url).database or "").absolute()
-    if not path.exists():
-        folder = next(parent for parent in path.parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not os.access(path, os.F_OK):
+        folder = next(parent for parent in path.parents if os.access(parent, os.F_OK))
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise StoreUnavailable(f"{path} does not exist and {folder} cannot be written")
+        if os.statvfs(folder).f_bfree == 0:  # full, or made by the kernel and no place for files
+            raise StoreUnavailable(f"{path} does not exist and {folder} has no room for it")
         return "will be created"
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise StoreUnavailable(f"{path} and its folder must be writable")
