@@ -181,6 +181,12 @@ def test_an_alertmanager_that_would_not_notify_us_is_a_failure(
     assert text in finding.message
 
 
+def test_an_absent_alertmanager_is_said_not_to_answer() -> None:
+    """That nobody listens says nothing of what would answer."""
+    (finding,) = found(settings(alertmanager={"url": CLOSED}), "alertmanager")
+    assert (finding.ok, finding.message) == (False, "does not answer: [Errno 111] Connection refused")
+
+
 def test_alertmanager_is_asked_with_its_token(httpserver: HTTPServer, tmp_path: Path) -> None:
     """Where Alertmanager wants a token, the check sends the configured one."""
     token = tmp_path / "token"

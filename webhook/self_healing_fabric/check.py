@@ -207,6 +207,9 @@ def _alertmanager(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(subject, False, f"cannot be asked: {error}")
         return
+    except httpx.TransportError as error:
+        yield Finding(subject, False, f"does not answer: {error or type(error).__name__}")
+        return
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         yield Finding(subject, False, f"does not answer as Alertmanager does: {error}")
         return
