@@ -21,6 +21,8 @@ CONFIG = "prometheus: {url: 'http://127.0.0.1:9'}\nservices: {cart: {}}\n"
         (["--since", "soon"], 2, "shf: 'soon' is no time"),
         (["--until", "2999-01-01"], 2, "shf: --since must be before --until, and --until not in the future"),
         (["--since", "2026-01-02", "--until", "2026-01-01"], 2, "shf: --since must be before --until"),
+        (["--since", "1000000d"], 2, "shf: --since and --until: a replay cannot begin before 1970"),
+        (["--since", "0001-01-01"], 2, "shf: --since and --until: a replay cannot begin before 1970"),
         (["--rules", "nowhere"], 2, "shf: nowhere: cannot be read"),
         (["--rules", "."], 2, "shf: .: holds no rule file"),
     ],

@@ -59,7 +59,7 @@ def replay(
         progress: told now and then which share is done.
 
     Raises:
-        UsageError: the stretch is empty or in the future, the service or the rules are unknown.
+        UsageError: the stretch is empty, in the future or before 1970, the service or the rules are unknown.
         HistoryUnavailable: Prometheus does not answer, has nothing of it, or a rule cannot be replayed.
     """
     if service is not None and service not in settings.services:
@@ -68,6 +68,8 @@ def replay(
         raise UsageError("the configuration names no service to replay: add some under `services`")
     if since >= until or until > time.time():
         raise UsageError("--since must be before --until, and --until not in the future")
+    if since < 0:
+        raise UsageError("--since and --until: a replay cannot begin before 1970")
     rules = read_rules(rule_files, interval=settings.prometheus.evaluation_interval)
     with closing(outbound.prometheus_client(settings, timeout=QUERY_TIMEOUT)) as client:
         history = History(client)
