@@ -107,6 +107,7 @@ def test_alert_without_service_has_no_target(world: Any) -> None:
     world.run()
     assert world.incident().service is None
     assert world.incident().state is State.ESCALATED
+    assert any("the alert names no service: nothing will be done about it" in line for line in world.story())
 
 
 def test_unknown_service_closes_when_its_alert_ends(world: Any) -> None:

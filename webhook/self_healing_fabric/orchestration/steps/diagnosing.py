@@ -56,8 +56,8 @@ def detected(incident: Incident, context: Context) -> Step:
     """Ours, or a stranger's that only people see."""
     if incident.known_service:
         return Step(Transition(State.DIAGNOSING, 0.0))
-    name = repr(incident.service) if incident.service else "no service"
-    reason = f"the alert names {name}, which the configuration does not: nothing will be done about it"
+    unknown = f"{incident.service!r}, which the configuration does not" if incident.service else "no service"
+    reason = f"the alert names {unknown}: nothing will be done about it"
     step = to_people(context, reason)
     # People are told once; an alert that is not ours to heal must not climb to level 4.
     return Step(replace(step.transition, rise=Rise(reason, climbs=False)))
