@@ -29,6 +29,7 @@ writes this one to start from:
 Any value can be overridden by the environment: `SHF_` and its path, `__` between the parts, for example
 `SHF_PROMETHEUS__URL`. Secrets are read from files. Durations: `500ms`, `30s`, `2m`, `1h` or a number
 of seconds. All mistakes are reported at once, by path; `shf check` also asks every server.
+A part below which nothing is given, because all its lines are comments for example, is as good as absent.
 
 This page is generated from the code (`docs/generate_configuration.py`).
 

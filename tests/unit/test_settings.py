@@ -59,6 +59,31 @@ def test_an_empty_file_is_a_valid_configuration(load: Load) -> None:
     assert (settings.listen, settings.mode, settings.services) == ("127.0.0.1:9931", Mode.AUTOMATIC, {})
 
 
+def test_a_part_of_which_all_lines_are_comments_is_as_if_it_was_not_there(load: Load) -> None:
+    """A service without settings is still one; everything else has its default, or is not configured."""
+    empty = load(
+        {
+            **dict.fromkeys(("auth", "prometheus", "alertmanager", "guardrails", "plans", "plugins")),
+            "escalation": {"tiers": None, "bounds": None, "channels": None},
+            "services": {"shop": None, "cart": {"recovery": None, "depends_on": ["shop"]}},
+        }
+    )
+    assert empty == load({"services": {"shop": {}, "cart": {"depends_on": ["shop"]}}})
+    assert load({"services": None}) == load({})
+
+
+def test_a_value_in_place_of_a_part_is_told_in_words(problems: Problems) -> None:
+    """Not in those of our program."""
+    found = problems({"services": {"shop": "x", "cart": {"recovery": 5}}, "guardrails": [], "plans": 3})
+    assert set(found) == {"services.shop", "services.cart.recovery", "guardrails", "plans"}
+    assert set(found.values()) == {"must hold names and values, as `name: value`, or nothing"}
+
+
+def test_a_caller_without_anything_is_told_what_it_needs(problems: Problems) -> None:
+    """As if the braces had been written."""
+    assert problems({"auth": {"callers": {"am": None}}}) == {"auth.callers.am.rights": "Field required"}
+
+
 def test_durations_are_read_as_people_write_them(load: Load) -> None:
     """Text with a unit and plain numbers both become seconds."""
     settings = load({"prometheus": {"timeout": "500ms"}, "verification": {"stability": 40, "deadline": "2m"}})

@@ -109,6 +109,8 @@ def _problem(location: tuple[str | int, ...], message: str, kind: str) -> Proble
     path = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
         return Problem(path, f"unknown setting{_suggestion(location)}")
+    if kind in ("model_type", "dict_type", "mapping_type"):
+        return Problem(path, "must hold names and values, as `name: value`, or nothing")
     return Problem(path, message.removeprefix("Value error, "))
 
 

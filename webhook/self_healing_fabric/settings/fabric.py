@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -35,7 +36,15 @@ from self_healing_fabric.settings.services import (
     Thresholds,
     checked_plans,
 )
-from self_healing_fabric.settings.values import CpuAffinity, HttpUrl, Mode, Section, ServiceName, StrategyName
+from self_healing_fabric.settings.values import (
+    CpuAffinity,
+    HttpUrl,
+    Mode,
+    Section,
+    ServiceName,
+    StrategyName,
+    given,
+)
 
 ENVIRONMENT_PREFIX = "SHF_"
 
@@ -108,6 +117,11 @@ class Settings(BaseSettings):
     services: Mapping[ServiceName, ServiceSettings] = Field(
         {}, description="what is watched and healed, by name"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, raw: Any) -> Any:
+        return given(cls, raw)
 
     @field_validator("store")
     @classmethod

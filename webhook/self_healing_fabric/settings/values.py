@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from self_healing_fabric.extensions import names
 
@@ -77,6 +77,30 @@ class Section(BaseModel):
     """A part of the configuration: immutable, and refusing keys that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, raw: Any) -> Any:
+        return given(cls, raw)
+
+
+def given(section: type[BaseModel], raw: Any) -> Any:
+    """What is given for a section, without names of parts below which nothing stands.
+
+    In YAML such a part is null, for example because all its lines are comments; it is as good as not there.
+    """
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        return raw
+    return {name: value for name, value in raw.items() if value is not None or not _is_part(section, name)}
+
+
+def _is_part(section: type[BaseModel], name: Any) -> bool:
+    field = section.model_fields.get(name)
+    annotation = field.annotation if field is not None else None
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return is_section or get_origin(annotation) is Mapping
 
 
 def called_urls(section: BaseModel) -> Iterator[str]:
