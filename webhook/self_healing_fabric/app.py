@@ -110,19 +110,25 @@ def serve(fabric: Fabric) -> None:
         UsageError: it would listen beyond loopback without credentials.
     """
     app = create_app(fabric)
+    ended_by: list[str] = []
 
-    def terminate(number: int, _: FrameType | None) -> None:
-        log.info("stopping", signal=signal.Signals(number).name)
+    def end(number: int, _: FrameType | None) -> None:
+        if fabric.draining:  # what is in hand is being finished already
+            return
+        ended_by.append(signal.Signals(number).name)
         fabric.drain()
         sys.exit(0)
 
-    signal.signal(signal.SIGTERM, terminate)
     server = _create_server(app, fabric, {})
     tune_threads(fabric.settings.cpu_affinity)
-    fabric.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     try:
+        fabric.start()
         server.run()
     finally:
+        # Not by the handler: the signal may have come while a line was being written.
+        log.info("stopping", signal=ended_by[0] if ended_by else None)
         server.close()
         fabric.stop()
 
