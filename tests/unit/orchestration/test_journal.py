@@ -69,6 +69,7 @@ class Replica:
         """Announce a restart of the one target: None when it may begin."""
         action = {
             "id": f"{incident.id}/{next(numbers)}",
+            "service": incident.service,
             "platform": "http",
             "target": TARGET,
             "attempt": 1,

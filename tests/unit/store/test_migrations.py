@@ -215,6 +215,33 @@ def test_alerts_of_the_first_release_learn_their_service(first_release: Path) ->
     assert services == [(1, "cart"), (2, None), (3, None), (4, "db"), (5, None), (6, "cart"), (7, None)]
 
 
+def test_what_an_open_incident_has_done_learns_its_service(old: str) -> None:
+    """On both databases, before the incident can move to another one; none is made up for a closed one."""
+    engine = create_engine(old)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO incidents (id, subject, service, known_service, title, severity, state, level, "
+                "opened_at, updated_at, closed_at, epoch, relapses, faults, plan) "
+                "VALUES ('i2', 's', 'db', true, 't', 'critical', 'closed', 0, 1, 1, 1, 0, 0, 0, '[]')"
+            )
+        )
+        for incident in ("i1", "i2"):
+            connection.execute(
+                text(
+                    "INSERT INTO actions (id, incident_id, strategy, platform, target, disruptive, attempt, "
+                    "status, before, intended_at) "
+                    f"VALUES ('of-{incident}', '{incident}', 'scale', 'http', 't', true, 1, 'succeeded', "  # noqa: S608
+                    "'{}', 1)"
+                )
+            )
+    Store(old).close()
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT id, service FROM actions ORDER BY id")).all()
+    engine.dispose()
+    assert found == [("of-i1", "cart"), ("of-i2", None)]
+
+
 def test_a_migrated_store_has_the_schema_of_a_new_one(first_release: Path, tmp_path: Path) -> None:
     """Tables, indexes and triggers: who comes from 0.1.0 lacks nothing."""
 

@@ -260,6 +260,41 @@ def test_an_unfinished_action_is_found_by_its_incident(store: Store, announce: O
     assert row.id == "b"
 
 
+def held(store: Store, *incidents: str) -> list[list[tuple[str, str | None]]]:
+    """The actions that each of them answers for, with their services."""
+    return [
+        [
+            (row.id, row.service)
+            for row in store.read(lambda c, each=each: statements.actions_held_by(c, each))
+        ]
+        for each in incidents
+    ]
+
+
+def test_actions_are_handed_over_whole_or_by_service(
+    store: Store, announce: Opens, open_incident: Opens
+) -> None:
+    """Once and again; each stays in the story of the incident that announced it."""
+    announce("a1", service="cart")
+    announce("a2", service="db")
+    open_incident("i2")
+    open_incident("i3")
+    hand_over = statements.hand_over_actions
+    store.write(lambda c: hand_over(c, from_incident="i1", to_incident="i2"))
+    assert held(store, "i1", "i2") == [[], [("a1", "cart"), ("a2", "db")]]
+    store.write(lambda c: hand_over(c, from_incident="i2", to_incident="i3", service="cart"))
+    assert held(store, "i1", "i2", "i3") == [[], [("a2", "db")], [("a1", "cart")]]
+    assert [row.id for row in store.read(lambda c: statements.actions_of(c, "i1"))] == ["a1", "a2"]
+
+
+def test_an_action_without_a_service_has_that_of_its_incident(store: Store, announce: Opens) -> None:
+    """The version before writes none: what reads the rows does not have to know."""
+    announce("a1")
+    announce("a2", service="db")
+    assert held(store, "i1") == [[("a1", "cart"), ("a2", "db")]]
+    assert [row.service for row in store.read(statements.running_actions)] == ["cart", "db"]
+
+
 def test_pages_of_incidents_neither_repeat_nor_skip(store: Store, open_incident: Opens) -> None:
     """Newest first, and equal times are told apart by the id."""
     for number, opened in enumerate((1.0, 2.0, 2.0, 2.0, 3.0)):

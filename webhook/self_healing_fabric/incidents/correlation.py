@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +26,7 @@ from self_healing_fabric.incidents.lifecycle import Outcome, State
 from self_healing_fabric.incidents.models import Alert, alert_of
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.incidents.topology import Topology
+from self_healing_fabric.incidents.unfinished import finishes
 from self_healing_fabric.store import statements
 
 BATCH = 500  # alerts in one transaction
@@ -76,6 +77,7 @@ class _Open:
     newest_alert: float
     relapses: int = 0
     split_from: str | None = None
+    plan: Sequence[str] = ()
     waiting: bool = False
     new: bool = False
     values: dict[str, Any] = field(default_factory=dict)  # of one that this round opened
@@ -92,6 +94,7 @@ def _known(row: Row[Any], newest_alert: float) -> _Open:
         newest_alert=newest_alert,
         relapses=row.relapses,
         split_from=row.split_from,
+        plan=row.plan,
         waiting=row.waiting_for is not None,
     )
 
@@ -201,12 +204,17 @@ class _Round:
             and self._is_recent(incident)
             and incident.state in MOVABLE
             and incident.split_from is None
-            and not self._acting(incident)
+            and not self._has_begun(incident)
         ]
         return sorted(found, key=lambda incident: (incident.opened_at, incident.id))
 
-    def _acting(self, incident: _Open) -> bool:
-        return statements.unfinished_action_of(self._connection, incident.id) is not None
+    def _has_begun(self, incident: _Open) -> bool:
+        """Whether an effect of it is under way, or comes next that finishes an earlier one."""
+        actions = statements.actions_held_by(self._connection, incident.id)
+        if any(row.status in statements.UNFINISHED for row in actions):
+            return True
+        acts = incident.state in (State.RECOVERING, State.AWAITING_APPROVAL) and incident.plan
+        return bool(acts and finishes(incident.plan[0], str(incident.service), actions))
 
     def _is_recent(self, incident: _Open) -> bool:
         return incident.state is not State.RESOLVED and self._now - incident.newest_alert <= self._window
@@ -330,8 +338,12 @@ def cause_among(
 def merge(
     connection: Connection, incident_id: str, service: str, into_id: str, into_service: str, now: float
 ) -> None:
-    """Move the alerts of a symptom's incident and tell both timelines; the caller closes it."""
+    """Move what is a symptom's incident's, and tell both timelines; the caller closes it.
+
+    What it has done is taken back by the other one, in its time.
+    """
     statements.move_alerts(connection, from_incident=incident_id, to_incident=into_id)
+    statements.hand_over_actions(connection, from_incident=incident_id, to_incident=into_id)
     data = {"from": incident_id, "into": into_id}
     here = f"Merged into {into_id}: {service} depends on {into_service}, which fails too and is suspected."
     there = f"Took in {incident_id}: {service} depends on {into_service} and is taken for a symptom."
@@ -361,7 +373,8 @@ def merged_changes(into_id: str, now: float) -> dict[str, Any]:
 def split(connection: Connection, incident: Row[Any], service: str, reason: str, now: float) -> str:
     """Give a symptom's alerts an incident of their own, which is never merged again; return its id.
 
-    Where the service has an open incident already, they go there.
+    Where the service has an open incident already, they go there. What was done to the service goes with
+    them, unless something is under way.
     """
     rows = [row for row in statements.alerts_of(connection, incident.id) if row.service == service]
     alerts = [alert_of(row) for row in rows]
@@ -388,6 +401,10 @@ def split(connection: Connection, incident: Row[Any], service: str, reason: str,
     else:
         statements.insert_incidents(connection, [values])
     statements.move_alerts(connection, from_incident=incident.id, to_incident=split_id, service=service)
+    if statements.unfinished_action_of(connection, incident.id) is None:
+        statements.hand_over_actions(
+            connection, from_incident=incident.id, to_incident=split_id, service=service
+        )
     data = {"from": incident.id, "into": split_id, "service": service}
     here = Entry(Kind.STATE, f"{service} was split off into {split_id}: {reason}", data)
     there = Entry(Kind.STATE, f"Split off from {incident.id}: {reason}", data)

@@ -22,7 +22,7 @@ closed              calm for the relapse window and all alerts ended, or merged 
                     cause; never changes again
 
 When an alert arrives of a service that the incident's service depends on, that one is suspected from then on
-and the incident goes back to diagnosing, unless an effect is under way.
+and the incident goes back to diagnosing, unless an effect is under way, or must be completed or taken back.
 
 A worker claims an incident that is due, does the one step of its state, and commits a `Transition`: the next
 state, when it is due again, the changed fields and what to write into the timeline, all in one transaction.

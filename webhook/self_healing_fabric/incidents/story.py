@@ -75,6 +75,7 @@ class Action(TypedDict):
     """One attempt of one strategy on one target."""
 
     id: str
+    service: Annotated[str | None, Field(description="whose target it is")]
     strategy: str
     platform: str
     target: str
@@ -201,6 +202,7 @@ def _timeline_entry(row: AnyRow) -> TimelineEntry:
 def _action(row: AnyRow) -> Action:
     return {
         "id": row.id,
+        "service": row.service,
         "strategy": row.strategy,
         "platform": row.platform,
         "target": row.target,

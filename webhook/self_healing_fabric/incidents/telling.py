@@ -251,7 +251,7 @@ def tell(raw: Json) -> Telling:
         opened_at=_seconds(raw["opened_at"]) or 0.0,
         ended_at=ended_at(raw),
         finding=_finding(raw["diagnosis"]) if raw["diagnosis"] else None,
-        attempts=tuple(_attempt(each) for each in raw["actions"]),
+        attempts=tuple(_attempt(each, raw["service"]) for each in raw["actions"]),
         objections=tuple(_objections(raw["timeline"])),
         calls=tuple(_called(each) for each in raw.get("calls", ())),
         timeline=tuple(_moments(raw["timeline"])),
@@ -385,11 +385,12 @@ def _impact(told: Json) -> Iterator[str]:
     yield {"now": "urgent: now", "soon": "urgent: soon", "later": "not urgent"}[told["urgency"]]
 
 
-def _attempt(told: Json) -> Attempt:
+def _attempt(told: Json, suspected: str | None) -> Attempt:
+    elsewhere = "" if told["service"] == suspected else f" of {told['service']}"
     started, finished = _seconds(told["started_at"]), _seconds(told["finished_at"])
     return Attempt(
         strategy=told["strategy"],
-        target=target_in_words(told["target"]),
+        target=target_in_words(told["target"]) + elsewhere,
         attempt=told["attempt"],
         status=told["status"],
         verdict=told["verdict"],

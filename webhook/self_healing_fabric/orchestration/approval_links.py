@@ -25,7 +25,7 @@ from self_healing_fabric.incidents.models import incident_of
 from self_healing_fabric.incidents.timeline import Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.decisions import DECISIONS, count, decide_within
-from self_healing_fabric.orchestration.effects import effect_of
+from self_healing_fabric.orchestration.effects import next_effect
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.store import statements
 
@@ -170,14 +170,19 @@ def _checked(connection: Connection, context: Context, link: Link) -> Proposal:
     data: Mapping[str, Any] = asked.data
     if not incident_of(row).plan or incident_of(row).plan[0] != data["strategy"]:
         raise DecisionRefused(VOID)
-    return Proposal(link, row.title, str(row.service), data["strategy"], data["target"], asked.message)
+    service = data.get("service", row.service)  # not told by the version before
+    return Proposal(link, row.title, str(service), data["strategy"], data["target"], asked.message)
 
 
 def _check_target(context: Context, proposal: Proposal) -> None:
     """The target may be another one since a restart with another configuration."""
-    actions = context.store.read(lambda connection: statements.actions_of(connection, proposal.link.incident))
+    identity = proposal.link.incident
+    row = context.store.read(lambda connection: statements.incident(connection, identity))
+    if row is None:
+        raise UnknownIncident(VOID)
+    actions = context.store.read(lambda connection: statements.actions_held_by(connection, identity))
     try:
-        target = effect_of(context, proposal.service, proposal.strategy, actions).target
+        target = next_effect(context, incident_of(row), proposal.strategy, actions).effect.target
     except (NotApplicable, TargetUnreadable) as error:
         raise DecisionRefused(f"{proposal.strategy} is not possible any more: {error}") from error
     if target != proposal.target:

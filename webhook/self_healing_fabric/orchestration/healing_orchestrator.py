@@ -401,7 +401,8 @@ class HealingOrchestrator:
         metrics, transition = self._context.metrics, step.transition
         service = str(incident.service) if incident.known_service else UNKNOWN_SERVICE
         if step.finished is not None and step.strategy is not None:
-            metrics.actions.labels(service, step.strategy, step.finished[1].status.value).inc()
+            acted_on = step.service or service
+            metrics.actions.labels(acted_on, step.strategy, step.finished[1].status.value).inc()
         if incident.merged_into is None and "merged_into" in transition.changes:
             metrics.merged.labels(service).inc()
         if transition.state is State.RESOLVED and incident.state is not State.RESOLVED:

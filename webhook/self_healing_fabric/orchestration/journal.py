@@ -160,42 +160,40 @@ def _state_entries(incident: Incident, transition: Transition) -> list[Entry]:
 
 def ask_guardrails(
     context: Context,
-    incident: Incident,
     action: Mapping[str, Any],
     strategy: str,
     disruptive: bool,
     measured: Measured,
 ) -> Refusal | None:
     """What the guardrails would say to an action; nothing is announced and nothing is remembered."""
-    now = context.clock()
-    proposal = _proposal(context, incident, action, strategy, disruptive, measured, now)
+    proposal = _proposal(context, action, strategy, disruptive, measured, context.clock())
     return context.store.read(lambda connection: guardrails.check(connection, proposal, context.settings))
 
 
 def ask_outside(
-    context: Context, incident: Incident, action: Mapping[str, Any], strategy: str, disruptive: bool
+    context: Context, action: Mapping[str, Any], strategy: str, disruptive: bool
 ) -> Refusal | None:
     """What those guardrails say that others bring: asked before the transaction, for they may hang."""
-    proposal = _proposal(context, incident, action, strategy, disruptive, NOTHING_MEASURED, context.clock())
+    proposal = _proposal(context, action, strategy, disruptive, NOTHING_MEASURED, context.clock())
     return first_refusal(context.outside, proposal)
 
 
 def told_of(action: Mapping[str, Any], strategy: str) -> dict[str, Any]:
     """What the timeline tells of an action. Not its whole `before`, which may hold secrets."""
     diff = {DIFF: action["before"][DIFF]} if DIFF in action["before"] else {}
-    return {"action": action["id"], "strategy": strategy, "target": action["target"], **diff}
+    acts_on = {"service": action["service"], "target": action["target"]}
+    return {"action": action["id"], "strategy": strategy, **acts_on, **diff}
 
 
 def _proposal(
     context: Context,
-    incident: Incident,
     action: Mapping[str, Any],
     strategy: str,
     disruptive: bool,
     measured: Measured,
     now: float,
 ) -> Proposal:
-    service, topology = str(incident.service), context.graph.topology
+    service, topology = action["service"], context.graph.topology
     return Proposal(
         service,
         strategy,
@@ -230,7 +228,7 @@ def announce(
         # A change of the mode waits for us or we for it: once a pause is acknowledged, nothing begins.
         statements.serialize(connection, "control", shared=True)
         mark, now = steady(), context.clock()  # after the waiting, and in this order: see leases.Leases
-        proposal = _proposal(context, incident, action, strategy, disruptive, measured, now)
+        proposal = _proposal(context, action, strategy, disruptive, measured, now)
         refusal = guardrails.check(connection, proposal, context.settings)
         if refusal is not None:
             if refusal.remember is not None:

@@ -14,10 +14,6 @@ from typing import Any, Protocol
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.outcomes import Outcome, Permit
 
-FOLLOWED_BY = "followed_by"
-"""In an action's `before`: the strategy without which the change has no effect; it follows before anything is
-verified. A process that reads its configuration at its start must be restarted after a `sync`."""
-
 DIFF = "diff"
 """In an action's `before`: lines that show people what will change, without secrets. Of `before` only they
 are shown."""

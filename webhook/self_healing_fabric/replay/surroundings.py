@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from self_healing_fabric.diagnosis.sources import Report, SourceMaker, SourceUnusable, sources_of
-from self_healing_fabric.recovery.effects import FOLLOWED_BY, Effect
+from self_healing_fabric.incidents.unfinished import FOLLOWED_BY
+from self_healing_fabric.recovery.effects import Effect
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status
 from self_healing_fabric.recovery.strategies import Strategy
 from self_healing_fabric.settings import KubernetesSettings, ServiceSettings, Settings

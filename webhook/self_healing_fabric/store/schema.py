@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import Text as SqlText
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0007"  # the newest migration
+VERSION = "0008"  # the newest migration
 
 
 class Text(TypeDecorator[str]):
@@ -154,6 +154,7 @@ alerts = Table(
 )
 
 _RUNNING = text("status IN ('intended', 'started')")
+_HELD = text("held_by IS NOT NULL")
 
 actions = Table(
     "actions",
@@ -161,6 +162,8 @@ actions = Table(
     Column("number", Number, primary_key=True, autoincrement=True),  # the order in which they were announced
     Column("id", Text, nullable=False, unique=True),
     Column("incident_id", Text, ForeignKey("incidents.id"), nullable=False),
+    Column("service", Text),  # whose target it is; None: written before there was this column
+    Column("held_by", Text),  # the incident that has taken over what is in force; None: still that one
     Column("strategy", Text, nullable=False),
     Column("failure_class", Text),  # as diagnosed when it was chosen, and so the pattern
     Column("pattern", Text),
@@ -181,6 +184,7 @@ actions = Table(
     Index("actions_by_target", "target", "intended_at"),
     Index("actions_by_time", "intended_at"),
     Index("actions_running", "status", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
+    Index("actions_held", "held_by", sqlite_where=_HELD, postgresql_where=_HELD),
 )
 
 timeline = Table(

@@ -585,12 +585,42 @@ def end_action(connection: Connection, action_id: str, changes: Changes) -> bool
     return connection.execute(_END_ACTION, {"_id": action_id, **changes}).rowcount == 1
 
 
-_ACTIONS_OF = select(actions).where(actions.c.incident_id == bindparam("_id")).order_by(actions.c.number)
+# A replica of a version that knew no service writes none: then it is that of the incident.
+_SERVICE_ACTED_ON = func.coalesce(actions.c.service, incidents.c.service).label("service")
+_ACTIONS: Select[Any] = (
+    select(*(column for column in actions.c if column.name != "service"), _SERVICE_ACTED_ON)
+    .join(incidents, incidents.c.id == actions.c.incident_id)
+    .order_by(actions.c.number)
+)
+_ACTIONS_OF = _ACTIONS.where(actions.c.incident_id == bindparam("_id"))
 
 
 def actions_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
-    """The actions of one incident, oldest first."""
+    """The actions that one incident announced, oldest first."""
     return connection.execute(_ACTIONS_OF, {"_id": incident_id}).all()
+
+
+def _held_by(incident_id: Any) -> Any:
+    announced = and_(actions.c.incident_id == incident_id, actions.c.held_by.is_(None))
+    return or_(actions.c.held_by == incident_id, announced)
+
+
+_ACTIONS_HELD_BY = _ACTIONS.where(_held_by(bindparam("_id")))
+
+
+def actions_held_by(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
+    """The actions whose effects one incident answers for, oldest first: its own and those it took over."""
+    return connection.execute(_ACTIONS_HELD_BY, {"_id": incident_id}).all()
+
+
+def hand_over_actions(
+    connection: Connection, *, from_incident: str, to_incident: str, service: str | None = None
+) -> None:
+    """Let another incident answer for what this one does, or only for what was done to one service."""
+    query = update(actions).where(_held_by(from_incident))
+    if service is not None:
+        query = query.where(actions.c.service == service)
+    connection.execute(query.values(held_by=to_incident))
 
 
 def unfinished_action_of(connection: Connection, incident_id: str) -> AnyRow | None:
@@ -634,7 +664,7 @@ def actions_on(connection: Connection, target: str, since: float) -> Sequence[An
 
 
 _RUNNING: Select[Any] = (
-    select(actions.c.id, actions.c.target, incidents.c.service)
+    select(actions.c.id, actions.c.target, _SERVICE_ACTED_ON)
     .join(incidents, incidents.c.id == actions.c.incident_id)
     .where(actions.c.disruptive, actions.c.status.in_(UNFINISHED))
 )

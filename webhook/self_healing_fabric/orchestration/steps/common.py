@@ -42,6 +42,7 @@ class Step:
     finished: journal.Finished | None = None
     verdict: tuple[str, str] | None = None
     strategy: str | None = None  # of the finished action
+    service: str | None = None  # likewise: whose target it was
     learned: Mapping[str, Any] | None = None  # about the diagnosis, from the verified repair
     also: tuple[journal.Also, ...] = ()  # what else is written in the same transaction
 
@@ -68,7 +69,11 @@ class Alerts:
     @property
     def signals(self) -> tuple[str, ...]:
         """The known signals that the alerts of the suspected cause name."""
-        return watched_signals([row.labels for row in self.own_alerts])
+        return self.signals_of(self.service)
+
+    def signals_of(self, service: str | None) -> tuple[str, ...]:
+        """The known signals that the alerts of a service name."""
+        return watched_signals([row.labels for row in self.alerts if row.service == service])
 
     @property
     def silenced(self) -> bool:
@@ -90,7 +95,7 @@ class Alerts:
 
 @dataclass(frozen=True)
 class Facts(Alerts):
-    """The same, with the rows of its actions."""
+    """The same, with the rows of the actions that it answers for."""
 
     actions: Sequence[Row[Any]]
 
@@ -124,7 +129,7 @@ def facts_and_mode_of(incident: Incident, context: Context) -> tuple[Facts, Mode
 
 def _facts(connection: Connection, incident: Incident) -> Facts:
     alerts = statements.alerts_of(connection, incident.id)
-    return Facts(incident.service, alerts, statements.actions_of(connection, incident.id))
+    return Facts(incident.service, alerts, statements.actions_held_by(connection, incident.id))
 
 
 def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_POLL) -> Step:
@@ -167,7 +172,7 @@ def evidence_entry(fact: Evidence) -> Entry:
     return Entry(Kind.EVIDENCE, fact.statement, fact.as_dict())
 
 
-def merged_into_cause(incident: Incident, context: Context, **finished: Any) -> Step | None:
+def merged_into_cause(incident: Incident, context: Context, *entries: Entry, **finished: Any) -> Step | None:
     """Fold this incident into that of a failing service which it depends on; None when there is none."""
     if not context.graph.topology.direct_dependencies(str(incident.service)):
         return None
@@ -176,10 +181,12 @@ def merged_into_cause(incident: Incident, context: Context, **finished: Any) -> 
     cause = context.store.read(
         lambda connection: correlation.cause_among(connection, incident, topology, window, now)
     )
-    return None if cause is None else merged_into(incident, context, cause, **finished)
+    return None if cause is None else merged_into(incident, context, cause, *entries, **finished)
 
 
-def merged_into(incident: Incident, context: Context, cause: Row[Any], **finished: Any) -> Step:
+def merged_into(
+    incident: Incident, context: Context, cause: Row[Any], *entries: Entry, **finished: Any
+) -> Step:
     """Fold this incident into that of its cause, unless it ends meanwhile."""
     now = context.clock()
 
@@ -189,5 +196,5 @@ def merged_into(incident: Incident, context: Context, cause: Row[Any], **finishe
             raise LeaseLost(f"incident {cause.id} ended before {incident.id} could join it")
         correlation.merge(connection, incident.id, str(incident.service), cause.id, cause.service, now)
 
-    transition = Transition(State.CLOSED, None, changes=correlation.merged_changes(cause.id, now))
+    transition = Transition(State.CLOSED, None, entries, correlation.merged_changes(cause.id, now))
     return Step(transition, also=(also,), **finished)

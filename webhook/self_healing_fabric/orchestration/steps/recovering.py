@@ -20,9 +20,10 @@ from self_healing_fabric.incidents.lifecycle import Rise, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, finishes
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.effects import UNDOES, effect_of, effect_of_action, in_force
+from self_healing_fabric.orchestration.effects import UNDOES, Next, effect_of_action, next_effect
 from self_healing_fabric.orchestration.escalation_manager import escalate
 from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, steady
 from self_healing_fabric.orchestration.steps.common import (
@@ -37,7 +38,7 @@ from self_healing_fabric.orchestration.steps.common import (
     wait,
 )
 from self_healing_fabric.orchestration.steps.verifying import verify_from
-from self_healing_fabric.recovery.effects import FOLLOWED_BY, Effect, NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Permit, Status
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
 from self_healing_fabric.recovery.strategies import UNDO
@@ -63,17 +64,17 @@ def recovering(incident: Incident, context: Context) -> Step:
         return _after_interruption(incident, context, facts.unfinished_action, facts.actions)
     if facts.silenced:
         return until_silence_ends(incident)
-    merged = merged_into_cause(incident, context)
+    finishing = bool(incident.plan) and finishes(incident.plan[0], str(incident.service), facts.actions)
+    merged = None if finishing else merged_into_cause(incident, context)
     if merged is not None:
         return merged
     if not incident.plan:
-        return to_people(context, "everything that may be tried has been tried")
+        return to_people(context, "what was done before is undone, for it did not heal")
     strategy = incident.plan[0]
     if strategy != UNDO and strategy not in context.strategies:
         gone = f"{strategy} is not installed any more"
         return _next(incident, context, gone, Entry(Kind.PLAN, f"{gone}."))
-    unasked = strategy == UNDO or _completes(strategy, facts.actions)
-    if unasked or not context.strategies[strategy].disruptive:
+    if finishing or not context.strategies[strategy].disruptive:
         return _act(incident, context, strategy, facts, mode_in_force, ())
     health, evidence = context.verifier.health(str(incident.service), facts.signals, context.clock())
     entries = tuple(evidence_entry(fact) for fact in evidence)
@@ -97,22 +98,26 @@ def _act(
 ) -> Step:
     if mode_in_force is Mode.PAUSED:
         # Before the target is read: who reads whole states once a second disturbs, too.
-        return _refused(incident, context, mode.paused(context.clock()), entries)
-    service = str(incident.service)
+        return _refused(incident, context, mode.paused(context.clock()), entries, str(incident.service))
     disruptive = strategy == UNDO or context.strategies[strategy].disruptive
     try:
-        effect = effect_of(context, service, strategy, facts.actions)
-        action = _new_action(incident, context, strategy, effect, facts.actions)
+        following = next_effect(context, incident, strategy, facts.actions)
+        effect, service = following.effect, following.service
+        if service != incident.service:
+            mode_in_force = _mode_of(context, service, strategy)
+            if mode_in_force is Mode.PAUSED:
+                return _refused(incident, context, mode.paused(context.clock()), entries, service)
+        action = _new_action(incident, context, strategy, following, facts.actions)
     except (NotApplicable, TargetUnreadable) as error:
         reason = f"{strategy} is not possible: {error}"
         return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))
     if mode_in_force is Mode.APPROVAL and disruptive and not incident.approved_by:
         return _ask_for_approval(incident, context, strategy, action, entries)
     measured = _measured(context, service, strategy) if disruptive else Measured()
-    refused = journal.ask_outside(context, incident, action, strategy, disruptive)
+    refused = journal.ask_outside(context, action, strategy, disruptive)
     measured = replace(measured, refused=refused)
     if mode_in_force is Mode.DRY_RUN:
-        refusal = journal.ask_guardrails(context, incident, action, strategy, disruptive, measured)
+        refusal = journal.ask_guardrails(context, action, strategy, disruptive, measured)
         what, told = f"{strategy} {target_in_words(effect.target)}", journal.told_of(action, strategy)
         would = f"would {what}"
         if refusal is not None:
@@ -130,8 +135,14 @@ def _act(
         entries=entries,
     )
     if isinstance(answer, Refusal):
-        return _refused(incident, context, answer, entries)
+        return _refused(incident, context, answer, entries, service)
     return _perform(incident, context, strategy, effect, action, begun=answer)
+
+
+def _mode_of(context: Context, service: str, strategy: str) -> Mode:
+    return context.store.ask(
+        lambda connection: mode.current(connection, context.settings, service=service, strategy=strategy)
+    )
 
 
 def _measured(context: Context, service: str, strategy: str) -> Measured:
@@ -159,21 +170,23 @@ def _ask_for_approval(
     # Whoever is called when the first of them is over still has time to allow it.
     deadline = sum(each.deadline for each in levels[incident.level : incident.level + 2])
     told = journal.told_of(action, strategy)
-    what = f"{strategy} {incident.service}: {target_in_words(action['target'])}"
+    what = f"{strategy} {action['service']}: {target_in_words(action['target'])}"
     asks = Entry(Kind.PLAN, f"Asks for approval to {what}.", told)
     return Step(
         Transition(State.AWAITING_APPROVAL, deadline, (*entries, asks), waiting_for="a person's approval")
     )
 
 
-def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tuple[Entry, ...]) -> Step:
+def _refused(
+    incident: Incident, context: Context, refusal: Refusal, entries: tuple[Entry, ...], service: str
+) -> Step:
     """Wait until the guardrail may allow it, or hand over to people when it never will by itself."""
     reason = f"{refusal.guardrail}: {refusal.reason}"
     blocked = Entry(Kind.GUARDRAIL, f"{refusal.guardrail} refuses: {refusal.reason}.", vars(refusal))
     # Told and counted once, at the first refusal; the looks after it only wait.
     first = not (incident.waiting_for or "").startswith(f"{refusal.guardrail}:")
     if first:
-        context.metrics.blocks.labels(str(incident.service), refusal.guardrail).inc()
+        context.metrics.blocks.labels(service, refusal.guardrail).inc()
     if refusal.next:
         return _next(incident, context, reason, *entries, blocked)
     if refusal.retry_at is None:
@@ -185,45 +198,34 @@ def _refused(incident: Incident, context: Context, refusal: Refusal, entries: tu
 
 
 def _new_action(
-    incident: Incident, context: Context, strategy: str, effect: Effect, earlier: Sequence[Row[Any]]
+    incident: Incident, context: Context, strategy: str, following: Next, earlier: Sequence[Row[Any]]
 ) -> dict[str, Any]:
     """Describe the next attempt and what the target looks like before it.
 
     Raises TargetUnreadable, NotApplicable.
     """
-    service = str(incident.service)
+    effect, service = following.effect, following.service
     before = dict(effect.snapshot())
     if effect.renews_process:
         before["process_start"] = context.verifier.start_time(service, context.clock())
     if strategy == UNDO or context.strategies[strategy].disruptive:
         before["signals"] = context.verifier.condition(service, context.clock())
-    if strategy == UNDO:
-        before[UNDOES] = getattr(in_force(context, service, earlier), "id", None)
+    if following.undoes is not None:
+        before[UNDOES] = following.undoes
     return {
         "id": f"{incident.id}/{strategy}-{secrets.token_hex(4)}",
+        "service": service,
         "platform": effect.platform,
         "target": effect.target,
-        "attempt": 1 + _failures_in_a_row(earlier, strategy),
+        "attempt": 1 + _failures_in_a_row(earlier, service, strategy),
         "before": before,
     }
 
 
-def _completes(strategy: str, actions: Sequence[Row[Any]]) -> bool:
-    """Whether the newest change has no effect before this strategy: then nobody asks whether it still fails.
-
-    A configuration that was written looks well, and the process that has not read it does not.
-    """
-    for row in reversed(actions):
-        if row.strategy != strategy or row.status != Status.FAILED.value:
-            done = row.status == Status.SUCCEEDED.value
-            return bool(done and row.before.get(FOLLOWED_BY) == strategy)
-    return False
-
-
-def _failures_in_a_row(actions: Sequence[Row[Any]], strategy: str) -> int:
+def _failures_in_a_row(actions: Sequence[Row[Any]], service: str, strategy: str) -> int:
     """How often the strategy has failed since anything else happened: a relapse has its own three tries."""
     count = 0
-    for row in reversed(actions):
+    for row in reversed([row for row in actions if row.service == service]):
         if row.strategy != strategy or row.status != Status.FAILED.value:
             break
         count += 1
@@ -238,12 +240,12 @@ def _perform(
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
-            permit=_permit(incident, context, strategy, begun + BEGINS_WITHIN),
+            permit=_permit(incident, context, action["service"], strategy, begun + BEGINS_WITHIN),
         )
     return _after_action(incident, context, strategy, action, outcome)
 
 
-def _permit(incident: Incident, context: Context, strategy: str, until: float) -> Permit:
+def _permit(incident: Incident, context: Context, service: str, strategy: str, until: float) -> Permit:
     """The leave to begin until then (on the steady clock).
 
     Connecting to the target takes a while. Meanwhile people may have stopped the fabric, and who finds the
@@ -253,11 +255,7 @@ def _permit(incident: Incident, context: Context, strategy: str, until: float) -
 
     def permit() -> bool:
         try:
-            now = context.store.ask(
-                lambda connection: mode.current(
-                    connection, context.settings, service=incident.service, strategy=strategy
-                )
-            )
+            now = _mode_of(context, service, strategy)
         except StoreUnavailable:
             return False
         return now is not Mode.PAUSED and steady() < until and context.leases.holds(incident)
@@ -273,32 +271,35 @@ def _after_action(
         f"{strategy} {outcome.status}: {outcome.detail}",
         {"action": action["id"], "strategy": strategy, "status": outcome.status.value},
     )
-    finished = (action["id"], outcome)
+    finished: dict[str, Any] = {
+        "finished": (action["id"], outcome),
+        "strategy": strategy,
+        "service": action["service"],
+    }
+    rest = list(incident.plan[1:])
     if outcome.status is Status.SUCCEEDED and FOLLOWED_BY in action["before"]:
-        following, rest = action["before"][FOLLOWED_BY], list(incident.plan[1:])
+        following = action["before"][FOLLOWED_BY]
         plan = rest if rest[:1] == [following] else [following, *rest]
-        onward = Transition(State.RECOVERING, 0.0, (told,), {"plan": plan})
-        return Step(onward, finished=finished, strategy=strategy)
+        return Step(Transition(State.RECOVERING, 0.0, (told,), {"plan": plan}), **finished)
+    if outcome.status is Status.SUCCEEDED and strategy == UNDO and incident.resolved_at is None:
+        # Before people are called, it may turn out to be a symptom.
+        return Step(Transition(State.RECOVERING, 0.0, (told,), {"plan": rest}), **finished)
     if outcome.status is Status.SUCCEEDED:
-        started_before = action["before"].get("process_start")
-        if strategy == UNDO and incident.resolved_at is None:
-            reason = "what was done before is undone, for it did not heal"
-            return _next(incident, context, reason, told, finished=finished, strategy=strategy)
         transition = verify_from(
             context,
             action=action["id"],
-            started_before=started_before,
+            started_before=action["before"].get("process_start"),
             entries=(told,),
             before=action["before"].get("signals"),
         )
-        return Step(transition, finished=finished, strategy=strategy)
+        return Step(transition, **finished)
     if outcome.status is Status.INDETERMINATE:
         reason = f"whether {strategy} happened cannot be learnt: {outcome.detail}"
-        return to_people(context, reason, told, finished=finished, strategy=strategy)
+        return to_people(context, reason, told, **finished)
     if outcome.retry_in is not None:
         transition = Transition(State.RECOVERING, outcome.retry_in, (told,))
-        return Step(transition, finished=finished, strategy=strategy)
-    return _next(incident, context, f"{strategy} failed", told, finished=finished, strategy=strategy)
+        return Step(transition, **finished)
+    return _next(incident, context, f"{strategy} failed", told, **finished)
 
 
 def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
@@ -318,12 +319,12 @@ def _after_interruption(
     again. So a replica that took over because the database's clock was set forward does not count by that
     clock. (Only one that also started anew within the effect's own time cannot know of it.)
     """
-    action = {"id": row.id, "before": row.before}
+    action = {"id": row.id, "service": row.service, "before": row.before}
     if row.status == Status.INTENDED.value:
         outcome = ActionOutcome(Status.FAILED, "the fabric was interrupted before it began", 0.0)
         return _after_action(incident, context, row.strategy, action, outcome)
     try:
-        effect = effect_of_action(context, str(incident.service), row, actions)
+        effect = effect_of_action(context, row, actions)
     except (NotApplicable, TargetUnreadable) as error:
         outcome = ActionOutcome(Status.INDETERMINATE, f"the fabric was interrupted during it; {error}")
         return _after_action(incident, context, row.strategy, action, outcome)

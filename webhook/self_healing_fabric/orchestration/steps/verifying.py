@@ -17,9 +17,10 @@ from self_healing_fabric.incidents.correlation import reopened
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.incidents.unfinished import FOLLOWED_BY
 from self_healing_fabric.orchestration import diagnosis_verdicts, journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.effects import effect_of_action, in_force
+from self_healing_fabric.orchestration.effects import effect_of_action, to_undo
 from self_healing_fabric.orchestration.escalation_manager import escalate
 from self_healing_fabric.orchestration.steps.common import (
     EVIDENCE,
@@ -32,13 +33,7 @@ from self_healing_fabric.orchestration.steps.common import (
     until_silence_ends,
 )
 from self_healing_fabric.orchestration.validation import ClaimedHealing, doubt_of
-from self_healing_fabric.recovery.effects import (
-    FOLLOWED_BY,
-    NotApplicable,
-    Progress,
-    Settling,
-    TargetUnreadable,
-)
+from self_healing_fabric.recovery.effects import NotApplicable, Progress, Settling, TargetUnreadable
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Look, Verdict
 from self_healing_fabric.store import statements
@@ -67,17 +62,28 @@ def verify_from(
 
 
 def look_at(incident: Incident, context: Context, facts: Facts) -> Look:
-    """One look at the fresh samples of the incident's signals. Raises QueryError."""
-    pending = incident.verification or {}
+    """One look at the fresh samples of what is verified. Raises QueryError."""
+    pending, service = incident.verification or {}, verified_service(incident, facts)
     return context.verifier.look(
-        str(incident.service),
-        facts.signals,
+        service,
+        facts.signals_of(service),
         since=pending["since"],
         deadline=pending["deadline"],
         now=context.clock(),
         started_before=pending["started_before"],
         before=pending.get("before"),
     )
+
+
+def verified_service(incident: Incident, facts: Facts) -> str:
+    """That of the action; what was lent may be taken back from another service than the incident's."""
+    action = _verified_action(incident, facts)
+    return str(incident.service if action is None else action.service)
+
+
+def _verified_action(incident: Incident, facts: Facts) -> Row[Any] | None:
+    verified = (incident.verification or {}).get("action")
+    return next((row for row in facts.actions if row.id == verified), None)
 
 
 def verifying(incident: Incident, context: Context) -> Step:
@@ -93,7 +99,7 @@ def verifying(incident: Incident, context: Context) -> Step:
         look = Look(Verdict.NO_EVIDENCE, f"No evidence until the deadline: {error}", ())
     if look.verdict is not None:
         look = _as_the_target_says(look, incident, context, facts)
-    doubt = doubted(look, incident, context)
+    doubt = doubted(look, incident, context, facts)
     if doubt is not None and context.clock() < pending["deadline"]:
         return Step(Transition(State.VERIFYING, look_interval(context), waiting_for=f"validation: {doubt}"))
     if doubt is not None:
@@ -105,13 +111,11 @@ def verifying(incident: Incident, context: Context) -> Step:
     action = pending["action"]
     verdict = (action, look.verdict.value) if action else None
     if look.verdict is Verdict.HEALED:
-        transition = resolve(context, _outcome(incident, facts), entry)
         if incident.resolved_at is not None:
             # It had healed before, and stayed so when what was done for it was taken back.
-            kept = {**transition.changes, "outcome": incident.outcome}
-            return Step(replace(transition, changes=kept), verdict=verdict)
+            return Step(_still_resolved(incident, context, entry), verdict=verdict)
         return Step(
-            transition,
+            resolve(context, _outcome(incident, facts), entry),
             verdict=verdict,
             learned=_learned(incident, context, facts, healed=True),
             also=split_unhealed(incident, context, facts),
@@ -119,21 +123,25 @@ def verifying(incident: Incident, context: Context) -> Step:
     if facts.silenced:
         return until_silence_ends(incident, look_interval(context))
     if incident.resolved_at is not None:
-        return Step(_relapsed(incident, context, look, entry), verdict=verdict)
+        service = verified_service(incident, facts)
+        if service != incident.service:
+            reason = "what had been lent to it was taken back, and it fails again"
+            also = (split_off(incident, service, reason, context),)
+            return Step(_still_resolved(incident, context, entry), verdict=verdict, also=also)
+        return Step(_relapsed(incident, context, entry), verdict=verdict)
     step = _not_healed(incident, context, facts, look, entry, verdict)
     if look.verdict is Verdict.NOT_HEALED:
         step = replace(step, learned=_learned(incident, context, facts, healed=False))
     return step
 
 
-def doubted(look: Look, incident: Incident, context: Context) -> str | None:
+def doubted(look: Look, incident: Incident, context: Context, facts: Facts) -> str | None:
     """Why the validation gate does not let the incident be called healed; None when it does, or need not."""
     if look.verdict is not Verdict.HEALED:
         return None
     evidence = [each.as_dict() for each in look.evidence]
-    return doubt_of(
-        context.gate, ClaimedHealing(incident.id, str(incident.service), look.statement, evidence)
-    )
+    service = verified_service(incident, facts)
+    return doubt_of(context.gate, ClaimedHealing(incident.id, service, look.statement, evidence))
 
 
 def _as_the_target_says(look: Look, incident: Incident, context: Context, facts: Facts) -> Look:
@@ -142,7 +150,7 @@ def _as_the_target_says(look: Look, incident: Incident, context: Context, facts:
     if action is None:
         return look
     try:
-        effect = effect_of_action(context, str(incident.service), action, facts.actions)
+        effect = effect_of_action(context, action, facts.actions)
         settling = effect.settled(action.before)
     except (NotApplicable, TargetUnreadable) as error:
         settling = Settling(Progress.UNDER_WAY, str(error))
@@ -155,7 +163,12 @@ def _as_the_target_says(look: Look, incident: Incident, context: Context, facts:
     return Look(Verdict.NOT_HEALED if over else None, statement, look.evidence)
 
 
-def _relapsed(incident: Incident, context: Context, look: Look, entry: Entry) -> Transition:
+def _still_resolved(incident: Incident, context: Context, entry: Entry) -> Transition:
+    transition = resolve(context, Outcome.HEALED, entry)
+    return replace(transition, changes={**transition.changes, "outcome": incident.outcome})
+
+
+def _relapsed(incident: Incident, context: Context, entry: Entry) -> Transition:
     """It had healed, and fails again since what was done for it was taken back: it starts over."""
     again = Entry(Kind.STATE, "Re-opened: it was healed, and is not any more since that was taken back.")
     changes = reopened(incident.relapses, context.clock())
@@ -168,10 +181,8 @@ def _outcome(incident: Incident, facts: Facts) -> Outcome:
 
 
 def _verified_repair(incident: Incident, facts: Facts) -> Row[Any] | None:
-    verified = (incident.verification or {}).get("action")
-    return next(
-        (row for row in facts.actions if row.id == verified and row.disruptive and row.strategy != UNDO), None
-    )
+    action = _verified_action(incident, facts)
+    return action if action is not None and action.disruptive and action.strategy != UNDO else None
 
 
 def _learned(incident: Incident, context: Context, facts: Facts, *, healed: bool) -> Mapping[str, Any] | None:
@@ -227,17 +238,17 @@ def _not_healed(
     verdict: tuple[str, str] | None,
 ) -> Step:
     """One level up in any case; on with the plan only when it is known that the service still fails."""
-    merged = merged_into_cause(incident, context, verdict=verdict)
-    if merged is not None:
-        return merged
+    merged = merged_into_cause(incident, context, entry, verdict=verdict)
     rest = list(incident.plan[1:]) if verdict else list(incident.plan)
     if look.verdict is Verdict.NO_EVIDENCE:
         rest = []
     if _to_be_undone(incident, context, facts, look):
-        # Whoever is called hears what became of that too.
+        # Whoever is called hears what became of that too. Nobody is for what will be merged then.
         back = {"plan": [UNDO, *rest], "verification": None}
         undoing = Transition(State.RECOVERING, 0.0, (entry,), back)
-        return Step(escalate(undoing, look.statement) if rest else undoing, verdict=verdict)
+        return Step(escalate(undoing, look.statement) if rest and not merged else undoing, verdict=verdict)
+    if merged is not None:
+        return merged
     if not rest:
         return to_people(context, look.statement, entry, verdict=verdict)
     onward = Transition(State.RECOVERING, 0.0, (entry,), {"plan": rest, "verification": None})
@@ -249,9 +260,9 @@ def _to_be_undone(incident: Incident, context: Context, facts: Facts, look: Look
     action = _verified_repair(incident, facts)
     if action is None:
         return False
-    undoable = in_force(context, str(incident.service), facts.actions)
+    undoable = to_undo(context, incident, facts.actions)
     # What only completed it, such as the restart after a new configuration, was verified in its stead.
     if undoable is None or (undoable.id != action.id and undoable.before.get(FOLLOWED_BY) != action.strategy):
         return False
-    effect = effect_of_action(context, str(incident.service), undoable, facts.actions)
+    effect = effect_of_action(context, undoable, facts.actions)
     return look.worse or effect.undone_unless_healed

@@ -6,12 +6,14 @@ incident whose alert outlives the relapse window starts over, for then the proof
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from self_healing_fabric.incidents.correlation import reopened
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.effects import effect_of, in_force
+from self_healing_fabric.orchestration.effects import lent, next_effect
 from self_healing_fabric.orchestration.steps.common import (
     EVIDENCE,
     Facts,
@@ -29,7 +31,7 @@ from self_healing_fabric.orchestration.steps.verifying import (
     split_unhealed,
 )
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
-from self_healing_fabric.recovery.strategies import SCALE, UNDO
+from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Verdict, watched_signals
 from shf_queries import QueryError
 
@@ -47,7 +49,7 @@ def escalated(incident: Incident, context: Context) -> Step:
     except QueryError as error:
         unseen = f"{EVIDENCE}: {error}"
     else:
-        doubt = doubted(look, incident, context)
+        doubt = doubted(look, incident, context, facts)
         if doubt is not None:
             unseen = f"validation: {doubt}"
         elif look.verdict is Verdict.HEALED:
@@ -83,8 +85,8 @@ def resolved(incident: Incident, context: Context) -> Step:
     """The relapse window is over: close when all alerts ended, start over when one of its own still fires.
 
     A symptom's alert that outlives its cause by so much was no symptom. What was only lent, such as more
-    replicas, is taken back first, when the service has been calm for long enough. Before the window is over
-    it starts over only when it fails again: see `relapse_watch`.
+    replicas, is taken back first, when the service that has it has been calm for long enough. Before the
+    window is over it starts over only when it fails again: see `relapse_watch`.
     """
     facts = facts_of(incident, context)
     left = (incident.resolved_at or 0.0) + context.settings.relapse_window - context.clock()
@@ -92,6 +94,8 @@ def resolved(incident: Incident, context: Context) -> Step:
         return _fails_again(incident, context, facts) or Step(Transition(State.RESOLVED, left))
     if any(row.status == "firing" for row in facts.own_alerts):
         return _over_again(incident, context, "an alert still fires although the incident was resolved")
+    reason = f"{incident.service} has healed, and its alert still fires"
+    also = tuple(split_off(incident, each, reason, context) for each in facts.symptoms)
     kept: tuple[Entry, ...] = ()
     try:
         taking_back = _take_back(incident, context, facts)
@@ -99,9 +103,7 @@ def resolved(incident: Incident, context: Context) -> Step:
         kept = (Entry(Kind.NOTE, f"Not scaled back: {error}."),)
     else:
         if taking_back is not None:
-            return taking_back
-    reason = f"{incident.service} has healed, and its alert still fires"
-    also = tuple(split_off(incident, each, reason, context) for each in facts.symptoms)
+            return replace(taking_back, also=also)
     return Step(Transition(State.CLOSED, None, kept, {"closed_at": context.clock()}), also=also)
 
 
@@ -132,19 +134,19 @@ def _take_back(incident: Incident, context: Context, facts: Facts) -> Step | Non
 
     Raises NotApplicable when somebody has changed it since: then it is theirs.
     """
-    service = str(incident.service)
-    if not incident.known_service:
+    # What a service has that is split off now goes with it.
+    actions = [row for row in facts.actions if row.service not in facts.symptoms]
+    taken = lent(context, actions)
+    if taken is None or incident.resolved_at is None:
         return None
-    lent = in_force(context, service, facts.actions)
-    if lent is None or lent.strategy != SCALE or incident.resolved_at is None:
-        return None
+    service = taken.service
     bounds = context.settings.services[service].recovery.scale
     left = incident.resolved_at + (bounds.calm if bounds else 0.0) - context.clock()
     if left > 0:
         return Step(Transition(State.RESOLVED, left, waiting_for=f"calm: then {service} is scaled back"))
     try:
-        effect_of(context, service, UNDO, facts.actions).snapshot()
-        health, evidence = context.verifier.health(service, facts.signals, context.clock())
+        next_effect(context, incident, UNDO, actions).effect.snapshot()
+        health, evidence = context.verifier.health(service, facts.signals_of(service), context.clock())
     except (QueryError, TargetUnreadable):
         health, evidence = Health.UNKNOWN, ()
     if health is not Health.CALM:

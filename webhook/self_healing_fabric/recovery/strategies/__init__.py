@@ -16,7 +16,7 @@ from self_healing_fabric.recovery.strategies.retry import Retry
 from self_healing_fabric.recovery.strategies.sync import Sync
 from self_healing_fabric.settings import UNDO, Settings
 
-__all__ = ["SCALE", "UNDO", "Strategy", "strategies", "usable"]
+__all__ = ["SCALE", "UNDO", "UNDOABLE", "Strategy", "strategies", "usable"]
 
 SCALE = "scale"
 UNDOABLE = frozenset({SCALE, "rollback", "repair", "sync"})

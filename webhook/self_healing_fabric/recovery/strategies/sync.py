@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from self_healing_fabric.incidents.unfinished import FOLLOWED_BY
 from self_healing_fabric.recovery.configuration import Configuration, configuration_of
 from self_healing_fabric.recovery.configuration.live import Change, Side
 from self_healing_fabric.recovery.effects import (
     DIFF,
-    FOLLOWED_BY,
     Effect,
     NotApplicable,
     Progress,

@@ -1,0 +1,33 @@
+"""What an incident has begun and must finish before it may become another one's, or another service's.
+
+An effect that is under way is not the only such thing. A configuration that was written has no effect before
+the restart that follows it, and what is to be taken back is forgotten with the plan that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row
+
+from self_healing_fabric.settings import UNDO
+
+FOLLOWED_BY = "followed_by"
+"""In an action's `before`: the strategy without which the change has no effect; it follows before anything is
+verified. A process that reads its configuration at its start must be restarted after a `sync`."""
+
+
+def finishes(strategy: str, service: str, actions: Sequence[Row[Any]]) -> bool:
+    """Whether it takes back or completes what was done before: then nobody asks whether it still fails.
+
+    A configuration that was written looks well, and the process that has not read it does not.
+    """
+    return strategy == UNDO or _completes(strategy, service, actions)
+
+
+def _completes(strategy: str, service: str, actions: Sequence[Row[Any]]) -> bool:
+    for row in reversed(actions):
+        if row.service == service and (row.strategy != strategy or row.status != "failed"):
+            return bool(row.status == "succeeded" and row.before.get(FOLLOWED_BY) == strategy)
+    return False
