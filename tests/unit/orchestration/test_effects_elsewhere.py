@@ -207,6 +207,20 @@ def test_an_action_without_a_service_is_never_undone_on_another_target(shop: Any
     assert shop.incident().state is State.CLOSED
 
 
+def test_closed_by_a_person_it_says_what_stays(shop: Any) -> None:
+    """Nothing is scaled back after a person's end, and the timeline names what is left to people."""
+    symptom(shop)
+    shop.run(seconds=75)
+    decide(shop.context, shop.incident().id, DECISIONS["close"], by="ada")
+    shop.measure(ERROR_RATIO, 0.0)
+    symptom(shop, status="resolved")
+    shop.run(seconds=1000, tick=5)
+    assert scalings(shop) == {"cart": [3], "db": []}
+    (told,) = [line for line in shop.story() if "Stays in force" in line]
+    assert "scale" in told
+    assert "/cart/" in told
+
+
 @pytest.fixture
 def configured(shop: Any, httpserver: HTTPServer, tmp_path: Path) -> Callable[[bool], Configured]:
     """`cart` has a configuration; to write it does not help."""

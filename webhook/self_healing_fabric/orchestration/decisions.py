@@ -16,10 +16,14 @@ from self_healing_fabric.escalation import levels
 from self_healing_fabric.incidents import correlation, timeline
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition, check_transition
 from self_healing_fabric.incidents.models import Incident, incident_of
+from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.effects import not_undone
 from self_healing_fabric.orchestration.escalation_manager import hand_to_people
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.strategies import SCALE, UNDOABLE
+from self_healing_fabric.recovery.verification import Verdict
 from self_healing_fabric.store import statements
 from self_healing_fabric.telemetry import UNKNOWN_SERVICE
 
@@ -148,10 +152,25 @@ def _write(
     entries = list(transition.entries)
     if transition.rise is not None:
         entries += levels.rise(connection, incident.id, transition.rise, context.settings, now).entries
+    if transition.state is State.CLOSED:
+        entries += _left_in_force(connection, context, incident)
     if transition.state is not incident.state:
         data = {"from": incident.state.value, "to": transition.state.value, "by": by}
         entries.append(Entry(Kind.STATE, f"{incident.state} -> {transition.state}", data))
     timeline.append(connection, incident.id, [*entries, *_reason(by, reason)], now)
+
+
+def _left_in_force(connection: Connection, context: Context, incident: Incident) -> list[Entry]:
+    """Nothing is done any more after a person's end: so people must know what is left to them."""
+    undoable = UNDOABLE.union(context.settings.plugin_strategies())
+    actions = statements.actions_held_by(connection, incident.id)
+    left = [
+        f"{each.strategy} {target_in_words(each.target)}"
+        for each in not_undone(actions)
+        if each.strategy == SCALE or (each.strategy in undoable and each.verdict != Verdict.HEALED.value)
+    ]
+    told = f"Stays in force, and is not taken back any more: {', '.join(left)}."
+    return [Entry(Kind.NOTE, told)] if left else []
 
 
 def _reason(by: str, reason: str | None) -> list[Entry]:
