@@ -14,6 +14,7 @@ from werkzeug import Request, Response
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.ingestion import identity_time
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.settings import Mode
@@ -396,7 +397,7 @@ def test_a_clock_that_is_set_back_does_not_stop_the_work(compared: Any) -> None:
     world.clock.now -= 86_400.0
     world.silent()
     compare()
-    world.run(seconds=500, tick=5)
+    world.run(seconds=waits.longest(world.context.settings) + 30, tick=5)
     assert len(world.target.restarts) == 1
 
 

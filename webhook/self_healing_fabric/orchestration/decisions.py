@@ -18,6 +18,7 @@ from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition, 
 from self_healing_fabric.incidents.models import Incident, incident_of
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import not_undone
 from self_healing_fabric.orchestration.escalation_manager import hand_to_people
@@ -146,7 +147,7 @@ def _write(
     now: float,
 ) -> None:
     check_transition(incident.state, transition.state)
-    due_at = None if transition.due_in is None else now + transition.due_in
+    due_at = waits.due_at(transition, context.settings, now)
     changes = {"state": transition.state.value, "updated_at": now, "due_at": due_at, "waiting_for": None}
     statements.overtake(connection, incident.id, {**changes, **transition.changes})
     entries = list(transition.entries)

@@ -279,7 +279,7 @@ class HealingOrchestrator:
             first_steps[:] = [(each, self.decide(each)) for each in new]
             now = self._context.clock()
             changed = journal.take_up(
-                connection, [(each, step.transition) for each, step in first_steps], now
+                self._context, connection, [(each, step.transition) for each, step in first_steps], now
             )
             return [changed.get(each.id, each) for each in claimed]
 

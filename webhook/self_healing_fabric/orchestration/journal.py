@@ -26,6 +26,7 @@ from self_healing_fabric.incidents.lifecycle import Transition, check_transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, steady
 from self_healing_fabric.recovery.effects import DIFF
@@ -73,7 +74,7 @@ def commit(
     check_transition(incident.state, transition.state)
     now = context.clock()
     lease = {} if hold else {"lease_owner": None, "lease_until": None}
-    changes = {**_columns(incident, transition, now), **lease, **transition.changes}
+    changes = {**_columns(context, incident, transition, now), **lease, **transition.changes}
 
     def write(connection: Connection) -> dict[str, Any]:
         if also:
@@ -107,7 +108,7 @@ def commit(
 
 
 def take_up(
-    connection: Connection, new: Sequence[tuple[Incident, Transition]], now: float
+    context: Context, connection: Connection, new: Sequence[tuple[Incident, Transition]], now: float
 ) -> dict[str, Incident]:
     """Write the first step of incidents that were claimed in the same transaction; return them by their ids.
 
@@ -116,7 +117,7 @@ def take_up(
     changed = {}
     for incident, transition in new:
         check_transition(incident.state, transition.state)
-        changes = {**_columns(incident, transition, now), **transition.changes}
+        changes = {**_columns(context, incident, transition, now), **transition.changes}
         statements.update_claimed(connection, incident.id, incident.epoch, changes)
         changed[incident.id] = incident.after(changes)
     entries = [
@@ -128,12 +129,12 @@ def take_up(
     return changed
 
 
-def _columns(incident: Incident, transition: Transition, now: float) -> dict[str, Any]:
+def _columns(context: Context, incident: Incident, transition: Transition, now: float) -> dict[str, Any]:
     waiting = transition.waiting_for[: timeline.MAX_MESSAGE] if transition.waiting_for else None
     return {
         "state": transition.state.value,
         "updated_at": now,
-        "due_at": None if transition.due_in is None else now + transition.due_in,
+        "due_at": waits.due_at(transition, context.settings, now),
         "faults": 0,
         "waiting_for": waiting,
         "waiting_since": _waiting_since(incident, waiting, now) if waiting else None,

@@ -20,13 +20,14 @@ from self_healing_fabric import outbound
 from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
 from self_healing_fabric.incidents.limits import CUT
 from self_healing_fabric.incidents.models import Alert
+from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.health_watch import HealthWatch
-from self_healing_fabric.orchestration.leases import LEASE, LONGEST_STEP
+from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, LEASE
 from self_healing_fabric.orchestration.relapse_watch import look_for_relapses
 from self_healing_fabric.orchestration.version_watch import VersionWatch
 from self_healing_fabric.servers_asked import asking
-from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
+from self_healing_fabric.settings import AlertmanagerSettings, bearer_headers
 from self_healing_fabric.store import audit_statements, call_statements, statements
 from shf_queries import QueryError
 
@@ -96,7 +97,8 @@ class Reconciliation:
         """Timers that got lost or went out of reach, and incidents whose retention is over."""
         context = self._context
         now, retention = context.clock(), context.settings.retention
-        furthest = now + _longest_wait(context.settings)
+        # The replica that set a timer may be a little ahead of this one.
+        furthest = now + waits.longest(context.settings) + CLOCK_SPREADS_WITHIN
 
         def write(connection: Connection) -> tuple[int, int, tuple[int, str] | None]:
             stuck = statements.revive_stuck(connection, now)
@@ -208,17 +210,6 @@ class Reconciliation:
                 "server_unreachable" if not reachable else "server_reachable", server=server, error=error
             )
         self._reachable[server] = reachable
-
-
-def _longest_wait(settings: Settings) -> float:
-    """Seconds that no timer of an incident lies ahead of the moment at which it was set."""
-    return LONGEST_STEP + max(
-        settings.relapse_window,
-        settings.guardrails.cooldown,
-        settings.reconcile_interval,
-        settings.verification.interval,
-        *(level.deadline for level in settings.escalation.levels),
-    )
 
 
 def _lookup(listed: Collection[Mapping[str, str]]) -> Callable[[Mapping[str, str]], bool]:

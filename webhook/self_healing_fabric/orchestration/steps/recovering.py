@@ -21,7 +21,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, finishes
-from self_healing_fabric.orchestration import journal
+from self_healing_fabric.orchestration import journal, waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import UNDOES, Next, effect_of_action, next_effect
 from self_healing_fabric.orchestration.escalation_manager import escalate
@@ -166,9 +166,7 @@ def _ask_for_approval(
     incident: Incident, context: Context, strategy: str, action: dict[str, Any], entries: tuple[Entry, ...]
 ) -> Step:
     """What is asked for is possible now, and people see what it would change."""
-    levels = context.settings.escalation.levels
-    # Whoever is called when the first of them is over still has time to allow it.
-    deadline = sum(each.deadline for each in levels[incident.level : incident.level + 2])
+    deadline = waits.for_approval(context.settings, incident.level)
     told = journal.told_of(action, strategy)
     what = f"{strategy} {action['service']}: {target_in_words(action['target'])}"
     asks = Entry(Kind.PLAN, f"Asks for approval to {what}.", told)
