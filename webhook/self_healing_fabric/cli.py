@@ -260,7 +260,7 @@ def _decision(name: str, meaning: str) -> None:
 
 
 _decision("acknowledge", "Take incident ID: no further level is called; what is under way goes on.")
-_decision("approve", "Allow the plan of an incident that awaits approval.")
+_decision("approve", "Allow the action that an incident asks for.")
 _decision("reject", "Drop the plan of an incident that awaits approval; people are called.")
 _decision("escalate", "Do nothing more about incident ID by itself, and call the next level.")
 _decision("close", "End incident ID without proof; its alert does not open it again.")

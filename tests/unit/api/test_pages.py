@@ -249,7 +249,7 @@ def test_during_an_action_only_an_acknowledgement_is_offered(api: Any) -> None:
 def test_a_button_does_what_the_api_does(api: Any, decision: str, state: str, becomes: str) -> None:
     """The state changes, the timeline names the person and the reason, and the browser is sent back."""
     incident_id = api.open("cart", state=state, plan=["restart"])
-    answer = post(api, f"/incidents/{incident_id}/{decision}", by="ada", reason="I know it", plan="restart")
+    answer = post(api, f"/incidents/{incident_id}/{decision}", by="ada", reason="I know it")
     assert (answer.status_code, answer.location) == (303, f"/incidents/{incident_id}?done={decision}")
     assert api.incident(incident_id).state == becomes
     assert any("ada" in message for message in told(api, incident_id))
@@ -257,13 +257,17 @@ def test_a_button_does_what_the_api_does(api: Any, decision: str, state: str, be
     assert 'role="status"' in get(api, answer.location).text
 
 
-def test_a_plan_is_approved_only_as_it_was_shown(api: Any) -> None:
-    """Another plan in the meantime: nothing is approved, and the page shows the new one."""
+@pytest.mark.parametrize("shown", ["cart/restart-0", ""])
+def test_what_is_asked_for_is_approved_only_as_it_was_shown(api: Any, shown: str) -> None:
+    """Something else is asked for meanwhile: nothing is approved, and the page shows that."""
     incident_id = api.open("cart", state="awaiting_approval", plan=["rollback"])
-    answer = post(api, f"/incidents/{incident_id}/approve", by="ada", plan="restart")
+    asks = Entry(Kind.PLAN, "Asks for approval.", {"action": "cart/rollback-1", "strategy": "rollback"})
+    api.store.write(lambda connection: timeline.append(connection, incident_id, [asks], api.clock()))
+    answer = post(api, f"/incidents/{incident_id}/approve", by="ada", asked_for=shown)
     assert answer.status_code == 409
-    assert "The plan has changed" in answer.text.replace("the plan", "The plan")
+    assert "something else is asked for by now" in answer.text
     assert "Approve rollback" in answer.text
+    assert 'name="asked_for" value="cart/rollback-1"' in answer.text
     assert api.incident(incident_id).state == "awaiting_approval"
 
 

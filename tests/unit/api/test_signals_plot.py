@@ -24,8 +24,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 def story(**changes: Any) -> Any:
     """An incident of `cart` that was repaired after ten seconds and is over after a minute."""
     action = {
-        "strategy": "restart", "service": "cart", "target": "http:<cart>", "attempt": 1, "status": "succeeded",
-        "verdict": "healed", "detail": None, "intended_at": "2027-01-15T08:00:10Z",
+        "strategy": "restart", "service": "cart", "target": "http:<cart>", "attempt": 1,
+        "status": "succeeded", "verdict": "healed", "detail": None, "intended_at": "2027-01-15T08:00:10Z",
         "started_at": "2027-01-15T08:00:10Z", "finished_at": "2027-01-15T08:00:12Z",
     }  # fmt: skip
     raw = {

@@ -12,8 +12,9 @@ from itsdangerous import URLSafeSerializer
 from self_healing_fabric.app import create_app
 from self_healing_fabric.errors import DecisionRefused
 from self_healing_fabric.incidents.lifecycle import State
-from self_healing_fabric.orchestration.approval_links import KEY, approval_links
+from self_healing_fabric.orchestration.approval_links import approval_links
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.orchestration.questions import KEY
 from self_healing_fabric.store import statements
 
 URL = "https://shf.example.com"
@@ -75,7 +76,7 @@ def test_approving_by_a_link_restarts_once_and_tells_who_it_was(waiting: Any) ->
     waiting.run(1)
     assert waiting.restarts() == {"cart": 1}
     assert waiting.incident().approved_by == "Ada <b> L. (by the link sent to ada's phone)"
-    assert any("(by the link sent to ada's phone) approved the plan." in line for line in waiting.story())
+    assert any("(by the link sent to ada's phone) approved it." in line for line in waiting.story())
 
 
 def test_rejecting_by_a_link_goes_to_people(waiting: Any) -> None:
@@ -206,4 +207,4 @@ def test_a_hundred_approvals_at_once_restart_once(waiting: Any) -> None:
     assert set(answers) <= {200, 409, 410}
     waiting.run(2)
     assert waiting.restarts() == {"cart": 1}
-    assert sum("approved the plan." in line for line in waiting.story()) == 1
+    assert sum("approved it." in line for line in waiting.story()) == 1

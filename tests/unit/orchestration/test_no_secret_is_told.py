@@ -23,7 +23,8 @@ from self_healing_fabric.cli import main
 from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.errors import ConfigurationError, StoreUnavailable
 from self_healing_fabric.escalation.channels import Receipt
-from self_healing_fabric.orchestration.approval_links import KEY, approval_links
+from self_healing_fabric.orchestration.approval_links import approval_links
+from self_healing_fabric.orchestration.questions import KEY
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store, examine, statements
 

@@ -12,12 +12,13 @@ import pytest
 
 from missing_extra import take_away
 from scripted_api_server import AFTER, BEFORE, HANG, RESET, ScriptedApiServer
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import DIFF, Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.settings import Settings
 
 STRATEGIES = ("restart", "scale", "evict")
+CHANGES = {"scale": ["- replicas: 3", "+ replicas: 4"], "evict": ["- pod c"]}
 
 
 @pytest.fixture
@@ -53,6 +54,13 @@ def test_without_a_fault_it_is_done_and_told(server: ScriptedApiServer, strategy
     effect = effect_of(server, strategy)
     assert do(effect, effect.snapshot()).status is Status.SUCCEEDED
     assert (len(server.orders), len(server.done), len(server.events)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_people_are_shown_what_would_change(server: ScriptedApiServer, strategy: str) -> None:
+    """Two looks at the same show the same: whoever approved it is not asked again."""
+    shown = [effect_of(server, strategy).snapshot().get(DIFF) for _ in range(2)]
+    assert shown == [CHANGES.get(strategy)] * 2
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

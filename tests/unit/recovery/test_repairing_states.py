@@ -18,7 +18,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from deadline import within_deadline
 from self_healing_fabric.recovery import states
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress, TargetUnreadable
+from self_healing_fabric.recovery.consensus import SHOWN
+from self_healing_fabric.recovery.effects import DIFF, Effect, NotApplicable, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Status
 from self_healing_fabric.recovery.strategies import strategies
 from self_healing_fabric.settings import Settings
@@ -129,6 +130,13 @@ def ledger(make_ledger: Callable[..., Ledger]) -> Ledger:
 
 
 # What is done.
+
+
+def test_people_are_shown_which_states_are_replaced(ledger: Ledger) -> None:
+    """Two looks at the same states show the same: whoever approved it is not asked again."""
+    bad, good = digest_of(BAD)[:SHOWN], digest_of(GOOD)[:SHOWN]
+    for _ in range(2):
+        assert ledger.effect().snapshot()[DIFF] == [f"- c: {bad} (version 7)", f"+ c: {good} (version 7)"]
 
 
 def test_the_minority_gets_the_state_of_the_majority_byte_for_byte(ledger: Ledger) -> None:

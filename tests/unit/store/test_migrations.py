@@ -226,20 +226,18 @@ def test_what_an_open_incident_has_done_learns_its_service(old: str) -> None:
                 "VALUES ('i2', 's', 'db', true, 't', 'critical', 'closed', 0, 1, 1, 1, 0, 0, 0, '[]')"
             )
         )
-        for incident in ("i1", "i2"):
-            connection.execute(
-                text(
-                    "INSERT INTO actions (id, incident_id, strategy, platform, target, disruptive, attempt, "
-                    "status, before, intended_at) "
-                    f"VALUES ('of-{incident}', '{incident}', 'scale', 'http', 't', true, 1, 'succeeded', "  # noqa: S608
-                    "'{}', 1)"
-                )
+        connection.execute(
+            text(
+                "INSERT INTO actions (id, incident_id, strategy, platform, target, disruptive, attempt, "
+                "status, before, intended_at) SELECT id || '-scale', id, 'scale', 'http', 't', true, 1, "
+                "'succeeded', '{}', 1 FROM incidents"
             )
+        )
     Store(old).close()
     with engine.connect() as connection:
         found = connection.execute(text("SELECT id, service FROM actions ORDER BY id")).all()
     engine.dispose()
-    assert found == [("of-i1", "cart"), ("of-i2", None)]
+    assert found == [("i1-scale", "cart"), ("i2-scale", None)]
 
 
 def test_a_migrated_store_has_the_schema_of_a_new_one(first_release: Path, tmp_path: Path) -> None:

@@ -26,11 +26,13 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ heading }}</title>
 <style>body{font:1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:3rem auto;padding:0 1rem}
-dt{color:#555}dd{margin:0 0 .6rem}button,input{font:inherit;padding:.4rem 1rem}</style>
+pre{overflow-x:auto}dt{color:#555}dd{margin:0 0 .6rem}button,input{font:inherit;padding:.4rem 1rem}</style>
 </head><body><h1>{{ heading }}</h1>
 {% if proposal %}<dl><dt>Incident</dt><dd>{{ proposal.link.incident }}: {{ proposal.title }}</dd>
 <dt>What would be done</dt>
-<dd>{{ proposal.strategy }} of {{ proposal.target }}, for {{ proposal.service }}</dd>
+<dd>{{ proposal.strategy }} of {{ proposal.target }}, for {{ proposal.service }}
+{%- if proposal.followed_by %}, then {{ proposal.followed_by }}{% endif %}
+{%- if proposal.diff %}<pre>{{ proposal.diff | join("\n") }}</pre>{% endif %}</dd>
 <dt>The link was sent to</dt><dd>{{ proposal.link.to }}</dd></dl>{% endif %}
 {% if ask %}<form method="post"><p><label>Your name, for the timeline (may be left out)<br>
 <input name="name" maxlength="{{ longest }}" autocomplete="name"></label></p>

@@ -171,8 +171,8 @@ def _tried(story: Story) -> str:
 def _next(story: Story) -> str:
     identity = story["id"]
     if story["state"] == "awaiting_approval":
-        plan = ", then ".join(story["plan"])
-        return f"allow {plan}: shf approve {identity}; or reject it"
+        what = story["plan"][0] if story["plan"] else "it"
+        return f"allow {what}: shf approve {identity}; or reject it"
     if story["state"] == "escalated":
         return f"acknowledge {identity}, then repair by the runbook: the fabric does nothing more by itself"
     return (

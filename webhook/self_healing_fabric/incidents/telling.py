@@ -178,6 +178,7 @@ class Telling:
     verdict: str | None
     decisions: tuple[str, ...]
     proposal: Moment | None  # what a person is asked to approve
+    asked_for: str  # the action that would begin; empty where nothing is asked
 
     @property
     def marks(self) -> tuple[Mark, ...]:
@@ -259,15 +260,16 @@ def tell(raw: Json) -> Telling:
         symptoms=tuple(sorted({each["service"] for each in raw["alerts"]} - {raw["service"], None})),
         verdict=verdict_in_words(raw["verdict"]) if raw["verdict"] else None,
         decisions=tuple(raw["next"]["decisions"]),
-        proposal=_proposal(raw),
+        proposal=next(_moments(asked := _asked(raw)), None),
+        asked_for=asked[0]["data"]["action"] if asked else "",
     )
 
 
-def _proposal(raw: Json) -> Moment | None:
+def _asked(raw: Json) -> Sequence[Json]:
+    """The entry that asks for an approval now, if there is one."""
     if raw["state"] != "awaiting_approval":
-        return None
-    asked = [each for each in raw["timeline"] if each["kind"] == "plan" and "action" in each["data"]]
-    return next(_moments(asked[-1:]), None)
+        return ()
+    return [each for each in raw["timeline"] if each["kind"] == "plan" and "action" in each["data"]][-1:]
 
 
 def verdict_in_words(given: Json) -> str:

@@ -23,11 +23,13 @@ def finishes(strategy: str, service: str, actions: Sequence[Row[Any]]) -> bool:
 
     A configuration that was written looks well, and the process that has not read it does not.
     """
-    return strategy == UNDO or _completes(strategy, service, actions)
+    return strategy == UNDO or completes(strategy, service, actions) is not None
 
 
-def _completes(strategy: str, service: str, actions: Sequence[Row[Any]]) -> bool:
+def completes(strategy: str, service: str, actions: Sequence[Row[Any]]) -> Row[Any] | None:
+    """The newest change on the service, if it has no effect before this strategy."""
     for row in reversed(actions):
         if row.service == service and (row.strategy != strategy or row.status != "failed"):
-            return bool(row.status == "succeeded" and row.before.get(FOLLOWED_BY) == strategy)
-    return False
+            done = row.status == "succeeded" and row.before.get(FOLLOWED_BY) == strategy
+            return row if done else None
+    return None

@@ -11,7 +11,6 @@ also after a restart. Whoever can read the store could make links; whoever can w
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +21,14 @@ from sqlalchemy import Connection
 from self_healing_fabric.errors import DecisionRefused, UnknownIncident
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.models import incident_of
-from self_healing_fabric.incidents.timeline import Kind
+from self_healing_fabric.incidents.unfinished import FOLLOWED_BY
+from self_healing_fabric.orchestration import questions
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.decisions import DECISIONS, count, decide_within
 from self_healing_fabric.orchestration.effects import next_effect
-from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import DIFF, NotApplicable, TargetUnreadable
 from self_healing_fabric.store import statements
 
-KEY = "approval links key"  # the control that holds it
 PATH = "/approvals/"
 ANSWERS = ("approve", "reject")
 VOID = "this link is void: what it was made for is answered, over, or asked anew"
@@ -59,7 +58,8 @@ class Proposal:
     service: str
     strategy: str
     target: str
-    asked: str
+    followed_by: str | None
+    diff: tuple[str, ...]
 
 
 def approval_links(context: Context, incident_id: str, to: str) -> dict[str, str]:
@@ -80,7 +80,7 @@ def approval_links(context: Context, incident_id: str, to: str) -> dict[str, str
         row = statements.incident(connection, incident_id)
         if row is None or row.state != State.AWAITING_APPROVAL.value or row.due_at is None:
             return None
-        asked = _asked(connection, incident_id)
+        asked = questions.asked(connection, incident_id)
         return None if asked is None else (asked.data["action"], row.due_at)
 
     found = context.store.read(read)
@@ -125,23 +125,7 @@ def answer(context: Context, token: str, name: str | None = None) -> Proposal:
 
 
 def _signer(context: Context) -> URLSafeSerializer:
-    row = context.store.read(lambda connection: statements.control(connection, KEY))
-    key = (
-        row.value
-        if row is not None
-        else context.store.write(lambda connection: _new_key(connection, context))
-    )
-    return URLSafeSerializer(key, salt="self-healing-fabric approval")
-
-
-def _new_key(connection: Connection, context: Context) -> str:
-    statements.serialize(connection, "control")  # two replicas must not make one each
-    row = statements.control(connection, KEY)
-    if row is not None:
-        return str(row.value)
-    key = secrets.token_urlsafe(32)
-    statements.set_control(connection, name=KEY, value=key, by="the fabric", now=context.clock())
-    return key
+    return URLSafeSerializer(questions.key_of(context), salt="self-healing-fabric approval")
 
 
 def _read(context: Context, token: str) -> Link:
@@ -154,24 +138,25 @@ def _read(context: Context, token: str) -> Link:
     return link
 
 
-def _asked(connection: Connection, incident_id: str) -> Any:
-    """The newest line that asks for an approval."""
-    lines = statements.timeline_of(connection, incident_id)
-    return next((each for each in reversed(lines) if each.kind == Kind.PLAN and "action" in each.data), None)
-
-
 def _checked(connection: Connection, context: Context, link: Link) -> Proposal:
     row = statements.incident(connection, link.incident)
     if row is None:
         raise UnknownIncident(VOID)
-    asked = _asked(connection, link.incident)
+    asked = questions.asked(connection, link.incident)
     if row.state != State.AWAITING_APPROVAL.value or asked is None or asked.data["action"] != link.action:
         raise DecisionRefused(VOID)
     data: Mapping[str, Any] = asked.data
     if not incident_of(row).plan or incident_of(row).plan[0] != data["strategy"]:
         raise DecisionRefused(VOID)
-    service = data.get("service", row.service)  # not told by the version before
-    return Proposal(link, row.title, str(service), data["strategy"], data["target"], asked.message)
+    return Proposal(
+        link,
+        row.title,
+        str(data.get("service", row.service)),  # not told by the version before
+        data["strategy"],
+        data["target"],
+        data.get(FOLLOWED_BY),
+        tuple(data.get(DIFF, ())),
+    )
 
 
 def _check_target(context: Context, proposal: Proposal) -> None:

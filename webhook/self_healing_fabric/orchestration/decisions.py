@@ -18,7 +18,7 @@ from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition, 
 from self_healing_fabric.incidents.models import Incident, incident_of
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.orchestration import waits
+from self_healing_fabric.orchestration import questions, waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import not_undone
 from self_healing_fabric.orchestration.escalation_manager import hand_to_people
@@ -32,16 +32,32 @@ Decide = Callable[[Incident, Context, str], Transition | None]
 
 
 def decide(
-    context: Context, incident_id: str, decision: Decide, *, by: str, reason: str | None = None
+    context: Context,
+    incident_id: str,
+    decision: Decide,
+    *,
+    by: str,
+    reason: str | None = None,
+    seen: str | None = None,
 ) -> None:
     """Carry out a decision in one transaction.
 
+    Args:
+        context: the fabric's parts.
+        incident_id: of the incident.
+        decision: one of `DECISIONS`, or a `proposal`.
+        by: who decides.
+        reason: why, in words.
+        seen: the action that the person saw asked for; None: whatever is asked for.
+
     Raises:
         UnknownIncident: there is no such incident.
-        DecisionRefused: the decision does not fit its state.
+        DecisionRefused: the decision does not fit its state, or something else is asked for than was seen.
     """
     incident, transition = context.store.write(
-        lambda connection: decide_within(connection, context, incident_id, decision, by=by, reason=reason)
+        lambda connection: decide_within(
+            connection, context, incident_id, decision, by=by, reason=reason, seen=seen
+        )
     )
     count(context, incident, transition)
 
@@ -54,6 +70,7 @@ def decide_within(
     *,
     by: str,
     reason: str | None = None,
+    seen: str | None = None,
 ) -> tuple[Incident, Transition | None]:
     """Carry out a decision inside the caller's transaction; tell `count` what it was after the commit.
 
@@ -64,6 +81,8 @@ def decide_within(
     if row is None:
         raise UnknownIncident(f"no incident has the id {incident_id!r}")
     incident = incident_of(row)
+    if seen is not None and seen != questions.action_asked_for(connection, incident_id):
+        raise DecisionRefused("something else is asked for by now; look at it again")
     transition = decision(incident, context, by)
     if transition is not None and transition.state is incident.state and "plan" not in transition.changes:
         # Only a note on the incident: the step in hand goes on undisturbed.
@@ -192,9 +211,7 @@ def _approve(incident: Incident, _: Context, by: str) -> Transition | None:
         return None
     if incident.state is not State.AWAITING_APPROVAL:
         raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
-    return Transition(
-        State.RECOVERING, 0.0, (Entry(Kind.NOTE, f"{by} approved the plan."),), {"approved_by": by}
-    )
+    return Transition(State.RECOVERING, 0.0, (Entry(Kind.NOTE, f"{by} approved it."),), {"approved_by": by})
 
 
 def _reject(incident: Incident, context: Context, by: str) -> Transition | None:

@@ -26,6 +26,7 @@ from self_healing_fabric.incidents.lifecycle import Transition, check_transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.incidents.unfinished import FOLLOWED_BY
 from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, steady
@@ -181,9 +182,9 @@ def ask_outside(
 
 def told_of(action: Mapping[str, Any], strategy: str) -> dict[str, Any]:
     """What the timeline tells of an action. Not its whole `before`, which may hold secrets."""
-    diff = {DIFF: action["before"][DIFF]} if DIFF in action["before"] else {}
+    shown = {name: action["before"][name] for name in (DIFF, FOLLOWED_BY) if name in action["before"]}
     acts_on = {"service": action["service"], "target": action["target"]}
-    return {"action": action["id"], "strategy": strategy, **acts_on, **diff}
+    return {"action": action["id"], "strategy": strategy, **acts_on, **shown}
 
 
 def _proposal(

@@ -18,6 +18,15 @@ DIFF = "diff"
 """In an action's `before`: lines that show people what will change, without secrets. Of `before` only they
 are shown."""
 
+DIGEST = "digest"
+"""In an action's `before`: a digest of the whole change, where the lines of the diff hide a part of it. Who
+allowed one change has not allowed another."""
+
+
+def changed(what: str, was: object, becomes: object) -> list[str]:
+    """Lines of a diff for one value."""
+    return [f"- {what}: {was}", f"+ {what}: {becomes}"]
+
 
 class TargetUnreadable(ShfError):
     """The target does not exist or cannot be asked: an effect on it could not be accounted for."""

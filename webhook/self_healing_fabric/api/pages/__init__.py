@@ -32,15 +32,13 @@ from self_healing_fabric.api.pages.signals import SignalHistory
 from self_healing_fabric.diagnosis import Pattern
 from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, UnknownIncident
 from self_healing_fabric.guardrails import mode
-from self_healing_fabric.incidents.lifecycle import State, Transition
-from self_healing_fabric.incidents.models import Incident
+from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.story import summary
 from self_healing_fabric.incidents.telling import Telling, by_urgency, needs_person, tell
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.report import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
-from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.decisions import DECISIONS, Decide, decide, split_off
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
 from self_healing_fabric.settings import Mode, Right
 from self_healing_fabric.store import statements
 
@@ -139,10 +137,9 @@ def signals_page(incident_id: str) -> Response:
 def decide_on(incident_id: str, decision: str) -> Response:
     """Carry out a decision, then show the incident."""
     fabric = _fabric()
-    carried_out = DECISIONS[decision]
-    if decision == "approve":
-        carried_out = _approval_of(request.form.get("plan", ""))
-    decide(fabric.context, incident_id, carried_out, by=_person(), reason=_reason())
+    # What the page showed: something else may be asked for by now.
+    seen = request.form.get("asked_for", "") if decision == "approve" else None
+    decide(fabric.context, incident_id, DECISIONS[decision], by=_person(), reason=_reason(), seen=seen)
     fabric.orchestrator.wake()
     return _see(f"/incidents/{incident_id}", decision)
 
@@ -405,14 +402,3 @@ def _person() -> str:
 
 def _reason() -> str | None:
     return forms.text("reason", forms.MAX_REASON)
-
-
-def _approval_of(plan: str) -> Decide:
-    """Approve the plan that the person saw: another one may have taken its place since."""
-
-    def approve(incident: Incident, context: Context, by: str) -> Transition | None:
-        if not incident.approved_by and ",".join(incident.plan) != plan:
-            raise DecisionRefused("the plan has changed since the page was loaded; look at it again")
-        return DECISIONS["approve"](incident, context, by)
-
-    return approve

@@ -8,7 +8,7 @@ repeated blindly but looked up at the target.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,8 @@ from self_healing_fabric.incidents.lifecycle import Rise, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, finishes
-from self_healing_fabric.orchestration import journal, waits
+from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, completes, finishes
+from self_healing_fabric.orchestration import journal, questions, waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import UNDOES, Next, effect_of_action, next_effect
 from self_healing_fabric.orchestration.escalation_manager import escalate
@@ -111,8 +111,12 @@ def _act(
     except (NotApplicable, TargetUnreadable) as error:
         reason = f"{strategy} is not possible: {error}"
         return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))
-    if mode_in_force is Mode.APPROVAL and disruptive and not incident.approved_by:
-        return _ask_for_approval(incident, context, strategy, action, entries)
+    if mode_in_force is Mode.APPROVAL and disruptive:
+        part_of = _part_of(strategy, action, facts.actions)
+        leave = questions.leave_for(context, incident, action, strategy, facts.actions, part_of)
+        if leave.given_to is None:
+            return _ask_for_approval(incident, context, strategy, action, leave, entries)
+        action["before"][questions.GIVEN_TO] = leave.given_to
     measured = _measured(context, service, strategy) if disruptive else Measured()
     refused = journal.ask_outside(context, action, strategy, disruptive)
     measured = replace(measured, refused=refused)
@@ -162,16 +166,37 @@ def _measured(context: Context, service: str, strategy: str) -> Measured:
     return Measured(answering=ask(answering), deploying=ask(limits.deploying))
 
 
+def _part_of(strategy: str, action: Mapping[str, Any], actions: Sequence[Row[Any]]) -> Row[Any] | None:
+    """The action that this one takes back or completes, whose approval holds for it too."""
+    if strategy == UNDO:
+        return next(each for each in actions if each.id == action["before"][UNDOES])
+    return completes(strategy, str(action["service"]), actions)
+
+
 def _ask_for_approval(
-    incident: Incident, context: Context, strategy: str, action: dict[str, Any], entries: tuple[Entry, ...]
+    incident: Incident,
+    context: Context,
+    strategy: str,
+    action: dict[str, Any],
+    leave: questions.Leave,
+    entries: tuple[Entry, ...],
 ) -> Step:
     """What is asked for is possible now, and people see what it would change."""
-    deadline = waits.for_approval(context.settings, incident.level)
-    told = journal.told_of(action, strategy)
     what = f"{strategy} {action['service']}: {target_in_words(action['target'])}"
-    asks = Entry(Kind.PLAN, f"Asks for approval to {what}.", told)
+    if FOLLOWED_BY in action["before"]:
+        what = f"{what}, then {action['before'][FOLLOWED_BY]}"
+    message = f"Asks for approval to {what}."
+    if leave.outdated:
+        message = f"Asks again for approval to {what}. It is no longer what {incident.approved_by} approved."
+    told = journal.told_of(action, strategy) | {questions.SEAL: questions.seal(context, action, strategy)}
     return Step(
-        Transition(State.AWAITING_APPROVAL, deadline, (*entries, asks), waiting_for="a person's approval")
+        Transition(
+            State.AWAITING_APPROVAL,
+            waits.for_approval(context.settings, incident.level),
+            (*entries, Entry(Kind.PLAN, message, told)),
+            {"approved_by": None},
+            waiting_for="a person's approval",
+        )
     )
 
 

@@ -15,11 +15,13 @@ import httpx
 
 from self_healing_fabric import outbound
 from self_healing_fabric.recovery.effects import (
+    DIFF,
     Effect,
     NotApplicable,
     Progress,
     Settling,
     TargetUnreadable,
+    changed,
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.scaling import scaled_up
@@ -135,10 +137,10 @@ class HttpScale(Effect):
         """Read how many replicas there are, and decide how many there should be."""
         current = self._calls.replicas(self._url)
         if self._back_from is None:
-            return {"replicas": current, "wanted": scaled_up(current, self._bounds)}
+            return _before(current, scaled_up(current, self._bounds))
         if current != self._back_from["wanted"]:
             raise NotApplicable(f"somebody has set {current} replicas since: they are left as they are")
-        return {"replicas": current, "wanted": self._back_from["replicas"]}
+        return _before(current, self._back_from["replicas"])
 
     def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """PUT once; when the answer does not tell whether it happened, ask the target."""
@@ -174,6 +176,10 @@ class HttpScale(Effect):
         if current == before["replicas"]:
             return Outcome(unchanged, f"{why}; the target still has {current} replicas")
         return Outcome(Status.INDETERMINATE, f"{why}; the target has {current} replicas, which nobody asked")
+
+
+def _before(current: int, wanted: int) -> dict[str, Any]:
+    return {"replicas": current, "wanted": wanted, DIFF: changed("replicas", current, wanted)}
 
 
 class _Forbidden(Exception):

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from self_healing_fabric.recovery.consensus import SHOWN, NoMajority, decide
 from self_healing_fabric.recovery.effects import (
+    DIFF,
     Effect,
     NotApplicable,
     Progress,
     Settling,
     TargetUnreadable,
+    changed,
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status
 from self_healing_fabric.recovery.platforms import owner_of
@@ -210,17 +212,19 @@ class StateRepair(_Replacement):
         self._states = {digest: data for digest, data in ballot.states.items() if digest in wanted}
         gets = {"digest": found.digest, "version": found.version}
         folder = f"{self._settings.keep_aside.rstrip('/')}/{self._service}"
+        changes = {
+            vote.voter.name: {
+                "had": {"digest": vote.digest, "version": vote.version},
+                "gets": gets,
+                "aside": f"{folder}/{vote.voter.name}/{vote.version}-{vote.digest}",
+            }
+            for vote in found.minority
+        }
         return {
             "votes": found.votes,
             "source": found.source.name,
-            "replicas": {
-                vote.voter.name: {
-                    "had": {"digest": vote.digest, "version": vote.version},
-                    "gets": gets,
-                    "aside": f"{folder}/{vote.voter.name}/{vote.version}-{vote.digest}",
-                }
-                for vote in found.minority
-            },
+            "replicas": changes,
+            DIFF: _lines(changes),
         }
 
     def undo(self, before: Mapping[str, Any]) -> Effect | None:
@@ -314,7 +318,7 @@ class StateRestoration(_Replacement):
             if holds is not Holds.WANTED:
                 raise NotApplicable(f"{words}: it is left as it is")
             changes[name] = {"had": change["gets"], "gets": change["had"], "aside": change["aside"]}
-        return {"replicas": changes}
+        return {"replicas": changes, DIFF: _lines(changes)}
 
     def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
         most = self._settings.max_bytes
@@ -322,6 +326,14 @@ class StateRestoration(_Replacement):
         if digest_of(content) != change["gets"]["digest"]:
             raise Unreadable(f"{change['aside']} is not the state that was kept aside")
         return content
+
+
+def _lines(changes: Mapping[str, Change]) -> list[str]:
+    lines = []
+    for name, change in changes.items():
+        states = (change["had"], change["gets"])
+        lines += changed(name, *(f"{each['digest'][:SHOWN]} (version {each['version']})" for each in states))
+    return lines
 
 
 def _after(done: list[str], outcome: Outcome) -> Outcome:

@@ -11,6 +11,8 @@ another target, so it is an action of its own: `FOLLOWED_BY` asks for it before 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ from self_healing_fabric.recovery.configuration import Configuration, configurat
 from self_healing_fabric.recovery.configuration.live import Change, Side
 from self_healing_fabric.recovery.effects import (
     DIFF,
+    DIGEST,
     Effect,
     NotApplicable,
     Progress,
@@ -67,12 +70,13 @@ class Synchronization(Effect):
             running = self._live.read()
             if self._live.side(self._back_from, running) is not Side.WANTED:
                 raise NotApplicable(f"somebody has changed {self.target} since: it is left as it is")
-            return {CHANGE: self._live.reverse(self._back_from, running), **followed}
+            change = self._live.reverse(self._back_from, running)
+            return {CHANGE: change, DIGEST: _digest(change), **followed}
         found = self._configuration.compare()
         if not found.drift:
             raise NotApplicable(f"{self.target} is as {found.wanted.origin} wants it: there is no drift")
         change = self._live.change(found.running, found.wanted.content)
-        return {CHANGE: change, DIFF: list(found.drift.lines), **followed}
+        return {CHANGE: change, DIFF: list(found.drift.lines), DIGEST: _digest(change), **followed}
 
     def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """Write once; when the answer does not tell whether it happened, or says so, read it again."""
@@ -107,3 +111,9 @@ class Synchronization(Effect):
         if side is Side.PREVIOUS:
             return Outcome(unchanged, f"{why}; {self.target} is as it was before")
         return Outcome(Status.INDETERMINATE, f"{why}; {self.target} is neither as before nor as wanted")
+
+
+def _digest(change: Change) -> str:
+    """Of all that it changes. The version is not a part of that: others may change what it does not touch."""
+    content = {name: value for name, value in change.items() if name != "version"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from self_healing_fabric.cluster.objects import JSON
-from self_healing_fabric.recovery.effects import Progress, Settling
+from self_healing_fabric.recovery.effects import DIFF, Progress, Settling
 from self_healing_fabric.recovery.platforms.kubernetes.api import Api, NotThere, Refused
 from self_healing_fabric.recovery.platforms.kubernetes.decisions import pod_to_evict, rollout
 from self_healing_fabric.recovery.platforms.kubernetes.eviction import (
@@ -40,6 +40,7 @@ class KubernetesEvict(KubernetesEffect):
             "pod": {"name": name, "uid": uid},
             "why": why,
             "version": version,
+            DIFF: [f"- pod {name}"],
         }
 
     def subject(self, api: Api, before: Mapping[str, Any]) -> JSON | None:

@@ -15,11 +15,13 @@ from typing import Any
 
 from self_healing_fabric.cluster.objects import JSON, revision_of, template_of
 from self_healing_fabric.recovery.effects import (
+    DIFF,
     Effect,
     NotApplicable,
     Progress,
     Settling,
     TargetUnreadable,
+    changed,
 )
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status
 from self_healing_fabric.recovery.platforms.kubernetes.api import (
@@ -84,7 +86,9 @@ class KubernetesRollback(KubernetesEffect):
             )
             stuck = found.broken if self.place.kind == "StatefulSet" else ()
             evicted = [self._evictable(api, pod) for pod in stuck]
-        return _before(whole, found.bad, found.good) | {"why": found.why, "evict": evicted}
+        before = _before(whole, found.bad, found.good)
+        pods_gone = [f"- pod {pod['name']}" for pod in evicted]
+        return before | {"why": found.why, "evict": evicted, DIFF: [*before[DIFF], *pods_gone]}
 
     def _evictable(self, api: Api, pod: JSON) -> dict[str, str]:
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
@@ -219,6 +223,7 @@ def _before(whole: JSON, old: JSON, new: JSON) -> dict[str, Any]:
         "to": _reference(new),
         "template": fingerprint(template_of(old)),
         "wanted": fingerprint(template_of(new)),
+        DIFF: changed("template", *(f"revision {revision_of(each)}" for each in (old, new))),
     }
 
 

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from self_healing_fabric.cluster.objects import JSON
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress, Settling
+from self_healing_fabric.recovery.effects import (
+    DIFF,
+    Effect,
+    NotApplicable,
+    Progress,
+    Settling,
+    changed,
+)
 from self_healing_fabric.recovery.platforms.kubernetes.api import FIELD_MANAGER, MERGE, Api, NotThere
 from self_healing_fabric.recovery.platforms.kubernetes.decisions import rollout
 from self_healing_fabric.recovery.platforms.kubernetes.management import propose_instead
@@ -57,7 +64,7 @@ class KubernetesScale(KubernetesEffect):
             propose_instead(autoscaler, f"{change} of HorizontalPodAutoscaler {name}")
         before = _before(whole, current, wanted)
         if autoscaler is not None:
-            before["autoscaler"] = _bounds_of(autoscaler) | {"wanted": raised(autoscaler, wanted)}
+            before |= _before_of(autoscaler, raised(autoscaler, wanted))
         return before
 
     def _back(self, was: Mapping[str, Any], whole: JSON, autoscaler: JSON | None) -> Mapping[str, Any]:
@@ -81,8 +88,7 @@ class KubernetesScale(KubernetesEffect):
                 f"somebody has set the autoscaler to {now['min']} to {now['max']} since: it is left as it is"
             )
         propose_instead(autoscaler, f"set minReplicas to {ours['min']} and maxReplicas to {ours['max']}")
-        before["autoscaler"] = now | {"wanted": {"min": ours["min"], "max": ours["max"]}}
-        return before
+        return before | _before_of(autoscaler, {"min": ours["min"], "max": ours["max"]})
 
     def subject(self, api: Api, before: Mapping[str, Any]) -> JSON | None:
         """The autoscaler where there is one, else the workload."""
@@ -188,6 +194,16 @@ def _before(whole: JSON, current: int, wanted: int) -> dict[str, Any]:
         "generation": metadata["generation"],
         "replicas": current,
         "wanted": wanted,
+        DIFF: changed("replicas", current, wanted),
+    }
+
+
+def _before_of(autoscaler: JSON, wanted: Mapping[str, int]) -> dict[str, Any]:
+    was = _bounds_of(autoscaler)
+    ranges = (f"{bounds['min']} to {bounds['max']} replicas" for bounds in (was, wanted))
+    return {
+        "autoscaler": was | {"wanted": dict(wanted)},
+        DIFF: changed(f"autoscaler {was['name']}", *ranges),
     }
 
 
