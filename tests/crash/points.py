@@ -31,6 +31,7 @@ from self_healing_fabric.store.schema import incidents
 # Ways that the table allows and no story goes, and why.
 UNREACHED: Mapping[str, str] = {
     "diagnosing->awaiting_approval": "no step goes it: approval is asked for right before the effect",
+    "awaiting_approval->verifying": "healed while it was asked; told in unit tests with a clock of their own",
     "diagnosing->verifying": "no step goes it: recovering asks the samples again and goes on from there",
     "escalated->recovering": "a guardian's proposal; told in unit tests with a guardian of their own",
     "resolved->recovering": "what is scaled back after a calm; told in unit tests with a clock of their own",

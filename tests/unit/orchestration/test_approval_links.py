@@ -91,7 +91,7 @@ def test_rejecting_by_a_link_goes_to_people(waiting: Any) -> None:
 def test_a_link_expires_with_the_deadline_and_the_incident_escalates(waiting: Any) -> None:
     """Nobody answered: people are called, once, and the link opens nothing any more."""
     link, client = links(waiting)["approve"], browser(waiting)
-    due = waiting.incident().due_at
+    due = waiting.incident().verification["deadline"]
     waiting.clock.now = due - 1
     assert client.get(link).status_code == 200
     waiting.clock.now = due

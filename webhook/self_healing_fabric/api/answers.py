@@ -55,7 +55,7 @@ class NextLevel(TypedDict):
 
 
 class Proof(TypedDict):
-    """From when to when a verification looks for proof."""
+    """From when to when proof is looked for: by a verification, or while a person is asked."""
 
     since: Time
     deadline: Time
@@ -67,7 +67,7 @@ class Prospects(TypedDict):
     due_at: Annotated[Time | None, Field(description="of its next step; null: only an event wakes it")]
     level_due_at: Annotated[Time | None, Field(description="when the next level is called; null: never")]
     next_level: Annotated[NextLevel | None, Field(description="null: it is at the last one")]
-    verification: Annotated[Proof | None, Field(description="null: nothing is being verified")]
+    verification: Annotated[Proof | None, Field(description="null: no proof has a deadline")]
     mode: Annotated[Mode, Field(description="in force for its service and its next strategy")]
     decisions: Annotated[list[str], Field(description="those that would change something now")]
     action_under_way: Annotated[bool, Field(description="then only `acknowledge` is possible")]

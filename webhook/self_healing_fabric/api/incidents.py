@@ -122,7 +122,7 @@ def _prospects(fabric: Fabric, connection: Connection, row: Any) -> Prospects:
     under_way = statements.unfinished_action_of(connection, row.id) is not None
     level = next_level(row, fabric.settings)
     proof: Proof | None = None
-    if row.state == State.VERIFYING.value and pending:
+    if row.state in (State.VERIFYING.value, State.AWAITING_APPROVAL.value) and pending:
         proof = {"since": rfc3339(pending["since"]), "deadline": rfc3339(pending["deadline"])}
     return {
         "due_at": rfc3339(row.due_at),

@@ -10,7 +10,7 @@
 
 detected            an alert opened it; nothing has been looked at yet
 diagnosing          asking Prometheus what fails and why; waits here while it cannot be asked
-awaiting_approval   a plan exists, a person must allow it
+awaiting_approval   a plan exists, a person must allow it; ends when it heals by itself meanwhile
 recovering          asks once more whether it still fails, asks the guardrails, acts
 verifying           watches fresh samples until they prove healing, or the deadline passes without proof
 escalated           people are called, level by level; the fabric only watches whether it heals
@@ -64,7 +64,7 @@ _S = State
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     _S.DETECTED: frozenset({_S.DIAGNOSING, _S.ESCALATED, _S.CLOSED}),
     _S.DIAGNOSING: frozenset({_S.AWAITING_APPROVAL, _S.RECOVERING, _S.VERIFYING, _S.ESCALATED, _S.CLOSED}),
-    _S.AWAITING_APPROVAL: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.ESCALATED, _S.CLOSED}),
+    _S.AWAITING_APPROVAL: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.VERIFYING, _S.ESCALATED, _S.CLOSED}),
     _S.RECOVERING: frozenset({_S.DIAGNOSING, _S.AWAITING_APPROVAL, _S.VERIFYING, _S.ESCALATED, _S.CLOSED}),
     _S.VERIFYING: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.ESCALATED, _S.RESOLVED, _S.CLOSED}),
     _S.ESCALATED: frozenset({_S.DIAGNOSING, _S.RECOVERING, _S.RESOLVED, _S.CLOSED}),

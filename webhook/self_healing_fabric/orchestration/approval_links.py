@@ -78,10 +78,10 @@ def approval_links(context: Context, incident_id: str, to: str) -> dict[str, str
 
     def read(connection: Connection) -> tuple[str, float] | None:
         row = statements.incident(connection, incident_id)
-        if row is None or row.state != State.AWAITING_APPROVAL.value or row.due_at is None:
+        if row is None or row.state != State.AWAITING_APPROVAL.value or row.verification is None:
             return None
         asked = questions.asked(connection, incident_id)
-        return None if asked is None else (asked.data["action"], row.due_at)
+        return None if asked is None else (asked.data["action"], row.verification["deadline"])
 
     found = context.store.read(read)
     if found is None:

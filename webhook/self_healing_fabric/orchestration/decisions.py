@@ -211,7 +211,8 @@ def _approve(incident: Incident, _: Context, by: str) -> Transition | None:
         return None
     if incident.state is not State.AWAITING_APPROVAL:
         raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
-    return Transition(State.RECOVERING, 0.0, (Entry(Kind.NOTE, f"{by} approved it."),), {"approved_by": by})
+    allowed = Entry(Kind.NOTE, f"{by} approved it.")
+    return Transition(State.RECOVERING, 0.0, (allowed,), {"approved_by": by, "verification": None})
 
 
 def _reject(incident: Incident, context: Context, by: str) -> Transition | None:

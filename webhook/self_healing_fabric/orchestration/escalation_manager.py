@@ -20,9 +20,9 @@ def escalate(transition: Transition, reason: str) -> Transition:
     return replace(transition, rise=Rise(reason))
 
 
-def watch_from(now: float) -> dict[str, Any]:
-    """The columns of an incident that is only watched from now on, without a deadline."""
-    return {"verification": {"since": now, "action": None, "started_before": None, "deadline": None}}
+def watch_from(now: float, deadline: float | None = None) -> dict[str, Any]:
+    """The columns of an incident that is only watched from now on, until a deadline if there is one."""
+    return {"verification": {"since": now, "action": None, "started_before": None, "deadline": deadline}}
 
 
 def hand_to_people(context: Context, reason: str, *entries: Entry) -> Transition:

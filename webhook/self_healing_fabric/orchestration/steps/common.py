@@ -28,6 +28,8 @@ from self_healing_fabric.store import statements
 
 WAIT_POLL = 5.0  # seconds between two tries while a server is away
 SILENCE_POLL = 5.0  # seconds between two looks at whether a silence has ended
+WATCHED_SHARE = 0.05  # of the time for which an incident has been watched passes between two looks
+LONGEST_PATIENCE = 60.0  # seconds between two looks
 
 # Kinds of waits that are limited in time; see `Transition.waiting_for`.
 EVIDENCE = "evidence"
@@ -160,6 +162,21 @@ def to_people(context: Context, reason: str, *entries: Entry, **finished: Any) -
 def look_interval(context: Context) -> float:
     """Seconds between two looks at the samples."""
     return context.settings.verification.interval
+
+
+def until_next_look(incident: Incident, context: Context, pause: float) -> float:
+    """`pause`, or less where the next level is called before its end: what has healed is not called for."""
+    if incident.level_due_at is None or incident.acknowledged_by:
+        return pause
+    interval = look_interval(context)
+    return min(pause, max(interval, incident.level_due_at - interval - context.clock()))
+
+
+def patience(incident: Incident, context: Context, since: float) -> float:
+    """Seconds until the next look: longer the longer it lasts, for thousands may be watched at once."""
+    lasted = context.clock() - since
+    pause = max(look_interval(context), min(LONGEST_PATIENCE, WATCHED_SHARE * lasted))
+    return until_next_look(incident, context, pause)
 
 
 def with_changes(transition: Transition, **changes: Any) -> Transition:

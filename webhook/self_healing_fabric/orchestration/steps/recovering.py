@@ -24,20 +24,24 @@ from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, completes, fin
 from self_healing_fabric.orchestration import journal, questions, waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import UNDOES, Next, effect_of_action, next_effect
-from self_healing_fabric.orchestration.escalation_manager import escalate
+from self_healing_fabric.orchestration.escalation_manager import escalate, watch_from
 from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, steady
 from self_healing_fabric.orchestration.steps.common import (
+    LONGEST_PATIENCE,
     Facts,
     Step,
-    alerts_of,
     evidence_entry,
     facts_and_mode_of,
+    facts_of,
+    look_interval,
     merged_into_cause,
+    patience,
     to_people,
+    until_next_look,
     until_silence_ends,
     wait,
 )
-from self_healing_fabric.orchestration.steps.verifying import verify_from
+from self_healing_fabric.orchestration.steps.verifying import healed_meanwhile, verify_from
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Permit, Status
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
@@ -50,8 +54,20 @@ PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
 
 
 def awaiting_approval(incident: Incident, context: Context) -> Step:
-    """The deadline for a person's answer has passed. Who was called meanwhile is not called over again."""
-    if alerts_of(incident, context).silenced:
+    """Watch whether it heals before a person answers; at the deadline people are called.
+
+    Who was called meanwhile is not called over again.
+    """
+    facts, now = facts_of(incident, context), context.clock()
+    healed = healed_meanwhile(incident, context, facts)
+    if healed is not None:
+        return healed
+    asked = incident.verification or watch_from(now, deadline=now)["verification"]
+    left = asked["deadline"] - now
+    if left > 0:
+        pause = min(patience(incident, context, asked["since"]), left)
+        return Step(Transition(State.AWAITING_APPROVAL, pause, waiting_for=incident.waiting_for))
+    if facts.silenced:
         return until_silence_ends(incident)
     step = to_people(context, reason := "nobody approved the plan in time")
     return Step(replace(step.transition, rise=Rise(reason, first=True)))
@@ -62,20 +78,24 @@ def recovering(incident: Incident, context: Context) -> Step:
     facts, mode_in_force = facts_and_mode_of(incident, context)
     if facts.unfinished_action is not None:
         return _after_interruption(incident, context, facts.unfinished_action, facts.actions)
+    strategy = incident.plan[0] if incident.plan else None
+    finishing = strategy is not None and finishes(strategy, str(incident.service), facts.actions)
     if facts.silenced:
-        return until_silence_ends(incident)
-    finishing = bool(incident.plan) and finishes(incident.plan[0], str(incident.service), facts.actions)
+        healed = None if finishing else healed_meanwhile(incident, context, facts)
+        return healed or until_silence_ends(incident)
     merged = None if finishing else merged_into_cause(incident, context)
     if merged is not None:
         return merged
-    if not incident.plan:
+    if strategy is None:
         return to_people(context, "what was done before is undone, for it did not heal")
-    strategy = incident.plan[0]
     if strategy != UNDO and strategy not in context.strategies:
         gone = f"{strategy} is not installed any more"
         return _next(incident, context, gone, Entry(Kind.PLAN, f"{gone}."))
-    if finishing or not context.strategies[strategy].disruptive:
+    if finishing:
         return _act(incident, context, strategy, facts, mode_in_force, ())
+    if not context.strategies[strategy].disruptive:
+        healed = healed_meanwhile(incident, context, facts)
+        return healed or _act(incident, context, strategy, facts, mode_in_force, ())
     health, evidence = context.verifier.health(str(incident.service), facts.signals, context.clock())
     entries = tuple(evidence_entry(fact) for fact in evidence)
     if health is Health.UNKNOWN:
@@ -84,7 +104,8 @@ def recovering(incident: Incident, context: Context) -> Step:
         calm = Entry(
             Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so."
         )
-        return Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
+        watched = Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
+        return healed_meanwhile(incident, context, facts) or watched
     return _act(incident, context, strategy, facts, mode_in_force, entries)
 
 
@@ -189,12 +210,17 @@ def _ask_for_approval(
     if leave.outdated:
         message = f"Asks again for approval to {what}. It is no longer what {incident.approved_by} approved."
     told = journal.told_of(action, strategy) | {questions.SEAL: questions.seal(context, action, strategy)}
+    now = context.clock()
+    deadline = now + waits.for_approval(context.settings, incident.level)
     return Step(
         Transition(
             State.AWAITING_APPROVAL,
-            waits.for_approval(context.settings, incident.level),
+            look_interval(context),
             (*entries, Entry(Kind.PLAN, message, told)),
-            {"approved_by": None},
+            {
+                "approved_by": None,
+                **watch_from(now, deadline),
+            },
             waiting_for="a person's approval",
         )
     )
@@ -214,7 +240,8 @@ def _refused(
         return _next(incident, context, reason, *entries, blocked)
     if refusal.retry_at is None:
         return to_people(context, reason, *entries, blocked)
-    poll = max(PAUSE_POLL, refusal.retry_at - context.clock())
+    pause = min(LONGEST_PATIENCE, refusal.retry_at - context.clock())
+    poll = max(PAUSE_POLL, until_next_look(incident, context, pause))
     told = (*entries, blocked) if first else ()
     waiting = Transition(State.RECOVERING, poll, told, waiting_for=reason)
     return Step(escalate(waiting, reason) if refusal.calls else waiting)

@@ -47,12 +47,14 @@ def verify_from(
     started_before: float | None,
     entries: tuple[Entry, ...],
     before: Mapping[str, float] | None = None,
+    since: float | None = None,
 ) -> Transition:
-    """To verifying, from now until the deadline. `before`: the signals' values before the action."""
+    """To verifying, until the deadline. `before`: the signals' values before the action; `since`: when the
+    samples that may prove it begin, now when left out."""
     now = context.clock()
     deadline = now + context.settings.verification.deadline
     pending = {
-        "since": now,
+        "since": now if since is None else since,
         "action": action,
         "started_before": started_before,
         "deadline": deadline,
@@ -133,6 +135,27 @@ def verifying(incident: Incident, context: Context) -> Step:
     if look.verdict is Verdict.NOT_HEALED:
         step = replace(step, learned=_learned(incident, context, facts, healed=False))
     return step
+
+
+def healed_meanwhile(incident: Incident, context: Context, facts: Facts) -> Step | None:
+    """To verifying, when the fresh samples prove already that it has healed while it waited.
+
+    Anything less changes nothing: what waits may be a question that people have heard.
+    """
+    since = incident.waiting_since
+    if not incident.waiting_for or since is None or not facts.signals:
+        return None
+    try:
+        look = context.verifier.look(
+            str(incident.service), facts.signals, since=since, deadline=None, now=context.clock()
+        )
+    except QueryError:
+        return None
+    if look.verdict is not Verdict.HEALED or doubted(look, incident, context, facts) is not None:
+        return None
+    told = Entry(Kind.NOTE, "Inside all limits by itself, while it waited: nothing is done about it.")
+    proved = verify_from(context, action=None, started_before=None, entries=(told,), since=since)
+    return Step(replace(proved, due_in=0.0))
 
 
 def doubted(look: Look, incident: Incident, context: Context, facts: Facts) -> str | None:

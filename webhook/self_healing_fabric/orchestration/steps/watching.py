@@ -21,7 +21,7 @@ from self_healing_fabric.orchestration.steps.common import (
     alerts_of,
     evidence_entry,
     facts_of,
-    look_interval,
+    patience,
 )
 from self_healing_fabric.orchestration.steps.verifying import (
     doubted,
@@ -34,9 +34,6 @@ from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Verdict, watched_signals
 from shf_queries import QueryError
-
-WATCHED_SHARE = 0.05  # of the time for which an incident has been watched passes between two looks
-LONGEST_PATIENCE = 60.0  # seconds between two looks
 
 
 def escalated(incident: Incident, context: Context) -> Step:
@@ -61,16 +58,8 @@ def escalated(incident: Incident, context: Context) -> Step:
 
 
 def _patience(incident: Incident, context: Context) -> float:
-    """Seconds until the next look: longer the longer it has lasted, for thousands may be watched at once.
-
-    There is one right before the next level: nobody is called for what has healed.
-    """
-    now, interval = context.clock(), look_interval(context)
-    since = float((incident.verification or {}).get("since", now))
-    pause = max(interval, min(LONGEST_PATIENCE, WATCHED_SHARE * (now - since)))
-    if incident.level_due_at is not None and not incident.acknowledged_by:
-        pause = min(pause, max(interval, incident.level_due_at - now))
-    return pause
+    since = float((incident.verification or {}).get("since", context.clock()))
+    return patience(incident, context, since)
 
 
 def _close_when_alerts_ended(incident: Incident, context: Context) -> Step:
