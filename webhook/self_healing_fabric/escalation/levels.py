@@ -31,16 +31,31 @@ class Risen:
     entries: tuple[Entry, ...]
 
 
-def rise(connection: Connection, incident_id: str, wanted: Rise, settings: Settings, now: float) -> Risen:
+def rise(
+    connection: Connection,
+    incident_id: str,
+    wanted: Rise,
+    settings: Settings,
+    now: float,
+    *,
+    decided: bool = False,
+) -> Risen:
     """Call the level above the one that the incident has now; at the last one only the reason is noted.
 
-    The incident's columns and the calls are written; the caller writes the entries into the timeline.
+    The incident's columns and the calls are written; the caller writes the entries into the timeline. Inside
+    a maintenance window nobody is called before its end, unless a person `decided` so.
     """
     row = statements.incident(connection, incident_id, lock=True)
     if row is None or (wanted.first and row.level > 0):
         return Risen({}, ())
     if row.level >= LAST_LEVEL:
         return Risen({}, (Entry(Kind.ESCALATION, f"Stays at the last level: {wanted.reason}"),))
+    held_until = None if decided else settings.guardrails.maintenance_until(row.service, now)
+    if held_until is not None:
+        changes = {"level_due_at": held_until, "acknowledged_by": None}
+        statements.annotate(connection, incident_id, changes)
+        held = f"Nobody is called before the maintenance window ends: {wanted.reason}"
+        return Risen(changes, (Entry(Kind.ESCALATION, held),))
     level = next_level(row, settings)
     configured = settings.escalation.levels[level]
     due_at = now + configured.deadline if wanted.climbs and level < LAST_LEVEL else None

@@ -6,21 +6,22 @@ import math
 
 from self_healing_fabric.guardrails.ledger import Ledger
 from self_healing_fabric.guardrails.proposals import Proposal, Refusal
+from self_healing_fabric.settings import Settings
 
 POLL = 15.0  # seconds between two looks at whether a circumstance has passed
 
 
 def maintenance(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     """Guardrail `maintenance`: people are at work, and know that things fail."""
-    ends = [
-        window.end.timestamp()
-        for window in ledger.settings.guardrails.maintenance
-        if (not window.services or proposal.service in window.services)
-        and window.start.timestamp() <= proposal.now < window.end.timestamp()
-    ]
-    if not ends or proposal.restores:
+    return None if proposal.restores else in_maintenance(ledger.settings, proposal.service, proposal.now)
+
+
+def in_maintenance(settings: Settings, service: str | None, now: float) -> Refusal | None:
+    """The refusal of whatever wants to begin inside a maintenance window."""
+    until = settings.guardrails.maintenance_until(service, now)
+    if until is None:
         return None
-    return Refusal("maintenance", f"{proposal.service} is in a maintenance window", max(ends))
+    return Refusal("maintenance", f"{service} is in a maintenance window", until)
 
 
 def deploying(ledger: Ledger, proposal: Proposal) -> Refusal | None:

@@ -171,7 +171,8 @@ def _write(
     statements.overtake(connection, incident.id, {**changes, **transition.changes})
     entries = list(transition.entries)
     if transition.rise is not None:
-        entries += levels.rise(connection, incident.id, transition.rise, context.settings, now).entries
+        rise, settings = transition.rise, context.settings
+        entries += levels.rise(connection, incident.id, rise, settings, now, decided=True).entries
     if transition.state is State.CLOSED:
         entries += _left_in_force(connection, context, incident)
     if transition.state is not incident.state:

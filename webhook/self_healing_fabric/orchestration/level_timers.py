@@ -16,6 +16,7 @@ from self_healing_fabric.escalation import levels
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import Rise, State
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
 
@@ -40,42 +41,55 @@ def run(context: Context) -> int:
 
 def _set_timers(connection: Connection, context: Context, rows: Sequence[AnyRow], now: float) -> None:
     """Incidents that were opened, or opened again, wait for their level's deadline; some for nothing."""
-    settings = context.settings
     by_time: dict[float, list[str]] = {}
     for row in rows:
-        tiers = {settings.services[row.service].tier} if row.service in settings.services else set()
-        at_once = row.level == 0 and settings.escalation_policy(row.service, tiers).call_at_once
-        wait = 0.0 if at_once else settings.escalation.levels[row.level].deadline
-        by_time.setdefault(now + wait, []).append(row.id)
+        by_time.setdefault(now + _wait(context.settings, row), []).append(row.id)
     for at, ids in by_time.items():
         call_statements.set_level_timer(connection, ids, at)
 
 
+def _wait(settings: Settings, row: AnyRow) -> float:
+    """Seconds that the incident's level has before the next one is called."""
+    tiers = {settings.services[row.service].tier} if row.service in settings.services else set()
+    at_once = row.level == 0 and settings.escalation_policy(row.service, tiers).call_at_once
+    return 0.0 if at_once else settings.escalation.levels[row.level].deadline
+
+
 def _raise_level(connection: Connection, context: Context, row: AnyRow, now: float) -> None:
-    if _held_back(connection, row):
-        call_statements.set_level_timer(connection, [row.id], now + PUT_OFF)
+    held_until = _held_until(connection, context, row, now)
+    if held_until is not None:
+        call_statements.set_level_timer(connection, [row.id], held_until)
         return
-    risen = levels.rise(connection, row.id, Rise(_reason(context, row, now)), context.settings, now)
+    # What a maintenance window held back may be a stranger's: people are told of that once.
+    wanted = Rise(_reason(context, row, now), climbs=row.known_service)
+    risen = levels.rise(connection, row.id, wanted, context.settings, now)
     timeline.append(connection, row.id, risen.entries, now)
     if row.state == State.ESCALATED.value:
         # A look at once: what has healed just now is not called for.
         statements.annotate(connection, row.id, {"due_at": now})
 
 
-def _held_back(connection: Connection, row: AnyRow) -> bool:
-    """People have silenced it, or a maintenance window that they announced holds it."""
-    if (row.waiting_for or "").startswith("maintenance:"):
-        return True
+def _held_until(connection: Connection, context: Context, row: AnyRow, now: float) -> float | None:
+    """Until when nobody is called: people have silenced it, or are at work in a maintenance window.
+
+    In a window nothing could be done about it, so its level has its whole time again when that ends.
+    """
+    window_ends = context.settings.guardrails.maintenance_until(row.service, now)
+    if window_ends is not None:
+        return window_ends + _wait(context.settings, row)
     firing = [
         alert
         for alert in statements.alerts_of(connection, row.id)
         if alert.status == "firing" and alert.service in (None, row.service)
     ]
-    return bool(firing) and all(alert.suppressed for alert in firing)
+    silenced = bool(firing) and all(alert.suppressed for alert in firing)
+    return now + PUT_OFF if silenced else None
 
 
 def _reason(context: Context, row: AnyRow, now: float) -> str:
     deadline = context.settings.escalation.levels[row.level].deadline
+    if any(row.level_due_at == window.end.timestamp() for window in context.settings.guardrails.maintenance):
+        return "not healed when the maintenance window ended"
     if row.level > 0:
         return "not healed and not acknowledged within the level's deadline"
     if now < row.opened_at + deadline:

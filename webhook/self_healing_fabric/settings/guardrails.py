@@ -82,3 +82,13 @@ class GuardrailSettings(Limits):
     strategies: Mapping[StrategyName, ServiceLimits] = Field({}, description="where they differ by strategy")
     fleet: FleetSettings = Field(FleetSettings(), description="bounds for all services together")
     maintenance: tuple[MaintenanceWindow, ...] = Field((), description="times in which nothing is acted on")
+
+    def maintenance_until(self, service: str | None, now: float) -> float | None:
+        """When the maintenance of the service is over that is under way at `now`; None when there is none."""
+        ends = [
+            window.end.timestamp()
+            for window in self.maintenance
+            if (not window.services or service in window.services)
+            and window.start.timestamp() <= now < window.end.timestamp()
+        ]
+        return max(ends, default=None)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from self_healing_fabric.errors import LeaseLost
-from self_healing_fabric.guardrails import mode
+from self_healing_fabric.guardrails import Refusal, conditions, mode
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.evidence import Evidence
 from self_healing_fabric.incidents.lifecycle import State, Transition
@@ -140,12 +140,21 @@ def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_P
     Only waits for evidence count, whichever error each brings: a silence or a pause that was long is no
     reason to call people at the first query that fails after it.
     """
+    ended = incident.state in (State.ESCALATED, State.RESOLVED)
+    if not ended and in_maintenance(incident, context) is not None:
+        held = f"maintenance: nobody is called before its window ends: {reason}"
+        return Step(Transition(incident.state, poll, waiting_for=held))
     stay = Transition(incident.state, poll, waiting_for=f"{EVIDENCE}: {reason}")
     seconds = waited(incident, context, EVIDENCE)
-    if seconds < context.settings.escalation.max_wait or incident.state in (State.ESCALATED, State.RESOLVED):
+    if ended or seconds < context.settings.escalation.max_wait:
         return Step(stay)
     moved = Transition(State.ESCALATED, poll, changes=watch_from(context.clock()))
     return Step(escalate(moved, f"has waited {seconds:.0f} s: {reason}"))
+
+
+def in_maintenance(incident: Incident, context: Context) -> Refusal | None:
+    """The refusal of a maintenance window that is under way for its service; None when there is none."""
+    return conditions.in_maintenance(context.settings, incident.service, context.clock())
 
 
 def until_silence_ends(incident: Incident, poll: float = SILENCE_POLL) -> Step:

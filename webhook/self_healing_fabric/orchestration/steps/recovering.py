@@ -33,6 +33,7 @@ from self_healing_fabric.orchestration.steps.common import (
     evidence_entry,
     facts_and_mode_of,
     facts_of,
+    in_maintenance,
     look_interval,
     merged_into_cause,
     patience,
@@ -63,9 +64,9 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
     if healed is not None:
         return healed
     asked = incident.verification or watch_from(now, deadline=now)["verification"]
-    left = asked["deadline"] - now
-    if left > 0:
-        pause = min(patience(incident, context, asked["since"]), left)
+    pause, left = patience(incident, context, asked["since"]), asked["deadline"] - now
+    if left > 0 or in_maintenance(incident, context) is not None:
+        pause = min(pause, left) if left > 0 else pause
         return Step(Transition(State.AWAITING_APPROVAL, pause, waiting_for=incident.waiting_for))
     if facts.silenced:
         return until_silence_ends(incident)
@@ -86,6 +87,11 @@ def recovering(incident: Incident, context: Context) -> Step:
     merged = None if finishing else merged_into_cause(incident, context)
     if merged is not None:
         return merged
+    window = None if strategy == UNDO else in_maintenance(incident, context)
+    if window is not None:
+        # Before anything is asked of the target, or given up: people may have taken that down.
+        healed = None if finishing else healed_meanwhile(incident, context, facts)
+        return healed or _refused(incident, context, window, (), str(incident.service))
     if strategy is None:
         return to_people(context, "what was done before is undone, for it did not heal")
     if strategy != UNDO and strategy not in context.strategies:

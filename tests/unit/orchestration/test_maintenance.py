@@ -1,0 +1,164 @@
+"""Maintenance windows: whatever is taken down in one, nothing is done and nobody is called before its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from self_healing_fabric.guardrails import mode
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.settings import Mode
+from shf_queries.catalogue import HEARTBEAT
+from world import START
+
+NOWHERE = "http://127.0.0.1:9/gone"
+ENDS = START + 3600
+LEVEL = 300  # seconds until each level is called
+
+
+def window(begins: float = START) -> dict[str, Any]:
+    """The guardrails with an announced window."""
+    start, end = (datetime.fromtimestamp(at, UTC).isoformat() for at in (begins, ENDS))
+    return {"maintenance": [{"start": start, "end": end}], "cooldown": 0}
+
+
+def take_down(world: Any) -> None:
+    """The service does not answer, and neither does what tells of it and would restart it."""
+    world.silent()
+    configure(world, recovery={"http": {"restart": NOWHERE, "started_at": NOWHERE}})
+
+
+def configure(world: Any, **changes: Any) -> None:
+    """Start anew with other settings of the service."""
+    world.close()
+    world.values["services"] = {"cart": {**world.values["services"]["cart"], **changes}}
+    world.open()
+
+
+def unreadable_target(world: Any) -> None:
+    """As when its pods were scaled to none."""
+    take_down(world)
+    world.receive(world.alert())
+
+
+def nothing_to_try(world: Any) -> None:
+    """No plan is known for what fails."""
+    configure(world, plans={"service_failure": []})
+    world.silent()
+    world.receive(world.alert())
+
+
+def no_prometheus(world: Any) -> None:
+    """It is part of what people work on."""
+    world.prometheus.away = "connection refused"
+    world.receive(world.alert())
+
+
+def no_samples(world: Any) -> None:
+    """The window begins while it waits for its turn, and what tells of it is taken down."""
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=2)
+    world.measure(HEARTBEAT, None)
+
+
+def in_vain(world: Any) -> None:
+    """Restarted right before the window, and not healed inside it."""
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=2)
+    assert world.restarts() == {"cart": 1}
+
+
+def unanswered(world: Any) -> None:
+    """A person was asked before the window."""
+    world.context.store.write(
+        lambda connection: mode.change(connection, Mode.APPROVAL, by="ada", now=world.clock.now)
+    )
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=2)
+    assert world.incident().state is State.AWAITING_APPROVAL
+
+
+def stranger(world: Any) -> None:
+    """Nobody has configured the service of the alert."""
+    world.receive(world.alert(service="stranger"))
+
+
+CASES: dict[str, tuple[Callable[[Any], None], float, float]] = {
+    "unreadable target": (unreadable_target, START, 0),
+    "nothing to try": (nothing_to_try, START, 0),
+    "no Prometheus": (no_prometheus, START, LEVEL),
+    "no samples": (no_samples, START, LEVEL),
+    "restarted in vain": (in_vain, START + 10, 0),
+    "unanswered approval": (unanswered, START + 10, 0),
+    "stranger": (stranger, START, 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nobody_is_called_inside_a_window_and_somebody_after_it(
+    make_world: Callable[..., Any], case: str
+) -> None:
+    """What was given up is called for at its end; what was not has the time of its level from there on."""
+    begin, begins, wait = CASES[case]
+    world = make_world(guardrails=window(begins))
+    begin(world)
+    world.run(seconds=ENDS - 10 - world.clock.now, tick=5)
+    assert (world.calls, world.incident().level) == ([], 0)
+    world.run(seconds=5 + wait, tick=5)
+    assert world.calls == []
+    world.run(seconds=70, tick=5)
+    assert [call.level for call in world.calls] == [1]
+
+
+def test_work_goes_on_when_the_window_ends(make_world: Callable[..., Any]) -> None:
+    """The target is back and the service is not: it is restarted and proved, before anybody is called."""
+    world = make_world(guardrails=window())
+    recovery = world.values["services"]["cart"]["recovery"]
+    unreadable_target(world)
+    world.run(seconds=1800, tick=5)
+    assert "maintenance" in world.incident().waiting_for
+    configure(world, recovery=recovery)
+    world.target.on_restart = world.healthy
+    world.run(seconds=ENDS - 5 - world.clock.now, tick=5)
+    assert world.restarts() == {}
+    world.run(seconds=30, tick=1)
+    assert world.restarts() == {"cart": 1}
+    assert world.incident().outcome == "healed"
+    assert world.calls == []
+
+
+def test_what_comes_back_inside_the_window_is_over(make_world: Callable[..., Any]) -> None:
+    """People are done before the end: resolved then, and not when the window ends."""
+    world = make_world(guardrails=window())
+    unreadable_target(world)
+    world.run(seconds=1800, tick=5)
+    world.healthy()
+    world.run(seconds=70, tick=5)
+    assert (world.incident().state, world.incident().outcome) == (State.RESOLVED, "recovered")
+    assert world.calls == []
+
+
+def test_who_decides_to_escalate_inside_the_window_is_heard(make_world: Callable[..., Any]) -> None:
+    """The window holds back what the fabric wants, not what a person does."""
+    world = make_world(guardrails=window())
+    unreadable_target(world)
+    world.run(seconds=10)
+    decide(world.context, world.incident().id, DECISIONS["escalate"], by="ada")
+    world.run(seconds=1)
+    assert [call.reason for call in world.calls] == ["ada asked for it"]
+
+
+def test_a_stranger_does_not_climb_after_the_window(make_world: Callable[..., Any]) -> None:
+    """People are told once of an alert that is not ours, late or not."""
+    world = make_world(guardrails=window())
+    stranger(world)
+    world.run(seconds=3600 + 4 * LEVEL, tick=5)
+    assert [call.level for call in world.calls] == [1]
+    assert world.calls[0].reason == "not healed when the maintenance window ended"
