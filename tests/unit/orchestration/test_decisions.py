@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from self_healing_fabric.errors import DecisionRefused, UnknownIncident
+from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
+from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
 
@@ -69,6 +71,27 @@ def test_acknowledgement_stops_the_clock(world: Any) -> None:
     world.run(seconds=2000, tick=20)
     assert [call.level for call in world.calls] == [1]
     assert world.incident().acknowledged_by == "ada"
+
+
+def test_acknowledgement_ends_with_the_incident(world: Any) -> None:
+    """Who had it was told that it is over: a relapse that is only waited for calls people at its deadline."""
+    world.silent()
+    world.target.answer = 403
+    first = {"starts_at": "2026-01-01T00:00:00Z"}
+    world.receive(world.alert(**first))
+    world.run(seconds=5)
+    decision(world, "acknowledge")
+    world.healthy()
+    world.run(seconds=20)
+    world.receive(world.alert(**first, status="resolved"))
+    assert (world.incident().state, len(world.ends)) == (State.RESOLVED, 1)
+    world.context.store.write(lambda c: mode.change(c, Mode.PAUSED, by="bob", now=world.clock.now))
+    world.silent()
+    world.receive(world.alert(starts_at="2026-01-01T00:05:00Z"))
+    world.run(seconds=2000, tick=20)
+    assert (world.incident().relapses, world.incident().acknowledged_by) == (1, None)
+    assert [call.level for call in world.calls] == [1, 2, 3, 4]
+    assert any("ada acknowledged" in line for line in world.story())
 
 
 def test_unacknowledged_levels_rise_to_the_last(world: Any) -> None:

@@ -429,7 +429,10 @@ def moved_to(service: str, now: float) -> dict[str, Any]:
 
 
 def reopened(relapses: int, now: float) -> dict[str, Any]:
-    """The columns of an incident that starts over after a relapse."""
+    """The columns of an incident that starts over after a relapse.
+
+    Whoever acknowledged it was told that it is over, and does not look at it any more.
+    """
     return {
         "state": State.DIAGNOSING.value,
         "relapses": relapses + 1,
@@ -437,6 +440,7 @@ def reopened(relapses: int, now: float) -> dict[str, Any]:
         "resolved_at": None,
         "verification": None,
         "approved_by": None,
+        "acknowledged_by": None,
         "updated_at": now,
         "due_at": now,
         "waiting_for": None,
