@@ -18,7 +18,7 @@ from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 from shf_demo.ports import free_ports
-from shf_queries.catalogue import ERROR_RATIO
+from shf_queries.catalogue import ERROR_RATIO, LATENCY_P95
 
 
 @pytest.fixture
@@ -115,6 +115,73 @@ def test_suspect_that_never_alerts_goes_to_people(shop: Any) -> None:
     assert "does not alert" in shop.calls[0].reason
     shop.run(seconds=200, tick=2)
     assert shop.restarts() == {}
+
+
+@pytest.fixture
+def suspected(make_world: Callable[..., Any]) -> Any:
+    """`db` answers and fails its requests, without an alert; `cart` alerts, and `db` is suspected."""
+    world = make_world({"cart": ["db"], "db": []})
+    world.measure(ERROR_RATIO, 0.9)
+    world.measure(ERROR_RATIO, 0.9, "db")
+    world.receive(symptom(world, starts_at="2026-01-01T00:00:00Z"))
+    world.run(seconds=5)
+    assert (world.incident().service, world.incident().state) == ("db", State.DIAGNOSING)
+    return world
+
+
+def decided(world: Any, *names: str) -> None:
+    """Ada carries out these decisions on the incident of `db`."""
+    for name in names:
+        decide(world.context, world.incident_of("db").id, DECISIONS[name], by="ada")
+
+
+@pytest.mark.parametrize("decisions", [(), ("escalate",), ("acknowledge", "escalate")])
+def test_suspect_is_not_healed_while_that_lasts_for_which_it_is_suspected(
+    suspected: Any, decisions: tuple[str, ...]
+) -> None:
+    """It answers all the while: nobody is told that it is over, also when its caller's alert has ended."""
+    decided(suspected, *decisions)
+    suspected.run(seconds=100)
+    suspected.receive(symptom(suspected, starts_at="2026-01-01T00:00:00Z", status="resolved"))
+    suspected.run(seconds=100, tick=2)
+    assert [(each.service, each.state) for each in suspected.incidents()] == [("db", State.ESCALATED)]
+    assert suspected.ends == []
+    suspected.measure(ERROR_RATIO, 0.0, "db")
+    suspected.run(seconds=60)
+    assert (suspected.incident().state, suspected.incident().outcome) == (State.RESOLVED, "recovered")
+    assert len(suspected.ends) == 1
+
+
+def test_suspect_that_could_not_be_asked_about_is_still_watched(suspected: Any) -> None:
+    """Prometheus was away for so long that people were called: what it is suspected for is not forgotten."""
+    suspected.prometheus.away = "Prometheus does not answer"
+    suspected.run(seconds=400, tick=2)
+    assert suspected.incident().state is State.ESCALATED
+    suspected.prometheus.away = None
+    suspected.run(seconds=100)
+    assert (suspected.incident().state, suspected.ends) == (State.ESCALATED, [])
+    suspected.measure(ERROR_RATIO, 0.0, "db")
+    suspected.run(seconds=30)
+    assert suspected.incident_of("db").outcome == "recovered"
+
+
+def test_suspect_that_fails_otherwise_after_the_wait_is_not_healed(suspected: Any) -> None:
+    """Its errors have ended and it is slow now: both are watched."""
+    suspected.measure(ERROR_RATIO, 0.0, "db")
+    suspected.measure(LATENCY_P95, 9.0, "db")
+    suspected.set(LATENCY_P95.baseline_series, 0.1, "db")
+    suspected.run(seconds=100)
+    assert (suspected.incident().state, suspected.ends) == (State.ESCALATED, [])
+
+
+def test_suspect_that_recovers_during_the_wait_lets_its_caller_go(suspected: Any) -> None:
+    """It was suspected for its errors, and these have ended: `cart` still fails and is healed."""
+    suspected.target.on_restart = lambda: suspected.measure(ERROR_RATIO, 0.0)
+    suspected.measure(ERROR_RATIO, 0.0, "db")
+    suspected.run(seconds=100)
+    assert suspected.incident_of("db").outcome == "recovered"
+    assert suspected.incident_of("cart").outcome == "healed"
+    assert suspected.restarts() == {"cart": 1}
 
 
 def test_symptom_that_still_fails_is_healed_by_itself(shop: Any) -> None:

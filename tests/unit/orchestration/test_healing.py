@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -219,6 +220,40 @@ def test_unknown_health_blocks(world: Any) -> None:
     assert incident.state is State.RECOVERING
     assert "nothing is done" in incident.waiting_for
     assert world.target.restarts == []
+
+
+def strange(world: Any, signal: str | None, **changes: Any) -> Any:
+    """An alert of `cart` whose signal nobody knows, or that has none."""
+    alert = world.alert(starts_at="2026-01-01T00:00:00Z", **changes)
+    others = {name: value for name, value in alert.labels.items() if name != "signal"}
+    return replace(alert, labels=others if signal is None else {**others, "signal": signal})
+
+
+@pytest.mark.parametrize("signal", ["disk_full", None])
+def test_what_no_known_signal_tells_is_never_called_healed(world: Any, signal: str | None) -> None:
+    """It answers all the while, which proves nothing: over when the alert is; each level is called once."""
+    world.receive(strange(world, signal))
+    world.run(seconds=2000, tick=5)
+    assert (world.incident().state, world.incident().relapses) == (State.ESCALATED, 0)
+    assert [call.level for call in world.calls] == [1, 2, 3, 4]
+    assert world.ends == []
+    world.receive(strange(world, signal, status="resolved"))
+    world.run(seconds=70, tick=5)
+    assert (world.incident().state, world.incident().outcome) == (State.CLOSED, None)
+    assert {call.reason for call in world.ends} == {"It is closed"}
+    assert "state: All of its alerts ended, and no known signal tells whether it has healed." in world.story()
+
+
+def test_a_probe_proves_nothing_of_what_no_known_signal_tells(make_world: Callable[..., Any]) -> None:
+    """Silent for a moment, probed, and answering again: people are called, as it alerts of another thing."""
+    world = make_world(plans={"service_failure": ["retry"]})
+    world.silent()
+    world.receive(strange(world, "disk_full"))
+    world.run(seconds=1)
+    world.healthy()
+    world.run(seconds=20)
+    assert [(row.strategy, row.verdict) for row in world.actions()] == [("retry", "no_evidence")]
+    assert (world.incident().state, len(world.calls), world.ends) == (State.ESCALATED, 1, [])
 
 
 def test_failing_dependency_is_not_healed_by_restarting_its_caller(make_world: Callable[..., Any]) -> None:

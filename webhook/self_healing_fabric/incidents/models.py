@@ -67,6 +67,11 @@ class Incident:
     merged_into: str | None
     split_from: str | None
 
+    @property
+    def suspected_for(self) -> frozenset[str]:
+        """The signals for which the service was suspected although it does not alert."""
+        return frozenset((self.verification or {}).get("signals", ()))
+
     def after(self, changes: Mapping[str, Any]) -> Incident:
         """The incident with these columns changed."""
         known = {name: value for name, value in changes.items() if name in Incident.__dataclass_fields__}

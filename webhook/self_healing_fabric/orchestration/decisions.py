@@ -229,7 +229,7 @@ def _escalate(incident: Incident, context: Context, by: str) -> Transition | Non
         raise DecisionRefused(f"the incident is {incident.state} already")
     if incident.state is State.ESCALATED and not incident.plan and not incident.acknowledged_by:
         return None  # people are called already; whoever took it may hand it on to the next level
-    return hand_to_people(context, f"{by} asked for it")
+    return hand_to_people(context, f"{by} asked for it", suspected_for=incident.suspected_for)
 
 
 def _close(incident: Incident, context: Context, by: str) -> Transition | None:

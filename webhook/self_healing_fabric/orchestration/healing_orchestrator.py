@@ -376,7 +376,8 @@ class HealingOrchestrator:
         )
         transition = Transition(incident.state, FAULT_PAUSE * faults, (note,))
         if faults >= MAX_FAULTS and incident.state not in (State.RESOLVED, State.ESCALATED):
-            moved = hand_to_people(context, f"the fabric itself failed: {error}", note)
+            reason = f"the fabric itself failed: {error}"
+            moved = hand_to_people(context, reason, note, suspected_for=incident.suspected_for)
             transition = replace(moved, due_in=FAULT_PAUSE * faults)
         changed = {**transition.changes, "faults": 0 if transition.state is State.ESCALATED else faults}
         try:

@@ -6,7 +6,7 @@ incident must not be forgotten in a corner.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,7 +148,8 @@ def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_P
     seconds = waited(incident, context, EVIDENCE)
     if ended or seconds < context.settings.escalation.max_wait:
         return Step(stay)
-    moved = Transition(State.ESCALATED, poll, changes=watch_from(context.clock()))
+    watched = watch_from(context.clock(), suspected_for=incident.suspected_for)
+    moved = Transition(State.ESCALATED, poll, changes=watched)
     return Step(escalate(moved, f"has waited {seconds:.0f} s: {reason}"))
 
 
@@ -163,9 +164,11 @@ def until_silence_ends(incident: Incident, poll: float = SILENCE_POLL) -> Step:
     return Step(Transition(incident.state, poll, waiting_for=silenced))
 
 
-def to_people(context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
+def to_people(
+    context: Context, reason: str, *entries: Entry, suspected_for: Collection[str] = (), **finished: Any
+) -> Step:
     """Give up acting, call the next level, and only watch from now on."""
-    return Step(hand_to_people(context, reason, *entries), **finished)
+    return Step(hand_to_people(context, reason, *entries, suspected_for=suspected_for), **finished)
 
 
 def look_interval(context: Context) -> float:

@@ -190,15 +190,19 @@ def _suspected_dependency(
         reason = f"an alert of {incident.service}, the likely cause, which does not alert itself"
         if not waited_enough:
             return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=f"{CAUSE}: {reason}"))
-        # No alert names a signal by which its health could be told, before an action or after it.
-        step = to_people(context, f"waited in vain for {reason}", *_diagnosis_entries(diagnosis))
+        # No alert names a signal by which its health could be told before an action: it is only watched
+        # whether that ends for which it is suspected.
+        suspected_for = incident.suspected_for.union(_breaches(seen, seen.service))
+        told = _diagnosis_entries(diagnosis)
+        step = to_people(context, f"waited in vain for {reason}", *told, suspected_for=suspected_for)
         return Step(with_changes(step.transition, **_diagnosis_columns(diagnosis)))
     if waited_enough:
         return None
     known = cause.service in context.settings.services and cause.service != incident.service
     if not known or cause.confidence < TRUSTED_CAUSE or incident.split_from is not None:
         return None
-    if not any(seen.breach(each, service=cause.service) for each in (HEARTBEAT, ERROR_RATIO, LATENCY_P95)):
+    breaches = _breaches(seen, cause.service)
+    if not breaches:
         return None  # it has changed, but is inside its limits: an alert of its own is not to be expected
     subject = correlation.subject_of(cause.service)
     rows = context.store.read(lambda connection: statements.open_incidents_of(connection, {subject}))
@@ -211,11 +215,18 @@ def _suspected_dependency(
         return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=reason))
     message = f"{incident.service} depends on {cause.service}, which fails too and is suspected from now on."
     changes = correlation.moved_to(cause.service, context.clock())
+    changes |= {"verification": {"signals": breaches}}
     return Step(
         Transition(
             State.DIAGNOSING, 0.0, (*_diagnosis_entries(diagnosis), Entry(Kind.STATE, message)), changes
         )
     )
+
+
+def _breaches(seen: Observations, service: str) -> list[str]:
+    """The signals for which a service without alerts is suspected."""
+    signals = (HEARTBEAT, ERROR_RATIO, LATENCY_P95)
+    return [each.name for each in signals if seen.breach(each, service=service)]
 
 
 def _diagnosed(incident: Incident, context: Context, diagnosis: Diagnosis, plan: Plan) -> Step:

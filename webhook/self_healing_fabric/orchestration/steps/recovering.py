@@ -225,7 +225,7 @@ def _ask_for_approval(
             (*entries, Entry(Kind.PLAN, message, told)),
             {
                 "approved_by": None,
-                **watch_from(now, deadline),
+                **watch_from(now, deadline=deadline),
             },
             waiting_for="a person's approval",
         )

@@ -63,18 +63,33 @@ def verify_from(
     return Transition(State.VERIFYING, look_interval(context), entries, {"verification": pending})
 
 
+def telling_signals(incident: Incident, facts: Facts) -> frozenset[str]:
+    """The signals that can tell whether it has healed: those that its own alerts name, and those for which a
+    cause that does not alert is suspected."""
+    return incident.suspected_for.union(facts.signals)
+
+
 def look_at(incident: Incident, context: Context, facts: Facts) -> Look:
-    """One look at the fresh samples of what is verified. Raises QueryError."""
+    """One look at the fresh samples of what is verified. Raises QueryError.
+
+    That it answers proves nothing of what no signal tells: without a signal of its own it is never healed.
+    """
     pending, service = incident.verification or {}, verified_service(incident, facts)
-    return context.verifier.look(
+    own = service == incident.service
+    signals = telling_signals(incident, facts) if own else frozenset(facts.signals_of(service))
+    look = context.verifier.look(
         service,
-        facts.signals_of(service),
+        signals,
         since=pending["since"],
         deadline=pending["deadline"],
         now=context.clock(),
         started_before=pending["started_before"],
         before=pending.get("before"),
     )
+    if look.verdict is Verdict.HEALED and not signals:
+        statement = "No evidence: it answers, but its alerts name no signal that tells whether it has healed."
+        return Look(Verdict.NO_EVIDENCE, statement, look.evidence)
+    return look
 
 
 def verified_service(incident: Incident, facts: Facts) -> str:

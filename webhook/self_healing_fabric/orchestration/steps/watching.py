@@ -1,7 +1,8 @@
 """Escalated and resolved: nothing is done any more, but the fabric keeps looking.
 
-People heal too, and services recover by themselves: both are proved by the same fresh samples. A resolved
-incident whose alert outlives the relapse window starts over, for then the proof was wrong.
+People heal too, and services recover by themselves: both are proved by the same fresh samples. Where no known
+signal tells, nothing can be proved, and the incident is over when its alerts are. A resolved incident whose
+alert outlives the relapse window starts over, for then the proof was wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import lent, next_effect
 from self_healing_fabric.orchestration.steps.common import (
     EVIDENCE,
+    Alerts,
     Facts,
     Step,
     alerts_of,
@@ -29,18 +31,23 @@ from self_healing_fabric.orchestration.steps.verifying import (
     resolve,
     split_off,
     split_unhealed,
+    telling_signals,
 )
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Verdict, watched_signals
 from shf_queries import QueryError
 
+UNTOLD = "no known signal tells whether it has healed"
+
 
 def escalated(incident: Incident, context: Context) -> Step:
     """Watch whether it heals. The next level is called in its time: see `level_timers`."""
     if not incident.known_service:
-        return _close_when_alerts_ended(incident, context)
+        return _close_when_alerts_ended(incident, context, alerts_of(incident, context))
     facts, unseen = facts_of(incident, context), None
+    if not telling_signals(incident, facts):
+        return _close_when_alerts_ended(incident, context, facts)
     try:
         look = look_at(incident, context, facts)
     except QueryError as error:
@@ -62,11 +69,14 @@ def _patience(incident: Incident, context: Context) -> float:
     return patience(incident, context, since)
 
 
-def _close_when_alerts_ended(incident: Incident, context: Context) -> Step:
-    if any(row.status == "firing" for row in alerts_of(incident, context).alerts):
+def _close_when_alerts_ended(incident: Incident, context: Context, alerts: Alerts) -> Step:
+    """What no signal tells is over when its alerts are, and nobody is told that it has healed."""
+    if any(row.status == "firing" for row in alerts.alerts):
         pause = max(context.settings.reconcile_interval, _patience(incident, context))
-        return Step(Transition(State.ESCALATED, pause))
-    ended = Entry(Kind.STATE, "All of its alerts ended. Nothing had been done about it.")
+        until = f"the end of its alerts: {UNTOLD}" if incident.known_service else None
+        return Step(Transition(State.ESCALATED, pause, waiting_for=until))
+    remark = f", and {UNTOLD}." if incident.known_service else ". Nothing had been done about it."
+    ended = Entry(Kind.STATE, f"All of its alerts ended{remark}")
     return Step(Transition(State.CLOSED, None, (ended,), {"closed_at": context.clock()}))
 
 
