@@ -12,7 +12,6 @@ from self_healing_fabric.incidents.limits import (
     bounded,
 )
 from self_healing_fabric.incidents.notifications import WebhookMessage
-from self_healing_fabric.orchestration.reconciliation import _lookup
 from self_healing_fabric.store import statements
 
 READ = {"alertname": "ShfHeartbeatMissed", "service": "cart", "severity": "critical", "signal": "heartbeat"}
@@ -59,15 +58,6 @@ def test_an_alert_that_is_too_large_is_stored_and_opens_its_incident(
     assert CUT not in stored["small"]
     assert stored["big"][CUT] == "100 labels and 0 annotations are missing or cut off"
     assert len(json.dumps(stored["big"])) < (MAX_VALUE + MAX_NAME) * (MAX_LABELS + 2)
-
-
-def test_an_alert_that_was_cut_does_not_end_by_a_comparison_of_labels() -> None:
-    """Prometheus lists it whole, so it would be found nowhere."""
-    whole = READ | {f"l{i}": "v" for i in range(MAX_LABELS)}
-    cut, _ = bounded(whole, {})
-    is_listed = _lookup([whole])
-    assert is_listed(cut)
-    assert not is_listed(READ), "one that was not cut and is not listed has ended"
 
 
 def test_the_shape_of_a_notification_is_not_limited_by_this() -> None:

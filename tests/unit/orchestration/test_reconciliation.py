@@ -14,6 +14,7 @@ from werkzeug import Request, Response
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.ingestion import identity_time
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.limits import MAX_LABELS
 from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
@@ -36,16 +37,24 @@ class Alertmanager:
     def _answer(self, _: Request) -> Response:
         return Response(json.dumps(self.alerts), status=self.status, mimetype="application/json")
 
-    def list(self, *, state: str = "active", receiver: str = "self-healing-fabric") -> None:
-        """List the alert of `cart`."""
+    def list(
+        self,
+        *,
+        state: str = "active",
+        receiver: str = "self-healing-fabric",
+        starts_at: str = LISTED,
+        **changed: str,
+    ) -> None:
+        """List the alert of `cart`, with these labels changed."""
         labels = {"alertname": "Test", "service": "cart", "signal": "heartbeat", "severity": "critical"}
+        labels |= changed
         self.alerts.append(
             {
                 "annotations": {"summary": "it fails"},
                 "endsAt": "2026-11-22T07:35:33.778Z",
                 "fingerprint": "heartbeat-cart",
                 "receivers": [{"name": receiver}],
-                "startsAt": LISTED,
+                "startsAt": starts_at,
                 "status": {"inhibitedBy": [], "silencedBy": [], "state": state},
                 "updatedAt": "2026-11-22T07:31:33.780Z",
                 "generatorURL": "http://prom.example/graph",
@@ -136,6 +145,126 @@ def test_alert_that_is_no_longer_listed_has_ended(compared: Any, alertmanager: A
     assert statuses(world) == ["resolved"]
     world.run(seconds=300, tick=10)
     assert world.incident().state is State.CLOSED
+
+
+FOREIGN = [{"service": "billing"}, {"signal": "disk_full"}]  # what another Prometheus may have sent
+
+
+def compare_for(world: Any, compare: Callable[[], None], seconds: int) -> None:
+    """Let time pass, and the loop compare as often as it does."""
+    for _ in range(seconds // 10):
+        world.run(seconds=10, tick=5)
+        compare()
+
+
+@pytest.mark.parametrize("labels", FOREIGN)
+def test_alertmanager_that_starts_anew_calls_nobody_again(
+    compared: Any, alertmanager: Alertmanager, labels: dict[str, str]
+) -> None:
+    """Twice: it lists nothing until it is told again. Nothing has ended, and nobody hears so."""
+    world, compare = compared
+    alertmanager.list(**labels)
+    compare()
+    compare_for(world, compare, 60)
+    known = alertmanager.alerts[:]
+    alertmanager.alerts.clear()
+    compare_for(world, compare, 60)
+    alertmanager.status = 503
+    compare_for(world, compare, 200)
+    alertmanager.status = 200
+    compare_for(world, compare, 120)
+    alertmanager.alerts.extend(known)
+    compare_for(world, compare, 60)
+    assert [each.state for each in world.incidents()] == [State.ESCALATED]
+    assert world.ends == []
+    assert len({call.incident_id for call in world.calls}) == 1
+    assert len({call.level for call in world.calls}) == len(world.calls)
+
+
+@pytest.mark.parametrize("labels", FOREIGN)
+@pytest.mark.parametrize("away", [None, "Prometheus does not answer"])
+def test_foreign_alert_ends_when_nobody_sends_it_again(
+    compared: Any, alertmanager: Alertmanager, labels: dict[str, str], away: str | None
+) -> None:
+    """`resolved` was lost: Alertmanager has listed nothing for longer than it takes to be told again."""
+    world, compare = compared
+    alertmanager.list(**labels)
+    compare()
+    world.prometheus.away = away
+    compare_for(world, compare, 60)
+    alertmanager.alerts.clear()
+    compare_for(world, compare, 240)
+    assert world.incident().state is State.CLOSED
+    assert len(world.ends) == 1
+
+
+def test_replica_that_took_over_waits_anew(
+    compared: Any, alertmanager: Alertmanager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another one saw meanwhile it does not know: the foreign alert ends later."""
+    world, compare = compared
+    alertmanager.list(service="billing")
+    compare()
+    compare_for(world, compare, 60)
+    alertmanager.alerts.clear()
+    compare_for(world, compare, 120)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.context.leases, "lead", lambda: False)
+        compare()
+    compare_for(world, compare, 120)
+    assert statuses(world) == ["firing"]
+    compare_for(world, compare, 60)
+    assert statuses(world) == ["resolved"]
+
+
+def test_alertmanager_that_starts_anew_ends_nothing_that_prometheus_fires(
+    compared: Any, alertmanager: Alertmanager
+) -> None:
+    """Or may fire, while it does not answer: it ends when both say so."""
+    world, compare = compared
+    known = alert(world)
+    world.receive(known)
+    world.prometheus.alerts = lambda: [{"labels": known.labels, "state": "firing"}]
+    compare_for(world, compare, 200)
+    assert statuses(world) == ["firing"]
+    del world.prometheus.alerts
+    world.prometheus.away = "Prometheus does not answer"
+    compare_for(world, compare, 200)
+    assert statuses(world) == ["firing"]
+    world.prometheus.away = None
+    compare()
+    assert statuses(world) == ["resolved"]
+
+
+def test_alert_that_was_cut_ends_by_alertmanagers_word(compared: Any, alertmanager: Alertmanager) -> None:
+    """Prometheus lists it whole, so a comparison of labels would find it nowhere."""
+    world, compare = compared
+    whole = alert(world, labels={f"l{number}": "v" for number in range(MAX_LABELS)})
+    world.receive(whole)
+    world.prometheus.alerts = lambda: [{"labels": whole.labels, "state": "firing"}]
+    alertmanager.status = 503
+    compare_for(world, compare, 240)
+    assert statuses(world) == ["firing"]
+    alertmanager.status = 200
+    compare_for(world, compare, 120)
+    assert statuses(world) == ["firing"]
+    compare_for(world, compare, 60)
+    assert statuses(world) == ["resolved"]
+
+
+@pytest.mark.parametrize("listed", [{"receiver": "people"}, {"starts_at": "2026-11-22T08:00:00Z"}])
+def test_what_alertmanager_lists_otherwise_it_has_not_forgotten(
+    compared: Any, alertmanager: Alertmanager, listed: dict[str, str]
+) -> None:
+    """It began anew, or goes to others now: this one has ended, although Prometheus still fires it."""
+    world, compare = compared
+    known = alert(world)
+    world.receive(known)
+    world.prometheus.alerts = lambda: [{"labels": known.labels, "state": "firing"}]
+    world.run(seconds=60, tick=5)
+    alertmanager.list(**listed)
+    compare()
+    assert statuses(world)[0] == "resolved"
 
 
 @pytest.mark.parametrize("status", [500, 503, 401])

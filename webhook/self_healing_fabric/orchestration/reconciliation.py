@@ -2,8 +2,9 @@
 
 Alertmanager re-sends nothing for hours once a notification was answered with 2xx, and sends nothing at all
 for an alert that came and went while delivery was broken. So its list of active alerts is read, and what was
-never delivered is taken in as if it had been. An alert ends here only when a server that lists alerts no
-longer lists it; a server that does not answer ends nothing.
+never delivered is taken in as if it had been. A server that does not answer ends nothing, and one that has
+just started lists nothing: what Alertmanager no longer lists ends when Prometheus does not fire it, or, where
+another server may have sent it, when nobody has sent it again for long enough.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import AlertmanagerSettings, bearer_headers
 from self_healing_fabric.store import audit_statements, call_statements, statements
 from shf_queries import QueryError
+from shf_queries.catalogue import SIGNALS
 
 log = structlog.get_logger()
 
 RETIRED_AT_ONCE = 200  # incidents in one transaction; the next comparison takes the next ones
 GRACE = 30.0  # seconds; an alert just delivered may be missing from a list that was read before
+# Seconds after which Alertmanager has been told again of all that fires: Prometheus sends it at the first
+# evaluation after --rules.alert.resend-delay, and both are 1 min by default.
+HEARD_AGAIN = 150.0
 
 
 class _Receiver(BaseModel):
@@ -72,6 +77,8 @@ class Reconciliation:
         self._context = context
         self._http = outbound.client_for(context.settings.alertmanager)
         self._reachable: dict[str, bool] = {}
+        # Since when each alert has been missing from all lists; whoever does not know that ends it later.
+        self._missing_since: dict[int, float] = {}
         self.health = HealthWatch(context.settings, context.prometheus)
         self.versions = VersionWatch(context.settings, context.prometheus, self._http)
         self.compared_at: float | None = None  # seconds since 1970, by this replica
@@ -83,6 +90,7 @@ class Reconciliation:
         self.health.refresh(context.clock())
         self.versions.refresh(context.clock())
         if not context.leases.lead():
+            self._missing_since.clear()
             return
         self._housekeeping()
         settings = context.settings.alertmanager
@@ -128,6 +136,7 @@ class Reconciliation:
             listed = self._list(settings)
         except (httpx.HTTPError, ValidationError, OSError, ValueError) as error:
             self._note("alertmanager", False, str(error) or type(error).__name__)
+            self._missing_since.clear()  # it may be starting anew
             return False
         self._note("alertmanager", True)
         ours = [
@@ -143,7 +152,10 @@ class Reconciliation:
             if item.identity not in known
         ]
         here = {item.identity: item.status.state == "suppressed" for item in ours}
-        ended = [row.id for identity, row in known.items() if identity not in here and self._settled(row)]
+        ended = self._ended(
+            [row for identity, row in known.items() if identity not in here and self._settled(row)],
+            {item.fingerprint for item in listed},
+        )
         silenced = [row.id for identity, row in known.items() if here.get(identity) and not row.suppressed]
         loud = [row.id for identity, row in known.items() if here.get(identity) is False and row.suppressed]
         self._store(alerts, ended, silenced, loud)
@@ -157,18 +169,49 @@ class Reconciliation:
             ).raise_for_status()
         return _LISTED.validate_json(answer.content)
 
+    def _ended(self, unlisted: Collection[Any], fingerprints: Collection[str]) -> list[int]:
+        """Those of the alerts that Alertmanager does not list (any more, or not yet) that have ended."""
+        # What it lists under another start or for another receiver only, it has not forgotten.
+        ended = [row.id for row in unlisted if row.fingerprint in fingerprints]
+        missing = [row for row in unlisted if row.fingerprint not in fingerprints]
+        now = self._context.clock()
+        self._missing_since = {row.id: self._missing_since.get(row.id, now) for row in missing}
+        fires = self._fires_in_prometheus() if missing else None
+        for row in missing:
+            if self._is_known_to_prometheus(row.labels):
+                over = fires is not None
+            else:
+                over = now - self._missing_since[row.id] >= HEARD_AGAIN
+            if over and not (fires is not None and fires(row.labels)):
+                ended.append(row.id)
+        return ended
+
     def _with_prometheus(self) -> bool:
         """Without Alertmanager's list only the ends can be learnt: Prometheus does not know fingerprints."""
+        fires = self._fires_in_prometheus()
+        if fires is None:
+            return False
+        known = [row for row in self._firing() if self._is_known_to_prometheus(row.labels)]
+        self._store([], [row.id for row in known if self._settled(row) and not fires(row.labels)])
+        return True
+
+    def _fires_in_prometheus(self) -> Callable[[Mapping[str, str]], bool] | None:
+        """A function that tells whether Prometheus fires a stored alert; None when it does not answer."""
         try:
             listed = self._context.prometheus.alerts()
         except QueryError as error:
             self._note("prometheus", False, str(error))
-            return False
+            return None
         self._note("prometheus", True)
-        is_listed = _lookup([item.get("labels", {}) for item in listed if item.get("state") == "firing"])
-        ended = [row.id for row in self._firing() if self._settled(row) and not is_listed(row.labels)]
-        self._store([], ended)
-        return True
+        return _lookup([item.get("labels", {}) for item in listed if item.get("state") == "firing"])
+
+    def _is_known_to_prometheus(self, labels: Mapping[str, str]) -> bool:
+        """Whether its rules fire the alert, as they record the signals; others may come from anywhere.
+
+        What was cut cannot be compared: Prometheus lists it whole.
+        """
+        ours = labels.get("service") in self._context.settings.services and labels.get("signal") in SIGNALS
+        return ours and CUT not in labels
 
     def _firing(self) -> list[Any]:
         return list(self._context.store.ask(statements.firing_alerts))
@@ -225,8 +268,7 @@ def _lookup(listed: Collection[Mapping[str, str]]) -> Callable[[Mapping[str, str
         values_by_names.setdefault(names, set()).add(tuple(labels[name] for name in names))
 
     def is_listed(stored: Mapping[str, str]) -> bool:
-        # What was cut cannot be compared, and nothing ends on a doubt; Alertmanager tells its end.
-        return CUT in stored or any(
+        return any(
             tuple(stored.get(name) for name in names) in values for names, values in values_by_names.items()
         )
 
