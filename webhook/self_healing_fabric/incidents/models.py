@@ -6,7 +6,7 @@ not committed; so these are frozen, and a change is a `Transition`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,6 +71,10 @@ class Incident:
     def suspected_for(self) -> frozenset[str]:
         """The signals for which the service was suspected although it does not alert."""
         return frozenset((self.verification or {}).get("signals", ()))
+
+    def is_of(self, services: Container[str]) -> bool:
+        """Whether it is of one of these: the alert named one of ours, and it is configured to this day."""
+        return self.known_service and self.service in services
 
     def after(self, changes: Mapping[str, Any]) -> Incident:
         """The incident with these columns changed."""

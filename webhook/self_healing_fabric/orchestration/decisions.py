@@ -252,9 +252,9 @@ def proposal(strategy: str) -> Decide:
     def propose(incident: Incident, context: Context, by: str) -> Transition | None:
         if incident.state not in (State.ESCALATED, State.AWAITING_APPROVAL):
             raise DecisionRefused(f"the incident is {incident.state}: the fabric has a plan of its own")
-        if not incident.known_service:
-            raise DecisionRefused("nothing is done about a service that is not configured")
         service, settings = str(incident.service), context.settings
+        if not incident.is_of(settings.services):
+            raise DecisionRefused("nothing is done about a service that is not configured")
         allowed = {name for failure in settings.plans for name in settings.plan_of(service, failure)}
         if strategy not in allowed:
             raise DecisionRefused(f"no plan of {service} allows {strategy}")

@@ -275,7 +275,8 @@ class HealingOrchestrator:
         first_steps: list[tuple[Incident, Step]] = []
 
         def take_up(connection: Connection, claimed: list[Incident]) -> list[Incident]:
-            new = [each for each in claimed if each.state is State.DETECTED and each.known_service]
+            services = self._context.settings.services
+            new = [each for each in claimed if each.state is State.DETECTED and each.is_of(services)]
             first_steps[:] = [(each, self.decide(each)) for each in new]
             now = self._context.clock()
             changed = journal.take_up(
@@ -400,7 +401,8 @@ class HealingOrchestrator:
     def _announce(self, incident: Incident, step: Step) -> None:
         """Tell the log and the metrics what was committed."""
         metrics, transition = self._context.metrics, step.transition
-        service = str(incident.service) if incident.known_service else UNKNOWN_SERVICE
+        ours = incident.is_of(self._context.settings.services)
+        service = str(incident.service) if ours else UNKNOWN_SERVICE
         if step.finished is not None and step.strategy is not None:
             acted_on = step.service or service
             metrics.actions.labels(acted_on, step.strategy, step.finished[1].status.value).inc()

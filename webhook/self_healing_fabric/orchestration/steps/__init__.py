@@ -12,6 +12,7 @@ from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.steps.common import Step, wait
 from self_healing_fabric.orchestration.steps.diagnosing import detected, diagnosing
 from self_healing_fabric.orchestration.steps.recovering import awaiting_approval, recovering
+from self_healing_fabric.orchestration.steps.strangers import stranger
 from self_healing_fabric.orchestration.steps.verifying import verifying
 from self_healing_fabric.orchestration.steps.watching import escalated, resolved
 from shf_queries import QueryError
@@ -31,7 +32,8 @@ STEPS = {
 
 def advance(incident: Incident, context: Context) -> Step:
     """Do the one step that the incident's state asks for. Raises StoreUnavailable, LeaseLost."""
+    step = STEPS[incident.state] if incident.is_of(context.settings.services) else stranger
     try:
-        return STEPS[incident.state](incident, context)
+        return step(incident, context)
     except QueryError as error:
         return wait(incident, context, str(error))

@@ -29,7 +29,7 @@ from self_healing_fabric.store import statements
 WAIT_POLL = 5.0  # seconds between two tries while a server is away
 SILENCE_POLL = 5.0  # seconds between two looks at whether a silence has ended
 WATCHED_SHARE = 0.05  # of the time for which an incident has been watched passes between two looks
-LONGEST_PATIENCE = 60.0  # seconds between two looks
+LONGEST_PATIENCE = 60.0  # seconds between two looks at what is only watched
 
 # Kinds of waits that are limited in time; see `Transition.waiting_for`.
 EVIDENCE = "evidence"
@@ -184,10 +184,12 @@ def until_next_look(incident: Incident, context: Context, pause: float) -> float
     return min(pause, max(interval, incident.level_due_at - interval - context.clock()))
 
 
-def patience(incident: Incident, context: Context, since: float) -> float:
-    """Seconds until the next look: longer the longer it lasts, for thousands may be watched at once."""
-    lasted = context.clock() - since
-    pause = max(look_interval(context), min(LONGEST_PATIENCE, WATCHED_SHARE * lasted))
+def patience(incident: Incident, context: Context) -> float:
+    """Seconds until the next look at what is only watched: longer the longer it has lasted, for thousands may
+    be watched at once."""
+    now = context.clock()
+    since = float((incident.verification or {}).get("since", now))
+    pause = max(look_interval(context), min(LONGEST_PATIENCE, WATCHED_SHARE * (now - since)))
     return until_next_look(incident, context, pause)
 
 

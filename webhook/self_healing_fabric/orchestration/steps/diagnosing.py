@@ -1,13 +1,8 @@
-"""Detected and diagnosing: is it ours, what fails, why, and what may be tried.
-
-An alert that names no configured service ends here: people are told once, and nothing acts on a stranger's
-label.
-"""
+"""Detected and diagnosing: what fails, why, and what may be tried."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -52,15 +47,9 @@ MOST_ATTEMPTS = 200  # verified attempts on one target that are looked at
 CAUSE_POLL = 2.0  # seconds between two looks for the alert of a suspected cause
 
 
-def detected(incident: Incident, context: Context) -> Step:
-    """Ours, or a stranger's that only people see."""
-    if incident.known_service:
-        return Step(Transition(State.DIAGNOSING, 0.0))
-    unknown = f"{incident.service!r}, which the configuration does not" if incident.service else "no service"
-    reason = f"the alert names {unknown}: nothing will be done about it"
-    step = to_people(context, reason)
-    # People are told once; an alert that is not ours to heal must not climb to level 4.
-    return Step(replace(step.transition, rise=Rise(reason, climbs=False)))
+def detected(_: Incident, __: Context) -> Step:
+    """It is looked into at once."""
+    return Step(Transition(State.DIAGNOSING, 0.0))
 
 
 def diagnosing(incident: Incident, context: Context) -> Step:

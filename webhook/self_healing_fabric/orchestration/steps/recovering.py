@@ -64,7 +64,7 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
     if healed is not None:
         return healed
     asked = incident.verification or watch_from(now, deadline=now)["verification"]
-    pause, left = patience(incident, context, asked["since"]), asked["deadline"] - now
+    pause, left = patience(incident, context), asked["deadline"] - now
     if left > 0 or in_maintenance(incident, context) is not None:
         pause = min(pause, left) if left > 0 else pause
         return Step(Transition(State.AWAITING_APPROVAL, pause, waiting_for=incident.waiting_for))

@@ -20,7 +20,6 @@ from self_healing_fabric.orchestration.steps.common import (
     Alerts,
     Facts,
     Step,
-    alerts_of,
     evidence_entry,
     facts_of,
     patience,
@@ -43,8 +42,6 @@ UNTOLD = "no known signal tells whether it has healed"
 
 def escalated(incident: Incident, context: Context) -> Step:
     """Watch whether it heals. The next level is called in its time: see `level_timers`."""
-    if not incident.known_service:
-        return _close_when_alerts_ended(incident, context, alerts_of(incident, context))
     facts, unseen = facts_of(incident, context), None
     if not telling_signals(incident, facts):
         return _close_when_alerts_ended(incident, context, facts)
@@ -60,23 +57,16 @@ def escalated(incident: Incident, context: Context) -> Step:
             told = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
             resolved_now = resolve(context, Outcome.RECOVERED, told)
             return Step(resolved_now, also=split_unhealed(incident, context, facts))
-    stay = Transition(State.ESCALATED, _patience(incident, context), waiting_for=unseen)
+    stay = Transition(State.ESCALATED, patience(incident, context), waiting_for=unseen)
     return Step(stay)
-
-
-def _patience(incident: Incident, context: Context) -> float:
-    since = float((incident.verification or {}).get("since", context.clock()))
-    return patience(incident, context, since)
 
 
 def _close_when_alerts_ended(incident: Incident, context: Context, alerts: Alerts) -> Step:
     """What no signal tells is over when its alerts are, and nobody is told that it has healed."""
     if any(row.status == "firing" for row in alerts.alerts):
-        pause = max(context.settings.reconcile_interval, _patience(incident, context))
-        until = f"the end of its alerts: {UNTOLD}" if incident.known_service else None
-        return Step(Transition(State.ESCALATED, pause, waiting_for=until))
-    remark = f", and {UNTOLD}." if incident.known_service else ". Nothing had been done about it."
-    ended = Entry(Kind.STATE, f"All of its alerts ended{remark}")
+        pause = max(context.settings.reconcile_interval, patience(incident, context))
+        return Step(Transition(State.ESCALATED, pause, waiting_for=f"the end of its alerts: {UNTOLD}"))
+    ended = Entry(Kind.STATE, f"All of its alerts ended, and {UNTOLD}.")
     return Step(Transition(State.CLOSED, None, (ended,), {"closed_at": context.clock()}))
 
 
@@ -109,7 +99,7 @@ def resolved(incident: Incident, context: Context) -> Step:
 def _fails_again(incident: Incident, context: Context, facts: Facts) -> Step | None:
     firing = [row for row in facts.own_alerts if row.status == "firing" and not row.suppressed]
     signals = watched_signals([row.labels for row in firing])
-    if not signals or not incident.known_service or incident.resolved_at is None:
+    if not signals or incident.resolved_at is None:
         return None
     service, now = str(incident.service), context.clock()
     try:

@@ -1,0 +1,201 @@
+"""A service is taken out of the configuration while its incident is open: in no state does that break it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.models import Alert
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.store import statements
+from shf_queries.catalogue import ERROR_RATIO
+
+GONE = "the alert names 'db', which the configuration does not any more: nothing more will be done about it"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def fails(world: Any) -> Alert:
+    """The database hangs, and its alert arrives."""
+    world.silent("db")
+    alert: Alert = world.alert(service="db")
+    world.receive(alert)
+    return alert
+
+
+def leaves(world: Any, service: str = "db") -> None:
+    """Stop the fabric, delete the service from its configuration, and start it again."""
+    world.close()
+    services = {name: dict(each) for name, each in world.values["services"].items() if name != service}
+    for each in services.values():
+        each["depends_on"] = [name for name in each["depends_on"] if name != service]
+    world.values["services"] = services
+    world.open()
+
+
+def ends(world: Any, alert: Alert) -> None:
+    """Alertmanager says that the alert is over."""
+    world.receive(Alert(alert.fingerprint, alert.starts_at, "resolved", alert.labels, alert.annotations))
+
+
+def faults(world: Any) -> list[str]:
+    """What the timelines tell of errors of the fabric itself."""
+    stories = [line for incident in world.incidents() for line in world.story(incident)]
+    return [line for line in stories if "nexpected error" in line or "itself failed" in line]
+
+
+@pytest.fixture
+def pair(make_world: Callable[..., Any]) -> Any:
+    """A service and the database that it depends on."""
+    return make_world({"db": (), "cart": ("db",)})
+
+
+def test_a_plan_that_is_approved_too_late_goes_to_people(make_world: Callable[..., Any]) -> None:
+    """Approved after its service is gone: nothing is done, and people hear why, once."""
+    world = make_world({"db": (), "cart": ("db",)}, mode="approval")
+    fails(world)
+    world.run(seconds=1)
+    assert world.incident().state is State.AWAITING_APPROVAL
+    leaves(world)
+    decide(world.context, world.incident().id, DECISIONS["approve"], by="ada")
+    world.run(seconds=2000, tick=20)
+    incident = world.incident()
+    assert (incident.state, incident.known_service, incident.level) == (State.ESCALATED, False, 1)
+    assert [call.reason for call in world.calls] == [GONE]
+    assert (world.restarts(), faults(world)) == ({}, [])
+
+
+def test_what_a_repair_has_healed_closes_when_its_alert_ends(pair: Any) -> None:
+    """Restarted, then taken out while it is verified: nobody is called for what the repair has ended."""
+    alert = fails(pair)
+    pair.targets["db"].on_restart = lambda: pair.healthy("db")
+    pair.run(seconds=1)
+    assert pair.incident().state is State.VERIFYING
+    leaves(pair)
+    pair.run(seconds=10)
+    ends(pair, alert)
+    pair.run(seconds=20)
+    assert pair.incident().state is State.CLOSED
+    assert (pair.restarts(), pair.calls, faults(pair)) == ({"db": 1}, [], [])
+
+
+def test_what_a_repair_has_not_healed_goes_to_people_at_the_deadline(pair: Any) -> None:
+    """Its alert outlives the verification: people are told once, and nothing is restarted again."""
+    fails(pair)
+    pair.run(seconds=1)
+    leaves(pair)
+    pair.run(seconds=2000, tick=10)
+    assert (pair.incident().state, [call.reason for call in pair.calls]) == (State.ESCALATED, [GONE])
+    assert (pair.restarts(), faults(pair)) == ({"db": 1}, [])
+
+
+def test_an_action_under_way_is_said_to_be_uncertain(pair: Any) -> None:
+    """Killed during a restart whose target cannot be asked any more: people are told, level by level."""
+
+    def kill() -> None:
+        raise Killed
+
+    fails(pair)
+    effect = pair.context.strategies["restart"].on("db")
+    key = effect.target
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(effect), "perform", lambda *_, **__: kill())
+        with pytest.raises(Killed):
+            pair.run()
+    leaves(pair)
+    pair.run(seconds=2000, tick=20)
+    (action,) = pair.actions()
+    assert action.status == "indeterminate"
+    assert pair.calls[0].reason.startswith(f"{GONE}; whether its action, restart ")
+    assert action.target == key
+    assert [call.level for call in pair.calls] == [1, 2, 3, 4]
+    assert (pair.restarts(), faults(pair)) == ({}, [])
+
+
+@pytest.fixture
+def lent(make_world: Callable[..., Any]) -> Any:
+    """One replica more was lent to a degraded database, which has healed; its alert still fires."""
+    world = make_world({"db": ()}, plans={"degradation": ["scale"]}, guardrails={"cooldown": 0})
+    world.close()
+    db = world.values["services"]["db"]
+    http = {**db["recovery"]["http"], "scale": world.targets["db"].replicas_url}
+    world.values["services"]["db"] = {**db, "recovery": {"http": http, "scale": {"max": 3, "calm": 400}}}
+    world.open()
+    world.measure(ERROR_RATIO, 0.1, "db")
+    world.targets["db"].on_scale = lambda: world.measure(ERROR_RATIO, 0.0, "db")
+    world.receive(world.alert(signal="error_ratio", service="db", starts_at="2026-01-01T00:00:00Z"))
+    world.run(seconds=30)
+    assert (world.targets["db"].scalings, world.incident().state) == ([3], State.RESOLVED)
+    return world
+
+
+def test_what_was_lent_is_told_when_its_alert_does_not_end(lent: Any) -> None:
+    """The replica stays, and people hear that nobody takes it back."""
+    leaves(lent)
+    lent.run(seconds=2000, tick=20)
+    assert lent.incident().state is State.ESCALATED
+    assert f"{GONE}; scale " in lent.calls[0].reason
+    assert lent.calls[0].reason.endswith(" is not taken back")
+    assert (lent.targets["db"].scalings, faults(lent)) == ([3], [])
+
+
+def test_what_was_lent_is_noted_when_it_closes(lent: Any) -> None:
+    """Its alert ends: closed as healed, and the timeline says what stays."""
+    leaves(lent)
+    lent.receive(
+        lent.alert(signal="error_ratio", service="db", starts_at="2026-01-01T00:00:00Z", status="resolved")
+    )
+    lent.run(seconds=400, tick=5)
+    incident = lent.incident()
+    assert (incident.state, incident.outcome, lent.calls) == (State.CLOSED, "healed", [])
+    assert any("All of its alerts ended; scale " in line for line in lent.story())
+
+
+def test_who_was_called_already_is_not_called_for_it_again(pair: Any) -> None:
+    """Escalated before: it is noted, and the incident closes with its alert."""
+    pair.targets["db"].answer = 403
+    alert = fails(pair)
+    pair.run(seconds=5)
+    decide(pair.context, pair.incident().id, DECISIONS["acknowledge"], by="ada")
+    leaves(pair)
+    pair.run(seconds=1000, tick=10)
+    assert (len(pair.calls), pair.incident().acknowledged_by) == (1, "ada")
+    assert sum("db is not configured any more" in line for line in pair.story()) == 1
+    ends(pair, alert)
+    pair.run(seconds=100, tick=5)
+    assert (pair.incident().state, faults(pair)) == (State.CLOSED, [])
+
+
+@pytest.mark.parametrize("state", ["detected", "diagnosing"])
+def test_what_was_not_looked_into_yet_goes_to_people(pair: Any, state: str) -> None:
+    """Taken out before its diagnosis: as any stranger's alert."""
+    fails(pair)
+    pair.prometheus.away = "Prometheus does not answer"
+    pair.run()
+    pair.context.store.write(
+        lambda connection: statements.overtake(connection, pair.incident().id, {"state": state})
+    )
+    leaves(pair)
+    pair.run(seconds=2000, tick=20)
+    assert (pair.incident().state, len(pair.calls), faults(pair)) == (State.ESCALATED, 1, [])
+
+
+def test_its_symptoms_are_still_healed(pair: Any) -> None:
+    """What was taken for a symptom of it gets an incident of its own."""
+    fails(pair)
+    pair.targets["db"].answer = 403
+    pair.run(seconds=5)
+    pair.silent("cart")
+    pair.targets["cart"].on_restart = pair.healthy
+    pair.receive(pair.alert())
+    pair.run(seconds=1)
+    assert [incident.service for incident in pair.incidents()] == ["db"]
+    leaves(pair)
+    pair.run(seconds=100, tick=1)
+    assert pair.restarts() == {"cart": 1}
+    assert pair.incident_of("cart").outcome == "healed"
