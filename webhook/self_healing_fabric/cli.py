@@ -263,7 +263,7 @@ _decision("acknowledge", "Take incident ID: no further level is called; what is 
 _decision("approve", "Allow the action that an incident asks for.")
 _decision("reject", "Drop the plan of an incident that awaits approval; people are called.")
 _decision("escalate", "Do nothing more about incident ID by itself, and call the next level.")
-_decision("close", "End incident ID without proof; its alert does not open it again.")
+_decision("close", "End incident ID without proof. Its alerts do not open it again; a new one opens another.")
 
 
 def _tell_decided(story: Any, as_json: bool) -> None:

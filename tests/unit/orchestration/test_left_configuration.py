@@ -199,3 +199,40 @@ def test_its_symptoms_are_still_healed(pair: Any) -> None:
     pair.run(seconds=100, tick=1)
     assert pair.restarts() == {"cart": 1}
     assert pair.incident_of("cart").outcome == "healed"
+
+
+def test_a_service_that_is_put_back_is_healed_again(pair: Any) -> None:
+    """Its next alert begins the incident anew, and who was called hears of it."""
+    edges = pair.values["services"]
+    pair.targets["db"].answer = 403
+    fails(pair)
+    pair.run(seconds=5)
+    leaves(pair)
+    pair.run(seconds=60)
+    pair.close()
+    pair.values["services"] = edges
+    pair.open()
+    pair.targets["db"].answer = 200
+    pair.targets["db"].on_restart = lambda: pair.healthy("db")
+    fails(pair)
+    pair.run(seconds=60)
+    assert (pair.incident().outcome, pair.incident().known_service) == ("healed", True)
+    assert "db is configured again" in [call.reason for call in pair.calls]
+
+
+def test_what_had_healed_and_fails_again_when_it_is_put_back_is_healed(lent: Any) -> None:
+    """It left and came back within the relapse window: its next alert is not taken for a stranger's."""
+    services = lent.values["services"]
+    leaves(lent)
+    lent.context.store.write(
+        lambda connection: statements.annotate(connection, lent.incident().id, {"due_at": lent.clock.now})
+    )
+    lent.run(seconds=1)
+    assert (lent.incident().state, lent.incident().known_service) == (State.RESOLVED, False)
+    lent.close()
+    lent.values["services"] = services
+    lent.open()
+    lent.targets["db"].on_restart = lambda: lent.healthy("db")
+    fails(lent)
+    lent.run(seconds=60)
+    assert (lent.incident().outcome, lent.restarts()) == ("healed", {"db": 1})

@@ -142,14 +142,20 @@ def test_leases_of_a_dead_process_are_released_at_start(store: Store, open_incid
 
 
 def alert(
-    store: Store, status: str, *, fingerprint: str = "f", starts_at: str = "s", now: float = 1.0
+    store: Store,
+    status: str,
+    *,
+    fingerprint: str = "f",
+    starts_at: str = "s",
+    now: float = 1.0,
+    **labels: str,
 ) -> None:
     """Store one alert."""
     values = {
         "fingerprint": fingerprint,
         "starts_at": starts_at,
         "status": status,
-        "labels": {"service": "cart"},
+        "labels": {"service": "cart", **labels},
         "annotations": {},
         "received_at": now,
         "ended_at": None if status == "firing" else now,
@@ -466,6 +472,19 @@ def test_alerts_are_moved_whole_or_by_service(store: Store, open_incident: Opens
     assert store.write(lambda c: move(c, from_incident="a", to_incident="c")) == 2
     assert store.write(lambda c: move(c, from_incident="a", to_incident="c")) == 0
     assert [row[-1] for row in all_alerts(store)] == ["c", "b", "c"]
+
+
+def test_the_signals_of_an_incident_are_those_that_its_service_alerts_name(
+    store: Store, open_incident: Opens
+) -> None:
+    """Each once, without those of its symptoms, and without alerts that name none."""
+    open_incident("a")
+    named = [("cart", "cpu"), ("cart", "cpu"), ("cart", "heartbeat"), ("cart", None), ("shop", "memory")]
+    for number, (service, signal) in enumerate(named, start=1):
+        alert(store, "firing", fingerprint=f"f{number}", **({"signal": signal} if signal else {}))
+        assign(store, number, "a", service)
+    signals = store.read(lambda connection: statements.signals_of(connection, "a", "cart"))
+    assert signals == {"cpu", "heartbeat"}
 
 
 def test_many_alerts_are_stored_and_ended_at_once(store: Store) -> None:

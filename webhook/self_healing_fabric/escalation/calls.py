@@ -86,16 +86,19 @@ def rows_of_level(
             yield new_row(common, contact=contact, channel=channel, due_at=_first_try(channel, settings, now))
 
 
-def rows_of_end(told: AnyRow, settings: EscalationSettings, *, reason: str, now: float) -> dict[str, Any]:
-    """The row that tells one who was called how it ended."""
+def row_again(
+    told: AnyRow, settings: EscalationSettings, *, kind: Kind, reason: str, now: float
+) -> dict[str, Any]:
+    """The row that tells one who was called more: that there is more to it, or how it ended."""
     kept = {name: getattr(told, name) for name in ("incident_id", "service", "level", "level_name", "called")}
     common = {
         **kept,
-        "kind": Kind.ENDED.value,
+        "kind": kind.value,
         "reason": reason,
         "created_at": now,
         "deadline_at": now + settings.levels[told.level].reach_within,
-        "ended_at": now,  # nobody is told of the end of an end
+        # Nobody is told of the end of an end.
+        "ended_at": now if kind is Kind.ENDED else None,
     }
     due_at = _first_try(told.channel, settings, now)
     return new_row(common, contact=told.contact, channel=told.channel, due_at=due_at)

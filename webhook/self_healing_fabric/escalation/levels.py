@@ -2,8 +2,8 @@
 
 Steps, deadlines and people raise levels, at the same time and on several replicas. So which level comes next
 is read from the locked row in the transaction that raises it, never from what a step believed: each level is
-called once. A deadline is a column of the incident (`level_due_at`), so a restart in the middle of the wait
-loses nothing.
+called once, and again only for what it was not told of. A deadline is a column of the incident
+(`level_due_at`), so a restart in the middle of the wait loses nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from self_healing_fabric.escalation.calls import rows_of_level
+from self_healing_fabric.escalation.calls import Kind as CallKind
+from self_healing_fabric.escalation.calls import row_again, rows_of_level
 from self_healing_fabric.incidents.lifecycle import Rise
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.settings import Settings
+from self_healing_fabric.settings import LOG, Settings
 from self_healing_fabric.store import call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
 
@@ -68,6 +69,32 @@ def rise(
     message = f"Level {level} ({configured.name}), calling {whom}: {wanted.reason}"
     data = {"level": level, "level_name": configured.name, "called": called, "reason": wanted.reason}
     return Risen(changes, (Entry(Kind.ESCALATION, message, data),))
+
+
+def call_again(
+    connection: Connection, incident_id: str, reason: str, settings: Settings, now: float
+) -> tuple[Entry, ...]:
+    """Tell everybody who was called that there is more.
+
+    Who has acknowledged took on what was known then: unless they do so again, the next level follows. The
+    calls are written; the caller writes the entries.
+    """
+    row = statements.incident(connection, incident_id, lock=True)
+    told: dict[tuple[str | None, str], AnyRow] = {}
+    for call in call_statements.calls_of(connection, incident_id):
+        if call.kind == CallKind.ESCALATION.value:
+            told[call.contact if call.channel != LOG else None, call.channel] = call
+    if row is None or not told:
+        return ()
+    statements.annotate(connection, incident_id, {"acknowledged_by": None})
+    escalation, again = settings.escalation, CallKind.ESCALATION
+    calls = [row_again(each, escalation, kind=again, reason=reason, now=now) for each in told.values()]
+    call_statements.insert_calls(connection, calls)
+    called = sorted({contact for each in told.values() for contact in each.called})
+    name, whom = escalation.levels[row.level].name, ", ".join(called) or "nobody"
+    message = f"Level {row.level} ({name}), calling again {whom}: {reason}"
+    data = {"level": row.level, "level_name": name, "called": called, "reason": reason}
+    return (Entry(Kind.ESCALATION, message, data),)
 
 
 def next_level(incident: AnyRow, settings: Settings) -> int:

@@ -6,6 +6,11 @@ services that depend on each other, when they come within a window. The incident
 cause: of all that alert, the one that the others depend on. A symptom's alert joins and is not healed by
 itself; when the cause has healed and the symptom has not, it gets an incident of its own (`split`).
 
+People are called for what is known when they are called. So an alert with a signal that an escalated incident
+has not had yet begins it anew, once for each signal, and those who were called hear of it: an outage must not
+pass for more of a doubt that was told before. Where a person has decided that nothing is done by itself, they
+only hear of it.
+
 An alert that names no configured service becomes an incident of its own that people see, and that nothing
 acts on: a label is a stranger's text and never chooses a target.
 """
@@ -28,9 +33,12 @@ from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.incidents.topology import Topology
 from self_healing_fabric.incidents.unfinished import finishes
 from self_healing_fabric.store import statements
+from shf_queries.catalogue import SIGNALS
 
 BATCH = 500  # alerts in one transaction
 SEVERITIES = ("critical", "warning", "info", "none")  # worst first
+
+HANDS_OFF = "hands_off"  # in what is watched of an escalated incident: who decided that nothing more is done
 
 # In these states nothing is under way that a change of the suspected cause would disturb.
 MOVABLE = frozenset(
@@ -40,10 +48,12 @@ MOVABLE = frozenset(
 
 @dataclass(frozen=True)
 class Opened:
-    """What one round of correlation did: the services of opened (None: unknown) and of merged incidents."""
+    """What one round of correlation did: the services of opened (None: unknown) and of merged incidents, and
+    of what more those have to hear who were called for an incident, by its id."""
 
     services: tuple[str | None, ...]
     merged: tuple[str, ...]
+    more: Mapping[str, str]
 
 
 def open_incidents(connection: Connection, topology: Topology, window: float, now: float) -> Opened:
@@ -61,7 +71,7 @@ def open_incidents(connection: Connection, topology: Topology, window: float, no
     for row in sorted(rows, key=correlation.causes_first):
         correlation.place(row)
     correlation.write()
-    return Opened(tuple(correlation.opened), tuple(correlation.merged))
+    return Opened(tuple(correlation.opened), tuple(correlation.merged), correlation.more)
 
 
 @dataclass
@@ -79,7 +89,9 @@ class _Open:
     split_from: str | None = None
     plan: Sequence[str] = ()
     waiting: bool = False
+    hands_off: bool = False
     new: bool = False
+    signals: set[str] | None = None  # that alerts of its service have named; None until somebody asks
     values: dict[str, Any] = field(default_factory=dict)  # of one that this round opened
 
 
@@ -96,6 +108,7 @@ def _known(row: Row[Any], newest_alert: float) -> _Open:
         split_from=row.split_from,
         plan=row.plan,
         waiting=row.waiting_for is not None,
+        hands_off=row.state == State.ESCALATED.value and HANDS_OFF in (row.verification or {}),
     )
 
 
@@ -115,6 +128,7 @@ class _Round:
         self._severities: dict[str, str] = {}
         self.opened: list[str | None] = []
         self.merged: list[str] = []
+        self.more: dict[str, str] = {}
 
     def read(self, rows: Collection[Row[Any]]) -> None:
         """Load the open incidents that the alerts may belong to."""
@@ -250,17 +264,48 @@ class _Round:
         )
         self._entries.append((incident.id, _alert_entry(alert, f"{name} joined the incident{why}.")))
         worst = min(incident.severity, _severity(alert), key=SEVERITIES.index)
-        if incident.state is State.RESOLVED:
+        if incident.service is None and (service := self._service(alert.labels)) is not None:
+            incident.service = service
+            self._add_more(incident, alert, f"{service} is configured again")
+        elif incident.state is State.RESOLVED:
             told = Entry(Kind.STATE, "Re-opened: an alert came back after the incident was resolved.")
             self._entries.append((incident.id, told))
             changes = reopened(incident.relapses, self._now) | {"severity": worst}
             statements.overtake(self._connection, incident.id, changes)
             incident.state, incident.relapses = State.DIAGNOSING, incident.relapses + 1
+        elif symptom is None and incident.state is State.ESCALATED and self._is_new(incident, alert):
+            signal = alert.labels["signal"]
+            self._add_more(incident, alert, f"{signal} is reported too, which nobody was told of")
         elif incident.waiting and symptom is None and incident.state is State.DIAGNOSING:
             # It may have waited for this very alert: the next step looks at once.
             statements.annotate(self._connection, incident.id, {"due_at": self._now})
         if worst != incident.severity:
             self._change_severity(incident, worst)
+
+    def _is_new(self, incident: _Open, alert: Alert) -> bool:
+        """Whether the alert names a signal that no other of its service has named in this incident."""
+        signal = alert.labels.get("signal")
+        if signal not in SIGNALS:
+            return False
+        if incident.signals is None:
+            service = str(incident.service)
+            incident.signals = statements.signals_of(self._connection, incident.id, service)
+        new = signal not in incident.signals
+        incident.signals.add(str(signal))
+        return new
+
+    def _add_more(self, incident: _Open, alert: Alert, reason: str) -> None:
+        self.more[incident.id] = reason
+        changes: dict[str, Any] = {"known_service": True, "outcome": None, "resolved_at": None}
+        if SEVERITIES.index(_severity(alert)) <= SEVERITIES.index(incident.severity):
+            changes |= _told_by(alert)
+        if incident.hands_off:
+            statements.annotate(self._connection, incident.id, changes)
+            return
+        self._entries.append((incident.id, Entry(Kind.STATE, f"Begun anew: {reason}.")))
+        changes |= moved_to(str(incident.service), self._now)
+        statements.overtake(self._connection, incident.id, changes)
+        incident.state = State.DIAGNOSING
 
     def _change_severity(self, incident: _Open, severity: str) -> None:
         incident.severity = severity
@@ -271,7 +316,7 @@ class _Round:
 
     def _move(self, incident: _Open, service: str, alert: Alert) -> None:
         """Another service of the incident is the likelier cause: begin again with it."""
-        name, title = _names(alert)
+        name, _ = _names(alert)
         message = (
             f"{name} joined the incident: {incident.service} depends on {service}, which is now suspected."
         )
@@ -279,8 +324,7 @@ class _Round:
         self._members[str(incident.service)].add(incident.id)
         del self._by_subject[incident.subject]
         worst = min(incident.severity, _severity(alert), key=SEVERITIES.index)
-        alert_values = {"title": title[: timeline.MAX_MESSAGE], "signal": alert.labels.get("signal")}
-        changes = moved_to(service, self._now) | alert_values | {"severity": worst}
+        changes = moved_to(service, self._now) | _told_by(alert) | {"severity": worst}
         statements.overtake(self._connection, incident.id, changes)
         incident.subject, incident.service, incident.severity = subject_of(service), service, worst
         incident.state = State.DIAGNOSING
@@ -460,6 +504,11 @@ def _stranger(row: Row[Any]) -> str:
 def _names(alert: Alert) -> tuple[str, str]:
     name = alert.labels.get("alertname", "an alert without a name")
     return name, alert.annotations.get("summary") or name
+
+
+def _told_by(alert: Alert) -> dict[str, Any]:
+    """The columns that say what people read first."""
+    return {"title": _names(alert)[1][: timeline.MAX_MESSAGE], "signal": alert.labels.get("signal")}
 
 
 def _severity(alert: Alert) -> str:

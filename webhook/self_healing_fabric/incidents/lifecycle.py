@@ -13,7 +13,8 @@ diagnosing          asking Prometheus what fails and why; waits here while it ca
 awaiting_approval   a plan exists, a person must allow it; ends when it heals by itself meanwhile
 recovering          asks once more whether it still fails, asks the guardrails, acts
 verifying           watches fresh samples until they prove healing, or the deadline passes without proof
-escalated           people are called, level by level; the fabric only watches whether it heals
+escalated           people are called, level by level; the fabric only watches whether it heals, until an
+                    alert brings a signal that is new to the incident: then diagnosing again
 resolved            inside all limits for the whole stability window; a returning alert re-opens it, or the
                     same failure while its alert has not ended; what was lent to it, such as more replicas, is
                     taken back after a calm: recovering and verifying again, and when that was too early,

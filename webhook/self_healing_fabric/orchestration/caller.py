@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.errors import StoreUnavailable, UnknownIncident
 from self_healing_fabric.escalation import levels
-from self_healing_fabric.escalation.calls import Kind, Status, call_of, rows_of_end
+from self_healing_fabric.escalation.calls import Kind, Status, call_of, row_again
 from self_healing_fabric.escalation.channels import CallFailed, Channel, Receipt
 from self_healing_fabric.escalation.messages import Message, compose
 from self_healing_fabric.incidents import timeline
@@ -176,10 +176,8 @@ class Caller:
             contact = row.contact if row.channel != LOG else None
             key = (contact, row.channel, row.level if channel.alive_for else None)
             told[key] = row
-        ends = [
-            rows_of_end(row, self._context.settings.escalation, reason=reason, now=now)
-            for row in told.values()
-        ]
+        settings = self._context.settings.escalation
+        ends = [row_again(row, settings, kind=Kind.ENDED, reason=reason, now=now) for row in told.values()]
         call_statements.insert_calls(connection, ends)
 
     def claim(self, limit: int) -> list[Batch]:

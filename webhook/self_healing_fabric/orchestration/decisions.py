@@ -7,6 +7,7 @@ people must be able to stop the machine and not the other way round.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -221,7 +222,7 @@ def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
         return None
     if incident.state is not State.AWAITING_APPROVAL:
         raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
-    return hand_to_people(context, f"{by} rejected the plan")
+    return _taken_over(hand_to_people(context, f"{by} rejected the plan"), by)
 
 
 def _escalate(incident: Incident, context: Context, by: str) -> Transition | None:
@@ -229,7 +230,14 @@ def _escalate(incident: Incident, context: Context, by: str) -> Transition | Non
         raise DecisionRefused(f"the incident is {incident.state} already")
     if incident.state is State.ESCALATED and not incident.plan and not incident.acknowledged_by:
         return None  # people are called already; whoever took it may hand it on to the next level
-    return hand_to_people(context, f"{by} asked for it", suspected_for=incident.suspected_for)
+    moved = hand_to_people(context, f"{by} asked for it", suspected_for=incident.suspected_for)
+    return _taken_over(moved, by)
+
+
+def _taken_over(moved: Transition, by: str) -> Transition:
+    """Nothing more is done by itself from now on, whatever else comes."""
+    watched = {**moved.changes["verification"], correlation.HANDS_OFF: by}
+    return replace(moved, changes={**moved.changes, "verification": watched})
 
 
 def _close(incident: Incident, context: Context, by: str) -> Transition | None:

@@ -19,7 +19,8 @@ import structlog
 from sqlalchemy import Connection
 
 from self_healing_fabric.errors import LeaseLost, StoreUnavailable
-from self_healing_fabric.incidents import correlation
+from self_healing_fabric.escalation import levels
+from self_healing_fabric.incidents import correlation, timeline
 from self_healing_fabric.incidents.lifecycle import State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.notifications import work_in, work_in_all
@@ -233,7 +234,12 @@ class HealingOrchestrator:
         statements.serialize(connection, "correlation")
         work(connection)
         window = context.settings.correlation.window
-        return correlation.open_incidents(connection, context.graph.topology, window, context.clock())
+        now = context.clock()
+        done = correlation.open_incidents(connection, context.graph.topology, window, now)
+        for incident_id, reason in done.more.items():
+            called = levels.call_again(connection, incident_id, reason, context.settings, now)
+            timeline.append(connection, incident_id, called, now)
+        return done
 
     def _tell(self, done: correlation.Opened) -> None:
         """Tell the log and the metrics what was taken in."""

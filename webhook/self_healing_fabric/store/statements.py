@@ -532,6 +532,19 @@ def alerts_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
     return connection.execute(_ALERTS_OF, {"_id": incident_id}).all()
 
 
+_SIGNALS_OF = (
+    select(alerts.c.labels["signal"].as_string())
+    .where(alerts.c.incident_id == bindparam("_id"), alerts.c.service == bindparam("_service"))
+    .distinct()
+)
+
+
+def signals_of(connection: Connection, incident_id: str, service: str) -> set[str]:
+    """What the alerts of one service name as their signals in an incident."""
+    found = connection.execute(_SIGNALS_OF, {"_id": incident_id, "_service": service}).scalars()
+    return {signal for signal in found if signal is not None}
+
+
 _ASSIGN = (
     update(alerts)
     .where(alerts.c.id == bindparam("alert_id"))

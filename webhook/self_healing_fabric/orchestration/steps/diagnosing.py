@@ -7,6 +7,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import Connection
+
 from self_healing_fabric.diagnosis import Diagnosis, diagnose
 from self_healing_fabric.diagnosis.calibration import Calibration
 from self_healing_fabric.diagnosis.call_graph import CallGraph
@@ -16,11 +18,13 @@ from self_healing_fabric.diagnosis.localization import Localization
 from self_healing_fabric.diagnosis.patterns import Change
 from self_healing_fabric.diagnosis.scoring import Symptom
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
+from self_healing_fabric.errors import LeaseLost
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import Rise, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.incidents.topology import Topology
+from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.steps.common import (
     CAUSE,
@@ -99,7 +103,7 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         known=context.strategies,
         records=_records(context, service, diagnosis),
     )
-    return _diagnosed(incident, context, diagnosis, plan)
+    return _diagnosed(incident, context, diagnosis, plan, alerts)
 
 
 def _records(context: Context, service: str, diagnosis: Diagnosis) -> Mapping[str, Record]:
@@ -184,7 +188,8 @@ def _suspected_dependency(
         suspected_for = incident.suspected_for.union(_breaches(seen, seen.service))
         told = _diagnosis_entries(diagnosis)
         step = to_people(context, f"waited in vain for {reason}", *told, suspected_for=suspected_for)
-        return Step(with_changes(step.transition, **_diagnosis_columns(diagnosis)))
+        transition = with_changes(step.transition, **_diagnosis_columns(diagnosis))
+        return Step(transition, also=(_unless_more_came(incident, alerts),))
     if waited_enough:
         return None
     known = cause.service in context.settings.services and cause.service != incident.service
@@ -218,7 +223,9 @@ def _breaches(seen: Observations, service: str) -> list[str]:
     return [each.name for each in signals if seen.breach(each, service=service)]
 
 
-def _diagnosed(incident: Incident, context: Context, diagnosis: Diagnosis, plan: Plan) -> Step:
+def _diagnosed(
+    incident: Incident, context: Context, diagnosis: Diagnosis, plan: Plan, alerts: Alerts
+) -> Step:
     entries = (
         *_diagnosis_entries(diagnosis),
         Entry(Kind.PLAN, str(plan), plan.as_dict()),
@@ -231,7 +238,18 @@ def _diagnosed(incident: Incident, context: Context, diagnosis: Diagnosis, plan:
             )
         )
     step = to_people(context, f"nothing may be tried for {diagnosis.failure_class.value}", *entries)
-    return Step(with_changes(step.transition, **changes))
+    return Step(with_changes(step.transition, **changes), also=(_unless_more_came(incident, alerts),))
+
+
+def _unless_more_came(incident: Incident, alerts: Alerts) -> journal.Also:
+    """Nobody is called for less than has come: a signal that joined meanwhile is diagnosed first."""
+
+    def also(connection: Connection) -> None:
+        signals = Alerts(incident.service, statements.alerts_of(connection, incident.id)).signals
+        if not set(signals) <= set(alerts.signals):
+            raise LeaseLost(f"a new signal joined {incident.id} while it was diagnosed")
+
+    return also
 
 
 def _call_at_once(incident: Incident, context: Context, diagnosis: Diagnosis) -> Rise | None:

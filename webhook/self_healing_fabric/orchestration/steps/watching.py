@@ -1,4 +1,4 @@
-"""Escalated and resolved: nothing is done any more, but the fabric keeps looking.
+"""Escalated and resolved: nothing is done any more about what is known, but the fabric keeps looking.
 
 People heal too, and services recover by themselves: both are proved by the same fresh samples. Where no known
 signal tells, nothing can be proved, and the incident is over when its alerts are. A resolved incident whose
