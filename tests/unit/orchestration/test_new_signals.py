@@ -135,6 +135,16 @@ def test_what_names_no_signal_begins_nothing_anew(escalated: Any, signal: str) -
     assert (escalated.incident().state, len(escalated.calls)) == (State.ESCALATED, 1)
 
 
+def test_a_strangers_alert_that_returns_begins_nothing_anew(world: Any) -> None:
+    """Nothing is diagnosed for a service that is not configured, whatever its alerts name."""
+    for _ in range(3):
+        world.receive(world.alert(service="stranger"))
+        world.run(seconds=5)
+    incident = world.incident()
+    assert (incident.service, incident.subject) == ("stranger", "alert/heartbeat-stranger")
+    assert (incident.state, incident.known_service, len(world.calls)) == (State.ESCALATED, False, 1)
+
+
 def test_a_signal_that_comes_during_the_diagnosis_is_not_lost(world: Any) -> None:
     """Its alert joins while Prometheus is asked about the first one, which nothing may be tried for."""
     asked = world.prometheus.range

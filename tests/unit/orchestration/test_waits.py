@@ -163,6 +163,15 @@ def test_a_wait_is_left_alone(
     assert is_left_alone(world)
 
 
+def test_a_level_that_a_maintenance_window_holds_is_left_alone(make_world: Callable[..., World]) -> None:
+    """It was due inside: then its timer stands behind the window's end, hours away."""
+    world = in_maintenance(make_world)
+    first = world.incident().level_due_at
+    world.run(seconds=400, tick=10)
+    assert world.incident().level_due_at > first + 9 * HOUR
+    assert is_left_alone(world)
+
+
 @pytest.mark.parametrize("due_in", [0.5, 7 * HOUR, 1e9])
 @pytest.mark.parametrize("by_person", [False, True])
 def test_whatever_is_asked_for_is_left_alone(

@@ -411,7 +411,7 @@ def test_what_lies_out_of_reach_is_pulled_in(store: Store, open_incident: Opens)
     open_incident("legal", due_at=100.0, level_due_at=100.0, lease_until=20.0)
     open_incident("idle", due_at=None)
     open_incident("closed", due_at=9_000.0, closed_at=5.0)
-    assert store.write(lambda c: statements.pull_in(c, timers_to=100.0, leases_to=20.0)) == 2
+    assert store.write(lambda c: statements.pull_in(c, timers_to=100.0, levels_to=100.0, leases_to=20.0)) == 2
     rows = store.read(statements.list_incidents)
     assert {row.id: (row.due_at, row.level_due_at, row.lease_until) for row in rows} == {
         "far": (100.0, 100.0, 20.0),

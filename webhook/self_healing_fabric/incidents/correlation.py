@@ -285,11 +285,10 @@ class _Round:
     def _is_new(self, incident: _Open, alert: Alert) -> bool:
         """Whether the alert names a signal that no other of its service has named in this incident."""
         signal = alert.labels.get("signal")
-        if signal not in SIGNALS:
+        if incident.service is None or signal not in SIGNALS:
             return False
         if incident.signals is None:
-            service = str(incident.service)
-            incident.signals = statements.signals_of(self._connection, incident.id, service)
+            incident.signals = statements.signals_of(self._connection, incident.id, incident.service)
         new = signal not in incident.signals
         incident.signals.add(str(signal))
         return new

@@ -1,8 +1,8 @@
 """Which effect an entry of a plan, or a recorded action, stands for; and what is still in force.
 
 An incident answers for actions on several services: it may have moved to its cause since, or taken over the
-incident of a symptom. So an effect is that on the service of its action, never on the incident's; and only
-while that has the target that was acted on, for a configuration may name another one by now.
+incident of a symptom. So an effect is that on the service of its action, never on the incident's; and it is
+undone only while that has the target that was acted on, for a configuration may name another one by now.
 """
 
 from __future__ import annotations
@@ -47,18 +47,11 @@ def effect_of_action(context: Context, action: Row[Any], actions: Actions) -> Ef
     """The effect that a recorded action had. Raises NotApplicable, TargetUnreadable."""
     if action.strategy == UNDO:
         return _undoing(context, next(each for each in actions if each.id == action.before[UNDOES]))
-    return _effect_on_its_target(context, action)
-
-
-def _effect_on_its_target(context: Context, action: Row[Any]) -> Effect:
     if action.strategy not in context.strategies:
         raise NotApplicable(f"the strategy {action.strategy} is not installed any more")
     if action.service not in context.settings.services:
         raise NotApplicable(f"{action.service} is not configured any more")
-    effect = context.strategies[action.strategy].on(action.service)
-    if effect.target != action.target:
-        raise NotApplicable(f"{action.service} does not have the target {action.target} any more")
-    return effect
+    return context.strategies[action.strategy].on(action.service)
 
 
 def to_undo(context: Context, incident: Incident, actions: Actions) -> Row[Any] | None:
@@ -77,11 +70,10 @@ def in_force(context: Context, actions: Actions) -> Iterator[Row[Any]]:
     """The actions that happened, can be undone and were not, newest first."""
     for each in not_undone(actions):
         try:
-            effect = _effect_on_its_target(context, each)
+            _undoing(context, each)
         except NotApplicable:
             continue
-        if effect.undo(each.before) is not None:
-            yield each
+        yield each
 
 
 def not_undone(actions: Actions) -> Iterator[Row[Any]]:
@@ -92,7 +84,10 @@ def not_undone(actions: Actions) -> Iterator[Row[Any]]:
 
 
 def _undoing(context: Context, action: Row[Any]) -> Effect:
-    effect = _effect_on_its_target(context, action).undo(action.before)
+    done = effect_of_action(context, action, ())
+    if done.target != action.target:
+        raise NotApplicable(f"{action.service} does not have the target {action.target} any more")
+    effect = done.undo(action.before)
     if effect is None:
         raise NotApplicable(f"{action.strategy} cannot be undone")
     return effect

@@ -29,6 +29,13 @@ def longest(settings: Settings) -> float:
     return max(LONGEST_STEP, settings.relapse_window, settings.retry.cap, *approvals)
 
 
+def furthest_level(settings: Settings, now: float) -> float:
+    """When the timer of a level is due at the latest: a maintenance window holds it, then it has its time."""
+    windows = settings.guardrails.maintenance
+    ends = [each.end.timestamp() for each in windows if each.start.timestamp() <= now]
+    return max([now, *ends]) + longest(settings)
+
+
 def due_at(transition: Transition, settings: Settings, now: float) -> float | None:
     """When the next step of an incident is due after a transition."""
     if transition.due_in is None:

@@ -355,12 +355,12 @@ def revive_stuck(connection: Connection, now: float) -> int:
     return connection.execute(stuck.where(incidents.c.lease_owner.is_(None)).values(due_at=now)).rowcount
 
 
-def pull_in(connection: Connection, *, timers_to: float, leases_to: float) -> int:
+def pull_in(connection: Connection, *, timers_to: float, levels_to: float, leases_to: float) -> int:
     """Bring what lies further ahead than these times back to them; return how many incidents it was.
 
     Nothing does unless the clock was set back.
     """
-    latest = {"due_at": timers_to, "level_due_at": timers_to, "lease_until": leases_to}
+    latest = {"due_at": timers_to, "level_due_at": levels_to, "lease_until": leases_to}
     ahead = {name: incidents.c[name] > time for name, time in latest.items()}
     values = {name: case((ahead[name], time), else_=incidents.c[name]) for name, time in latest.items()}
     query = update(incidents).where(incidents.c.closed_at.is_(None), or_(*ahead.values()))
