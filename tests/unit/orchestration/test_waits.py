@@ -65,7 +65,7 @@ def test_people_have_the_time_to_answer_that_they_were_promised(
     promised = sum(
         each.deadline for each in world.context.settings.escalation.levels[asked.level : asked.level + 2]
     )
-    assert asked.due_at - asked.updated_at == promised
+    assert asked.verification["deadline"] - asked.verification["since"] == promised
     assert is_left_alone(world)
 
 

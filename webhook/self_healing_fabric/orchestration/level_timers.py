@@ -61,7 +61,7 @@ def _raise_level(connection: Connection, context: Context, row: AnyRow, now: flo
         call_statements.set_level_timer(connection, [row.id], held_until)
         return
     # What a maintenance window held back may be a stranger's: people are told of that once.
-    wanted = Rise(_reason(context, row, now), climbs=row.known_service)
+    wanted = Rise(_reason(context, row, now), climbs=row.known_service or row.level > 0)
     risen = levels.rise(connection, row.id, wanted, context.settings, now)
     timeline.append(connection, row.id, risen.entries, now)
     if row.state == State.ESCALATED.value:

@@ -60,7 +60,7 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
     Who was called meanwhile is not called over again.
     """
     facts, now = facts_of(incident, context), context.clock()
-    healed = healed_meanwhile(incident, context, facts)
+    healed = None if _finishes(incident, facts) else healed_meanwhile(incident, context, facts)
     if healed is not None:
         return healed
     asked = incident.verification or watch_from(now, deadline=now)["verification"]
@@ -80,7 +80,7 @@ def recovering(incident: Incident, context: Context) -> Step:
     if facts.unfinished_action is not None:
         return _after_interruption(incident, context, facts.unfinished_action, facts.actions)
     strategy = incident.plan[0] if incident.plan else None
-    finishing = strategy is not None and finishes(strategy, str(incident.service), facts.actions)
+    finishing = _finishes(incident, facts)
     if facts.silenced:
         healed = None if finishing else healed_meanwhile(incident, context, facts)
         return healed or until_silence_ends(incident)
@@ -113,6 +113,11 @@ def recovering(incident: Incident, context: Context) -> Step:
         watched = Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
         return healed_meanwhile(incident, context, facts) or watched
     return _act(incident, context, strategy, facts, mode_in_force, entries)
+
+
+def _finishes(incident: Incident, facts: Facts) -> bool:
+    """Whether what comes next belongs to what was done: that it is well now is no reason to leave it."""
+    return bool(incident.plan) and finishes(incident.plan[0], str(incident.service), facts.actions)
 
 
 def _act(
