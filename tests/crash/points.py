@@ -39,7 +39,7 @@ UNREACHED: Mapping[str, str] = {
     "resolved->escalated": "no step goes it: a decision to escalate is refused; nothing else calls people",
 }
 # Staying in a state is a commit too; in these a story waits.
-STAYING = (State.DIAGNOSING, State.RECOVERING, State.VERIFYING, State.ESCALATED)
+STAYING = (State.DIAGNOSING, State.AWAITING_APPROVAL, State.RECOVERING, State.VERIFYING, State.ESCALATED)
 
 WAYS = tuple(
     f"{old}->{new}" for old in State for new in sorted(TRANSITIONS[old]) if f"{old}->{new}" not in UNREACHED
