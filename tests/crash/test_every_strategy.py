@@ -99,7 +99,8 @@ def do_before(context: Context) -> None:
     at = time.time() - 99
     earlier = {
         "id": "earlier", "incident_id": INCIDENT, "strategy": "scale", "platform": "http",
-        "target": "http:cart", "disruptive": True, "attempt": 1, "status": "succeeded",
+        "target": context.strategies["scale"].on("cart").target, "disruptive": True, "attempt": 1,
+        "status": "succeeded",
         "verdict": "not_healed", "before": {"replicas": 2, "wanted": 3}, "intended_at": at, "started_at": at,
     }  # fmt: skip
     context.store.write(lambda connection: statements.insert_action(connection, earlier))

@@ -388,7 +388,8 @@ def _impact(told: Json) -> Iterator[str]:
 
 
 def _attempt(told: Json, suspected: str | None) -> Attempt:
-    elsewhere = "" if told["service"] == suspected else f" of {told['service']}"
+    service = told.get("service", suspected)  # a fabric of the version before does not tell it
+    elsewhere = "" if service == suspected else f" of {service}"
     started, finished = _seconds(told["started_at"]), _seconds(told["finished_at"])
     return Attempt(
         strategy=told["strategy"],
