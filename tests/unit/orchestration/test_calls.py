@@ -87,11 +87,16 @@ def guarded(make_world: Callable[..., Any], httpserver: HTTPServer, tmp_path: Pa
     return make
 
 
+def fails(world: Any, service: str) -> None:
+    """The service is down, and a restart will be refused: people are called at once."""
+    world.silent(service)
+    world.targets[service].answer = 403
+    world.receive(world.alert(service=service))
+
+
 def failing(world: Any) -> None:
-    """The service is down and a restart is refused: people are called at once."""
-    world.silent()
-    world.target.answer = 403
-    world.receive(world.alert())
+    """It is, and they were."""
+    fails(world, "cart")
     world.run()
 
 
@@ -310,9 +315,7 @@ def test_a_storm_is_one_message(guarded: Guarded) -> None:
     names = [f"s{number}" for number in range(8)]
     world, (first, *_) = guarded(dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}})
     for name in names:
-        world.silent(name)
-        world.targets[name].answer = 403
-        world.receive(world.alert(service=name))
+        fails(world, name)
     world.run(seconds=5)
     assert first.kinds == ["storm"]
     (_, key, document) = first.heard[0]
@@ -333,9 +336,7 @@ def test_who_ends_while_all_are_told_does_not_make_the_others_heard_twice(
     names = [f"s{number}" for number in range(6)]
     world, (first, *_) = guarded(dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}})
     for name in names:
-        world.silent(name)
-        world.targets[name].answer = 403
-        world.receive(world.alert(service=name))
+        fails(world, name)
 
     def close_one() -> None:
         decide(world.context, first.heard[0][2]["calls"][0]["incident"]["id"], DECISIONS["close"], by="ada")
@@ -358,9 +359,7 @@ def test_a_storm_that_goes_on_is_collected(guarded: Guarded) -> None:
     names = [f"s{number}" for number in range(9)]
     world, (first, *_) = guarded(dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}})
     for number, name in enumerate(names):
-        world.silent(name)
-        world.targets[name].answer = 403
-        world.receive(world.alert(service=name))
+        fails(world, name)
         if number >= 4:
             world.run(seconds=3)
     world.run(seconds=60)
@@ -378,9 +377,7 @@ def test_a_contact_hears_no_more_than_the_cap_and_is_told_so(guarded: Guarded) -
         changes={"guardrails": {"fleet": {"storm": 100}}},
     )
     for name in names:
-        world.silent(name)
-        world.targets[name].answer = 403
-        world.receive(world.alert(service=name))
+        fails(world, name)
         world.run(seconds=5)
     assert first.kinds == ["escalation"] * 3
     assert "No more until" in first.heard[2][2]["note"]

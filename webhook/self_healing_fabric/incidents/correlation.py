@@ -227,8 +227,8 @@ class _Round:
         actions = statements.actions_held_by(self._connection, incident.id)
         if any(row.status in statements.UNFINISHED for row in actions):
             return True
-        acts = incident.state in (State.RECOVERING, State.AWAITING_APPROVAL) and incident.plan
-        return bool(acts and finishes(incident.plan[0], str(incident.service), actions))
+        acts = incident.state in (State.RECOVERING, State.AWAITING_APPROVAL)
+        return acts and finishes(incident.plan, str(incident.service), actions)
 
     def _is_recent(self, incident: _Open) -> bool:
         return incident.state is not State.RESOLVED and self._now - incident.newest_alert <= self._window

@@ -18,12 +18,13 @@ FOLLOWED_BY = "followed_by"
 verified. A process that reads its configuration at its start must be restarted after a `sync`."""
 
 
-def finishes(strategy: str, service: str, actions: Sequence[Row[Any]]) -> bool:
-    """Whether it takes back or completes what was done before: then nobody asks whether it still fails.
+def finishes(plan: Sequence[str], service: str, actions: Sequence[Row[Any]]) -> bool:
+    """Whether what comes next takes back or completes what was done before: that it is well is no reason to
+    leave it.
 
     A configuration that was written looks well, and the process that has not read it does not.
     """
-    return strategy == UNDO or completes(strategy, service, actions) is not None
+    return bool(plan) and (plan[0] == UNDO or completes(plan[0], service, actions) is not None)
 
 
 def completes(strategy: str, service: str, actions: Sequence[Row[Any]]) -> Row[Any] | None:

@@ -24,7 +24,7 @@ from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import not_undone
 from self_healing_fabric.orchestration.escalation_manager import hand_to_people
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
-from self_healing_fabric.recovery.strategies import SCALE, UNDOABLE
+from self_healing_fabric.recovery.strategies import SCALE, undoable
 from self_healing_fabric.recovery.verification import Verdict
 from self_healing_fabric.store import statements
 from self_healing_fabric.telemetry import UNKNOWN_SERVICE
@@ -184,12 +184,12 @@ def _write(
 
 def _left_in_force(connection: Connection, context: Context, incident: Incident) -> list[Entry]:
     """Nothing is done any more after a person's end: so people must know what is left to them."""
-    undoable = UNDOABLE.union(context.settings.plugin_strategies())
+    may_be_undone = undoable(context.settings)
     actions = statements.actions_held_by(connection, incident.id)
     left = [
         f"{each.strategy} {target_in_words(each.target)}"
         for each in not_undone(actions)
-        if each.strategy == SCALE or (each.strategy in undoable and each.verdict != Verdict.HEALED.value)
+        if each.strategy == SCALE or (each.strategy in may_be_undone and each.verdict != Verdict.HEALED.value)
     ]
     told = f"Stays in force, and is not taken back any more: {', '.join(left)}."
     return [Entry(Kind.NOTE, told)] if left else []

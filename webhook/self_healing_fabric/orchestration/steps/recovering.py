@@ -60,7 +60,7 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
     Who was called meanwhile is not called over again.
     """
     facts, now = facts_of(incident, context), context.clock()
-    healed = None if _finishes(incident, facts) else healed_meanwhile(incident, context, facts)
+    healed = healed_meanwhile(incident, context, facts)
     if healed is not None:
         return healed
     asked = incident.verification or watch_from(now, deadline=now)["verification"]
@@ -80,17 +80,16 @@ def recovering(incident: Incident, context: Context) -> Step:
     if facts.unfinished_action is not None:
         return _after_interruption(incident, context, facts.unfinished_action, facts.actions)
     strategy = incident.plan[0] if incident.plan else None
-    finishing = _finishes(incident, facts)
     if facts.silenced:
-        healed = None if finishing else healed_meanwhile(incident, context, facts)
-        return healed or until_silence_ends(incident)
+        return healed_meanwhile(incident, context, facts) or until_silence_ends(incident)
+    finishing = finishes(incident.plan, str(incident.service), facts.actions)
     merged = None if finishing else merged_into_cause(incident, context)
     if merged is not None:
         return merged
     window = None if strategy == UNDO else in_maintenance(incident, context)
     if window is not None:
         # Before anything is asked of the target, or given up: people may have taken that down.
-        healed = None if finishing else healed_meanwhile(incident, context, facts)
+        healed = healed_meanwhile(incident, context, facts)
         return healed or _refused(incident, context, window, (), str(incident.service))
     if strategy is None:
         return to_people(context, "what was done before is undone, for it did not heal")
@@ -113,11 +112,6 @@ def recovering(incident: Incident, context: Context) -> Step:
         watched = Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
         return healed_meanwhile(incident, context, facts) or watched
     return _act(incident, context, strategy, facts, mode_in_force, entries)
-
-
-def _finishes(incident: Incident, facts: Facts) -> bool:
-    """Whether what comes next belongs to what was done: that it is well now is no reason to leave it."""
-    return bool(incident.plan) and finishes(incident.plan[0], str(incident.service), facts.actions)
 
 
 def _act(
@@ -228,10 +222,7 @@ def _ask_for_approval(
             State.AWAITING_APPROVAL,
             look_interval(context),
             (*entries, Entry(Kind.PLAN, message, told)),
-            {
-                "approved_by": None,
-                **watch_from(now, deadline=deadline),
-            },
+            {"approved_by": None, **watch_from(now, deadline=deadline)},
             waiting_for="a person's approval",
         )
     )

@@ -15,7 +15,7 @@ from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.effects import UNDOES
+from self_healing_fabric.orchestration.effects import not_undone
 from self_healing_fabric.orchestration.steps.common import (
     Facts,
     Step,
@@ -26,7 +26,7 @@ from self_healing_fabric.orchestration.steps.common import (
 )
 from self_healing_fabric.orchestration.steps.verifying import split_off
 from self_healing_fabric.recovery.outcomes import Outcome, Status
-from self_healing_fabric.recovery.strategies import UNDOABLE
+from self_healing_fabric.recovery.strategies import undoable
 
 STRANGER = {"known_service": False}
 
@@ -107,10 +107,10 @@ def _gone(incident: Incident) -> str:
 
 def _in_force(context: Context, facts: Facts) -> list[str]:
     """What was done that could have been taken back, in words: the target cannot be asked any more."""
-    undone = {row.before.get(UNDOES) for row in facts.actions if row.status == Status.SUCCEEDED.value}
-    undoable = UNDOABLE.union(context.settings.plugin_strategies())
-    return [
+    may_be_undone = undoable(context.settings)
+    left = [
         f"{row.strategy} {target_in_words(row.target)} is not taken back"
-        for row in facts.actions
-        if row.strategy in undoable and row.status == Status.SUCCEEDED.value and row.id not in undone
+        for row in not_undone(facts.actions)
+        if row.strategy in may_be_undone
     ]
+    return left[::-1]  # oldest first, as they happened

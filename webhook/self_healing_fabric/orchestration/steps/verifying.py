@@ -17,7 +17,7 @@ from self_healing_fabric.incidents.correlation import reopened
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.incidents.unfinished import FOLLOWED_BY
+from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, finishes
 from self_healing_fabric.orchestration import diagnosis_verdicts, journal
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import effect_of_action, to_undo
@@ -155,10 +155,13 @@ def verifying(incident: Incident, context: Context) -> Step:
 def healed_meanwhile(incident: Incident, context: Context, facts: Facts) -> Step | None:
     """To verifying, when the fresh samples prove already that it has healed while it waited.
 
-    Anything less changes nothing: what waits may be a question that people have heard.
+    Anything less changes nothing: what waits may be a question that people have heard. And what comes next
+    may finish what was done before: that is done, however well it is.
     """
     since = incident.waiting_since
     if not incident.waiting_for or since is None or not facts.signals:
+        return None
+    if finishes(incident.plan, str(incident.service), facts.actions):
         return None
     try:
         look = context.verifier.look(

@@ -16,11 +16,10 @@ from self_healing_fabric.recovery.strategies.retry import Retry
 from self_healing_fabric.recovery.strategies.sync import Sync
 from self_healing_fabric.settings import UNDO, Settings
 
-__all__ = ["SCALE", "UNDO", "UNDOABLE", "Strategy", "strategies", "usable"]
+__all__ = ["SCALE", "UNDO", "Strategy", "strategies", "undoable", "usable"]
 
 SCALE = "scale"
-UNDOABLE = frozenset({SCALE, "rollback", "repair", "sync"})
-"""In a plan: those of which `undo` takes back the incident's newest effect."""
+_UNDOABLE = frozenset({SCALE, "rollback", "repair", "sync"})
 
 
 class Strategy(Protocol):
@@ -45,9 +44,13 @@ def usable(settings: Settings, known: Mapping[str, Strategy]) -> Mapping[str, Co
             except (NotApplicable, TargetUnreadable):
                 continue
             names.append(name)
-        undoable = UNDOABLE.union(settings.plugin_strategies()).intersection(names)
-        found[service] = [*names, UNDO] if undoable else names
+        found[service] = [*names, UNDO] if undoable(settings).intersection(names) else names
     return found
+
+
+def undoable(settings: Settings) -> frozenset[str]:
+    """The strategies whose effects may have a way back; of one of somebody else's, only its effect knows."""
+    return _UNDOABLE.union(settings.plugin_strategies())
 
 
 def strategies(settings: Settings) -> Mapping[str, Strategy]:
