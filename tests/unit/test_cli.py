@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import pty
 import sqlite3
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import Store, statements
 from self_healing_fabric.watch import watch_list
 
+PROCESS = [sys.executable, "-c", "from self_healing_fabric.cli import main; main(prog_name='shf')"]
 CLOSED = "http://127.0.0.1:9"
 COMMANDS = [
     "serve",
@@ -642,6 +644,58 @@ def test_approving_tells_who_and_prints_the_state(shf: Shf, httpserver: HTTPServ
     assert shf("approve", "i1", "--by", "ada", "--url", httpserver.url_for("")).stdout == "i1: recovering\n"
 
 
+ASKS = {
+    **STORY,
+    "state": "awaiting_approval",
+    "asked_for": "i1/restart-0",
+    "next": {**STORY["next"], "decisions": ["approve", "reject"]},
+    "timeline": [{
+        "id": 1, "at": "2026-11-22T13:06:00.000Z", "kind": "plan", "message": "May I restart http:cart?",
+        "data": {"action": "i1/restart-0", "strategy": "restart", "target": "http:cart"},
+    }],
+}  # fmt: skip
+
+
+def test_what_was_shown_is_what_is_allowed(shf: Shf, httpserver: HTTPServer) -> None:
+    """The command that an incident shows names the action, and that reaches the API."""
+    httpserver.expect_request("/api/v1/incidents/i1").respond_with_json(ASKS)
+    assert f"shf approve {STORY['id']} --asked-for i1/restart-0, shf reject" in shf(
+        "incidents", "i1", "--url", httpserver.url_for("")
+    ).stdout.replace("\n", " ")
+    httpserver.expect_oneshot_request(
+        "/api/v1/incidents/i1/approve", method="POST", json={"by": "ada", "asked_for": "i1/restart-0"}
+    ).respond_with_json({"id": "i1", "state": "recovering"})
+    told = shf("approve", "i1", "--by", "ada", "--asked-for", "i1/restart-0", "--url", httpserver.url_for(""))
+    assert told.stdout == "i1: recovering\n"
+
+
+@pytest.mark.parametrize(("answer", "ends_with"), [("y", 0), ("n", 1)])
+def test_a_person_at_a_terminal_sees_what_would_be_done(
+    httpserver: HTTPServer, answer: str, ends_with: int
+) -> None:
+    """Only a yes to it is sent, for that action."""
+    httpserver.expect_request("/api/v1/incidents/i1", method="GET").respond_with_json(ASKS)
+    httpserver.expect_request(
+        "/api/v1/incidents/i1/approve", method="POST", json={"by": "ada", "asked_for": "i1/restart-0"}
+    ).respond_with_json({"id": "i1", "state": "recovering"})
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        ended = subprocess.run(
+            [*PROCESS, "approve", "i1", "--by", "ada", "--url", httpserver.url_for("")],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "May I restart http:cart?" in ended.stderr
+    assert (ended.returncode, ended.stdout) == (ends_with, "i1: recovering\n" if answer == "y" else "")
+    assert sum(request.method == "POST" for request, _ in httpserver.log) == (answer == "y")
+
+
 OF_ONE_INCIDENT = [
     ("incidents",),
     ("incidents", "--watch"),
@@ -871,7 +925,6 @@ def test_a_token_that_cannot_be_sent_ends_with_1(
 
 
 FULL = Path("/dev/full")
-PROCESS = [sys.executable, "-c", "from self_healing_fabric.cli import main; main(prog_name='shf')"]
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")

@@ -260,10 +260,41 @@ def _decision(name: str, meaning: str) -> None:
 
 
 _decision("acknowledge", "Take incident ID: no further level is called; what is under way goes on.")
-_decision("approve", "Allow the action that an incident asks for.")
 _decision("reject", "Drop the plan of an incident that awaits approval; people are called.")
 _decision("escalate", "Do nothing more about incident ID by itself, and call the next level.")
 _decision("close", "End incident ID without proof. Its alerts do not open it again; a new one opens another.")
+
+
+@main.command()
+@click.argument("incident_id", metavar="ID")
+@click.option(
+    "--asked-for",
+    metavar="ACTION",
+    help="Allow only this action, as `shf incidents ID` shows it (default: what is asked for now; on a "
+    "terminal it is shown, and you are asked).",
+)
+@click.option("--by", default="", help="Who decides (default: the system's user name).")
+@click.option("--reason", help="Why, for the timeline.")
+@access_options
+@json_option
+@_errors_as_sentences
+def approve(
+    incident_id: str, asked_for: str | None, by: str, reason: str | None, as_json: bool, **where: Any
+) -> None:
+    """Allow the action that an incident asks for."""
+    from self_healing_fabric import screens
+
+    api = _api(**where)
+    if asked_for is None and sys.stdin.isatty():
+        story = api.incident(incident_id)
+        asked_for = story.get("asked_for")  # an older fabric does not tell
+        if asked_for is not None:
+            screens.show_question(Console(highlight=False, stderr=True), story)
+            click.confirm("Allow it?", abort=True, err=True)
+    body = {"by": by or _user()}
+    body |= {"asked_for": asked_for} if asked_for else {}
+    body |= {"reason": reason} if reason else {}
+    _tell_decided(api.decide(incident_id, "approve", body), as_json)
 
 
 def _tell_decided(story: Any, as_json: bool) -> None:

@@ -148,11 +148,9 @@ def show_incident(console: Console, story: Mapping[str, Any]) -> None:
         _title(console, "What comes next")
         for each in told.prospects:
             _line(console, each.text + (f"  {_time(each.at)}" if each.at else ""), "  ")
-    if told.proposal is not None:
-        _line(console, told.proposal.message, "  ")
-        _show_diff(console, told.proposal.diff, "    ")
+    _show_proposal(console, told)
     if told.decisions:
-        commands = ", ".join(f"shf {name} {story['id']}" for name in told.decisions)
+        commands = ", ".join(_command(name, story) for name in told.decisions)
         _line(console, f"You may: {commands}", "  ")
     if told.finding is not None:
         _show_finding(console, told.finding)
@@ -161,6 +159,23 @@ def show_incident(console: Console, story: Mapping[str, Any]) -> None:
     _show_what_was_done(console, told)
     _title(console, "Timeline")
     show_moments(console, story)
+
+
+def show_question(console: Console, story: Mapping[str, Any]) -> None:
+    """Print what an incident asks a person to allow."""
+    console.print(f"[bold]{clean(story['title'])}[/]", soft_wrap=True)
+    _show_proposal(console, tell(story))
+
+
+def _show_proposal(console: Console, told: Telling) -> None:
+    if told.proposal is not None:
+        _line(console, told.proposal.message, "  ")
+        _show_diff(console, told.proposal.diff, "    ")
+
+
+def _command(decision: str, story: Mapping[str, Any]) -> str:
+    seen = story.get("asked_for") if decision == "approve" else None  # an older fabric does not tell
+    return f"shf {decision} {story['id']}" + (f" --asked-for {seen}" if seen else "")
 
 
 def show_moments(console: Console, story: Mapping[str, Any]) -> None:

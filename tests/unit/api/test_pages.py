@@ -257,18 +257,36 @@ def test_a_button_does_what_the_api_does(api: Any, decision: str, state: str, be
     assert 'role="status"' in get(api, answer.location).text
 
 
-@pytest.mark.parametrize("shown", ["cart/restart-0", ""])
-def test_what_is_asked_for_is_approved_only_as_it_was_shown(api: Any, shown: str) -> None:
-    """Something else is asked for meanwhile: nothing is approved, and the page shows that."""
+def asking(api: Any) -> str:
+    """An incident that asks for an approval."""
     incident_id = api.open("cart", state="awaiting_approval", plan=["rollback"])
     asks = Entry(Kind.PLAN, "Asks for approval.", {"action": "cart/rollback-1", "strategy": "rollback"})
     api.store.write(lambda connection: timeline.append(connection, incident_id, [asks], api.clock()))
+    return str(incident_id)
+
+
+@pytest.mark.parametrize("shown", ["cart/restart-0", ""])
+def test_what_is_asked_for_is_approved_only_as_it_was_shown(api: Any, shown: str) -> None:
+    """Something else is asked for meanwhile: nothing is approved, and the page shows that."""
+    incident_id = asking(api)
     answer = post(api, f"/incidents/{incident_id}/approve", by="ada", asked_for=shown)
     assert answer.status_code == 409
     assert "something else is asked for by now" in answer.text
     assert "Approve rollback" in answer.text
     assert 'name="asked_for" value="cart/rollback-1"' in answer.text
     assert api.incident(incident_id).state == "awaiting_approval"
+
+
+def test_over_the_api_too_only_what_was_seen_is_approved(api: Any) -> None:
+    """The incident tells what it asks for; a body that names something else approves nothing."""
+    incident_id = asking(api)
+    url = f"/api/v1/incidents/{incident_id}"
+    seen = api.client.get(url).get_json()["asked_for"]
+    assert seen == "cart/rollback-1"
+    refused = api.client.post(f"{url}/approve", json={"by": "ada", "asked_for": "cart/restart-0"})
+    assert (refused.status_code, api.incident(incident_id).state) == (409, "awaiting_approval")
+    assert api.client.post(f"{url}/approve", json={"by": "ada", "asked_for": seen}).status_code == 200
+    assert api.client.get(url).get_json()["asked_for"] is None
 
 
 def test_a_decision_that_does_not_fit_shows_the_incident_and_why(api: Any) -> None:

@@ -20,7 +20,9 @@ from werkzeug import Request, Response
 from self_healing_fabric.app import create_app
 from self_healing_fabric.escalation.channels import Receipt
 from self_healing_fabric.guardrails import mode
+from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import call_statements, statements
@@ -467,6 +469,22 @@ def test_a_guardian_may_decide_on_a_plan(guarded: Guarded, decision: str, state:
     assert len(first.heard) == 2
     assert world.incident().state is state
     assert world.restarts() == ({"cart": 1} if decision == "approve" else {})
+
+
+def test_a_guardian_approves_only_what_its_call_told_of(guarded: Guarded) -> None:
+    """While it makes up its mind, something else is asked for: its yes is refused and nothing is done."""
+    world, (first, *_) = guarded(tiers={"standard": {"call_at_once": True}})
+    waiting_for_a_person(world)
+    first.answers.append((200, {"decision": "approve"}))
+    other = Entry(Kind.PLAN, "May I?", {"action": "another", "strategy": "restart"})
+    first.meanwhile = lambda: world.context.store.write(
+        lambda connection: timeline.append(connection, world.incident().id, [other], world.clock.now)
+    )
+    world.run(seconds=20)
+    (heard,) = first.heard
+    assert heard[2]["incident"]["asked_for"].startswith(f"{world.incident().id}/restart-")
+    assert any("guardian-1 was refused: something else is asked for" in line for line in world.story())
+    assert (world.incident().state, world.restarts()) == (State.AWAITING_APPROVAL, {})
 
 
 def test_a_call_about_a_plan_carries_links_that_answer_it(guarded: Guarded) -> None:

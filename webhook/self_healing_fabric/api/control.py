@@ -30,21 +30,33 @@ blueprint = Blueprint("control", __name__)
 Person = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class Decision(BaseModel):
-    """The body of a decision; may be left out."""
+class Said(BaseModel):
+    """Who says it, and why."""
 
     model_config = ConfigDict(extra="forbid")
     by: Person | None = None
     reason: Annotated[str, Field(max_length=1000)] | None = None
 
 
-class Split(Decision):
+class Decision(Said):
+    """The body of a decision; may be left out."""
+
+    asked_for: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description="`asked_for` of the incident, as it was seen: 409 when it is another one by now",
+        ),
+    ] = None
+
+
+class Split(Said):
     """The body of a split: which of the symptoms is none."""
 
     service: Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class Verdict(Decision):
+class Verdict(Said):
     """The body of a verdict on the diagnosis."""
 
     right: StrictBool
@@ -75,7 +87,14 @@ def decide_on(incident_id: str, decision: str) -> Response:
     """Carry out a person's decision and answer with the incident."""
     fabric: Fabric = current_app.extensions["fabric"]
     body = Decision.model_validate_json(request.get_data() or b"{}")
-    decide(fabric.context, incident_id, DECISIONS[decision], by=decided_by(body.by), reason=body.reason)
+    decide(
+        fabric.context,
+        incident_id,
+        DECISIONS[decision],
+        by=decided_by(body.by),
+        reason=body.reason,
+        seen=body.asked_for,
+    )
     fabric.orchestrator.wake()
     return jsonify(story(fabric, incident_id))
 

@@ -178,7 +178,6 @@ class Telling:
     verdict: str | None
     decisions: tuple[str, ...]
     proposal: Moment | None  # what a person is asked to approve
-    asked_for: str  # the action that would begin; empty where nothing is asked
 
     @property
     def marks(self) -> tuple[Mark, ...]:
@@ -260,8 +259,7 @@ def tell(raw: Json) -> Telling:
         symptoms=tuple(sorted({each["service"] for each in raw["alerts"]} - {raw["service"], None})),
         verdict=verdict_in_words(raw["verdict"]) if raw["verdict"] else None,
         decisions=tuple(raw["next"]["decisions"]),
-        proposal=next(_moments(asked := _asked(raw)), None),
-        asked_for=asked[0]["data"]["action"] if asked else "",
+        proposal=next(_moments(_asked(raw)), None),
     )
 
 

@@ -46,10 +46,15 @@ class Answer(BaseModel):
 
 
 def take(
-    connection: Connection, context: Context, rows: Sequence[AnyRow], said: Mapping[str, Any] | None
+    connection: Connection,
+    context: Context,
+    rows: Sequence[AnyRow],
+    said: Mapping[str, Any] | None,
+    asked_for: str | None,
 ) -> list[Counted]:
     """Judge an answer to calls and carry its decision out, inside the caller's transaction; note what is
-    refused."""
+    refused. `asked_for`: the action that the call told of, which is all that its answer can approve.
+    """
     if not said or not rows:
         return []
     row = rows[0]
@@ -58,7 +63,7 @@ def take(
         answer = Answer.model_validate(dict(said))
         if answer.decision is None:
             return []
-        return [_decide(connection, context, rows, answer, by)]
+        return [_decide(connection, context, rows, answer, by, asked_for)]
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, detail["loc"])) or "the answer"
@@ -78,7 +83,12 @@ def count(context: Context, counted: Sequence[Counted]) -> None:
 
 
 def _decide(
-    connection: Connection, context: Context, rows: Sequence[AnyRow], answer: Answer, by: str
+    connection: Connection,
+    context: Context,
+    rows: Sequence[AnyRow],
+    answer: Answer,
+    by: str,
+    asked_for: str | None,
 ) -> Counted:
     row = rows[0]
     if len(rows) > 1 or row.kind != Kind.ESCALATION.value:
@@ -90,6 +100,9 @@ def _decide(
     if decision is None:
         decision = decisions.proposal(str(answer.strategy))
     reason = quoted(answer.reason) if answer.reason else None
+    seen = asked_for or "" if answer.decision == "approve" else None
     # A refused decision must leave nothing behind of what it began.
     with connection.begin_nested():
-        return decisions.decide_within(connection, context, row.incident_id, decision, by=by, reason=reason)
+        return decisions.decide_within(
+            connection, context, row.incident_id, decision, by=by, reason=reason, seen=seen
+        )

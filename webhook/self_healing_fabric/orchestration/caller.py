@@ -273,7 +273,7 @@ class Caller:
         )
         result = _tried(channel, rows, message)
         if isinstance(result, Receipt):
-            self._sent(rows, channel, result)
+            self._sent(rows, channel, result, stories[rows[0].incident_id]["asked_for"])
         else:
             self._failed(rows, result)
 
@@ -324,7 +324,9 @@ class Caller:
 
         self._context.store.write(write)
 
-    def _sent(self, rows: Sequence[AnyRow], channel: Channel | None, receipt: Receipt) -> None:
+    def _sent(
+        self, rows: Sequence[AnyRow], channel: Channel | None, receipt: Receipt, asked_for: str | None
+    ) -> None:
         context, now = self._context, self._context.clock()
         alive_for = channel.alive_for if channel is not None else None
 
@@ -348,7 +350,7 @@ class Caller:
                 if row.sent_at is None and row.channel != LOG:
                     told = Entry(timeline.Kind.NOTE, _told(row), {"call": row.id, "channel": row.channel})
                     timeline.append(connection, row.incident_id, [told], now)
-            return ours, answers.take(connection, context, ours, receipt.answer)
+            return ours, answers.take(connection, context, ours, receipt.answer, asked_for)
 
         ours, counted = context.store.write(write)
         answers.count(context, counted)
