@@ -228,6 +228,8 @@ def test_healing_announces_itself_once_to_everyone_who_was_called(guarded: Guard
     assert [guardian.kinds for guardian in guardians] == [["escalation", "ended"]] * 2 + [[], []]
     assert guardians[0].heard[1][2]["reason"] == "Recovered, and proved"
     assert [call.level for call in world.ends] == [2]
+    (alert,) = world.alerts_of(world.incident())
+    world.context.store.write(lambda connection: statements.end_alert(connection, alert.id, world.clock.now))
     world.run(seconds=700, tick=20)
     assert [len(guardian.heard) for guardian in guardians] == [2, 2, 0, 0]
 

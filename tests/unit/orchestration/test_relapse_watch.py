@@ -124,3 +124,53 @@ def test_latency_is_held_against_its_own_baseline(make_world: Callable[..., Any]
     signals = {"cart": ["latency_p95"], "shop": ["latency_p95"]}
     assert world.context.verifier.failing(signals, world.clock.now) == {"cart"}
     assert world.prometheus.queries == [catalogue.all_signals_of(["cart", "shop"])]
+
+
+@pytest.fixture(params=["disk_full", "error_ratio"])
+def outlived(request: pytest.FixtureRequest, make_world: Callable[..., Any]) -> Any:
+    """A world whose service was healed, and has another alert that does not end: no known signal tells of
+    it, or its rule has another limit."""
+    world = make_world(guardrails={"cooldown": 0})
+    world.measure(ERROR_RATIO, 0.01)
+    world.silent()
+    world.receive(*(world.alert(signal=each, starts_at="then") for each in ("heartbeat", request.param)))
+    world.target.on_restart = world.healthy
+    world.run(seconds=20)
+    world.receive(world.alert(starts_at="then", status="resolved"))
+    world.run(seconds=1500, tick=5)
+    return world
+
+
+def test_an_alert_that_outlives_two_proofs_goes_to_people(outlived: Any) -> None:
+    """Level by level, as nobody answers; it is not proved again for ever, and ends with the alert."""
+    told = outlived.story()
+    assert sum("Re-opened" in line for line in told) == 1
+    assert any("an alert still fires although the incident was resolved, and its signals are" in line
+               for line in told)  # fmt: skip
+    assert [call.level for call in outlived.calls] == [1, 2, 3, 4]
+    assert (outlived.incident().state, outlived.incident().outcome) == (State.ESCALATED, None)
+    (firing,) = (row for row in outlived.alerts_of(outlived.incident()) if row.status == "firing")
+    outlived.receive(outlived.alert(signal=firing.labels["signal"], starts_at="then", status="resolved"))
+    outlived.run(seconds=70, tick=5)
+    assert (outlived.incident().state, outlived.incident().outcome) == (State.RESOLVED, "recovered")
+    assert outlived.restarts() == {"cart": 1}
+
+
+def test_what_outlived_the_proof_hides_no_later_failure(outlived: Any) -> None:
+    """The service hangs again, and the same rule tells of it: it is healed again."""
+    outlived.silent()
+    outlived.receive(outlived.alert(starts_at="now"))
+    outlived.run(seconds=20)
+    assert (outlived.incident().state, outlived.restarts()) == (State.RESOLVED, {"cart": 2})
+
+
+def test_what_fails_while_its_alert_outlives_the_proof_is_found(make_world: Callable[..., Any]) -> None:
+    """No notification tells of it, for to Alertmanager it is the same alert."""
+    world = make_world(guardrails={"cooldown": 0})
+    world.receive(world.alert())
+    world.run(seconds=1500, tick=5)
+    assert (world.incident().state, world.restarts()) == (State.ESCALATED, {})
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.run(seconds=90, tick=1)
+    assert (world.incident().state, world.restarts()) == (State.RESOLVED, {"cart": 1})

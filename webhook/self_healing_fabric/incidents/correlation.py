@@ -40,6 +40,8 @@ SEVERITIES = ("critical", "warning", "info", "none")  # worst first
 
 HANDS_OFF = "hands_off"  # in what is watched of an escalated incident: who decided that nothing more is done
 
+OUTLIVED = "outlived"  # likewise: that it was proved to have healed, and an alert of it fires all the same
+
 # In these states nothing is under way that a change of the suspected cause would disturb.
 MOVABLE = frozenset(
     {State.DETECTED, State.DIAGNOSING, State.AWAITING_APPROVAL, State.RECOVERING, State.ESCALATED}
@@ -90,6 +92,7 @@ class _Open:
     plan: Sequence[str] = ()
     waiting: bool = False
     hands_off: bool = False
+    outlived: bool = False
     new: bool = False
     signals: set[str] | None = None  # that alerts of its service have named; None until somebody asks
     values: dict[str, Any] = field(default_factory=dict)  # of one that this round opened
@@ -109,6 +112,7 @@ def _known(row: Row[Any], newest_alert: float) -> _Open:
         plan=row.plan,
         waiting=row.waiting_for is not None,
         hands_off=row.state == State.ESCALATED.value and HANDS_OFF in (row.verification or {}),
+        outlived=row.state == State.ESCALATED.value and OUTLIVED in (row.verification or {}),
     )
 
 
@@ -283,13 +287,14 @@ class _Round:
             self._change_severity(incident, worst)
 
     def _is_new(self, incident: _Open, alert: Alert) -> bool:
-        """Whether the alert names a signal that no other of its service has named in this incident."""
+        """Whether the alert names a signal that no other of its service has named in this incident, since it
+        was proved to have healed if that was."""
         signal = alert.labels.get("signal")
         if incident.service is None or signal not in SIGNALS:
             return False
         if incident.signals is None:
             incident.signals = statements.signals_of(self._connection, incident.id, incident.service)
-        new = signal not in incident.signals
+        new = signal not in incident.signals or incident.outlived
         incident.signals.add(str(signal))
         return new
 

@@ -16,9 +16,10 @@ verifying           watches fresh samples until they prove healing, or the deadl
 escalated           people are called, level by level; the fabric only watches whether it heals, until an
                     alert brings a signal that is new to the incident: then diagnosing again
 resolved            inside all limits for the whole stability window; a returning alert re-opens it, or the
-                    same failure while its alert has not ended; what was lent to it, such as more replicas, is
-                    taken back after a calm: recovering and verifying again, and when that was too early,
-                    diagnosing again
+                    same failure while its alert has not ended; an alert that outlives the relapse window has
+                    it diagnosed and proved once more, and one that outlives that, too, calls people; what was
+                    lent to it, such as more replicas, is taken back after a calm: recovering and verifying
+                    again, and when that was too early, diagnosing again
 closed              calm for the relapse window and all alerts ended, or merged into the incident of its
                     cause; never changes again
 

@@ -2,14 +2,15 @@
 
 People heal too, and services recover by themselves: both are proved by the same fresh samples. Where no known
 signal tells, nothing can be proved, and the incident is over when its alerts are. A resolved incident whose
-alert outlives the relapse window starts over, for then the proof was wrong.
+alert outlives the relapse window starts over, for then the proof was wrong; one whose alert outlives the next
+proof, too, goes to people.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from self_healing_fabric.incidents.correlation import reopened
+from self_healing_fabric.incidents.correlation import OUTLIVED, reopened
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
@@ -23,6 +24,8 @@ from self_healing_fabric.orchestration.steps.common import (
     evidence_entry,
     facts_of,
     patience,
+    to_people,
+    with_changes,
 )
 from self_healing_fabric.orchestration.steps.verifying import (
     doubted,
@@ -38,6 +41,7 @@ from self_healing_fabric.recovery.verification import Health, Verdict, watched_s
 from shf_queries import QueryError
 
 UNTOLD = "no known signal tells whether it has healed"
+CALM = "its signals are inside all limits"
 
 
 def escalated(incident: Incident, context: Context) -> Step:
@@ -45,6 +49,11 @@ def escalated(incident: Incident, context: Context) -> Step:
     facts, unseen = facts_of(incident, context), None
     if not telling_signals(incident, facts):
         return _close_when_alerts_ended(incident, context, facts)
+    pending = incident.verification or {}
+    if OUTLIVED in pending and any(row.status == "firing" for row in facts.own_alerts):
+        again = _fails_again(incident, context, facts, since=pending["since"])
+        pause = patience(incident, context)
+        return again or Step(Transition(State.ESCALATED, pause, waiting_for=f"the end of its alerts: {CALM}"))
     try:
         look = look_at(incident, context, facts)
     except QueryError as error:
@@ -80,9 +89,10 @@ def resolved(incident: Incident, context: Context) -> Step:
     facts = facts_of(incident, context)
     left = (incident.resolved_at or 0.0) + context.settings.relapse_window - context.clock()
     if left > 0:
-        return _fails_again(incident, context, facts) or Step(Transition(State.RESOLVED, left))
+        again = _fails_again(incident, context, facts, since=incident.resolved_at or 0.0)
+        return again or Step(Transition(State.RESOLVED, left))
     if any(row.status == "firing" for row in facts.own_alerts):
-        return _over_again(incident, context, "an alert still fires although the incident was resolved")
+        return _outlived(incident, context, facts)
     reason = f"{incident.service} has healed, and its alert still fires"
     also = tuple(split_off(incident, each, reason, context) for each in facts.symptoms)
     kept: tuple[Entry, ...] = ()
@@ -96,14 +106,35 @@ def resolved(incident: Incident, context: Context) -> Step:
     return Step(Transition(State.CLOSED, None, kept, {"closed_at": context.clock()}), also=also)
 
 
-def _fails_again(incident: Incident, context: Context, facts: Facts) -> Step | None:
+def _outlived(incident: Incident, context: Context, facts: Facts) -> Step:
+    """An alert fires on after the proof: the proof is made once more, then people must say which is right.
+
+    Its rule may have another limit, or tell of what no known signal does. What fails again begins anew.
+    """
+    reason = "an alert still fires although the incident was resolved"
+    if not incident.relapses or facts.silenced:
+        return _over_again(incident, context, reason)
+    try:
+        health, shown = context.verifier.health(str(incident.service), facts.signals, context.clock())
+    except QueryError:
+        health, shown = Health.UNKNOWN, ()
+    entries = tuple(evidence_entry(fact) for fact in shown)
+    if health is not Health.CALM:
+        return _over_again(incident, context, reason, entries)
+    step = to_people(context, f"{reason}, and {CALM}", *entries)
+    watched = {**step.transition.changes["verification"], OUTLIVED: True}
+    changes = {"verification": watched, "outcome": None, "resolved_at": None, "acknowledged_by": None}
+    return replace(step, transition=with_changes(step.transition, **changes))
+
+
+def _fails_again(incident: Incident, context: Context, facts: Facts, *, since: float) -> Step | None:
     firing = [row for row in facts.own_alerts if row.status == "firing" and not row.suppressed]
     signals = watched_signals([row.labels for row in firing])
-    if not signals or incident.resolved_at is None:
+    if not signals:
         return None
     service, now = str(incident.service), context.clock()
     try:
-        shown = context.verifier.relapse(service, signals, since=incident.resolved_at, now=now)
+        shown = context.verifier.relapse(service, signals, since=since, now=now)
     except QueryError:
         return None
     if not shown:
