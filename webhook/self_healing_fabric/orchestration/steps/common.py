@@ -1,7 +1,7 @@
 """What the steps of all states share: their result, waiting, and handing over to people.
 
-When Prometheus cannot be asked, every step waits and says so; waiting too long calls people, because an
-incident must not be forgotten in a corner.
+When Prometheus cannot be asked, every step waits and says so, and goes on when it can. Waiting too long calls
+people, because an incident must not be forgotten in a corner.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from self_healing_fabric.errors import LeaseLost
 from self_healing_fabric.guardrails import Refusal, conditions, mode
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.evidence import Evidence
-from self_healing_fabric.incidents.lifecycle import State, Transition
+from self_healing_fabric.incidents.lifecycle import Rise, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.escalation_manager import escalate, hand_to_people, watch_from
+from self_healing_fabric.orchestration.escalation_manager import hand_to_people
 from self_healing_fabric.recovery.verification import watched_signals
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
@@ -135,7 +135,7 @@ def _facts(connection: Connection, incident: Incident) -> Facts:
 
 
 def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_POLL) -> Step:
-    """Stay and try again; after `escalation.max_wait` call people, and go on waiting as escalated.
+    """Stay and try again; after `escalation.max_wait` people hear of it, if nobody has been called yet.
 
     Only waits for evidence count, whichever error each brings: a silence or a pause that was long is no
     reason to call people at the first query that fails after it.
@@ -146,11 +146,9 @@ def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_P
         return Step(Transition(incident.state, poll, waiting_for=held))
     stay = Transition(incident.state, poll, waiting_for=f"{EVIDENCE}: {reason}")
     seconds = waited(incident, context, EVIDENCE)
-    if ended or seconds < context.settings.escalation.max_wait:
+    if ended or incident.level > 0 or seconds < context.settings.escalation.max_wait:
         return Step(stay)
-    watched = watch_from(context.clock(), suspected_for=incident.suspected_for)
-    moved = Transition(State.ESCALATED, poll, changes=watched)
-    return Step(escalate(moved, f"has waited {seconds:.0f} s: {reason}"))
+    return Step(replace(stay, rise=Rise(f"has waited {seconds:.0f} s: {reason}", first=True)))
 
 
 def in_maintenance(incident: Incident, context: Context) -> Refusal | None:
