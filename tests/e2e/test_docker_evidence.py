@@ -135,6 +135,17 @@ def test_a_kill_that_is_not_the_kernels_is_no_want_of_memory(engine: DockerEngin
     assert not [fact for fact in report.facts if Pattern.RESOURCE_EXHAUSTION in fact.supports]
 
 
+@pytest.mark.parametrize("policy", ["no", "unless-stopped"])
+def test_who_stops_a_container_is_no_error_of_its_code(engine: DockerEngine, policy: str) -> None:
+    """Many programs answer SIGTERM with exit code 1."""
+    command = "trap 'exit 1' TERM; while true; do sleep 0.1; done"
+    with container(engine, "stopped", command, restart_policy={"Name": policy}) as made:
+        made.stop(timeout=5)
+        report = ask(engine, "stopped")
+    assert "Somebody has stopped container stopped: it did not end by itself." in told(report)
+    assert not [fact for fact in report.facts if Pattern.CODE_BUG in fact.supports]
+
+
 def test_an_error_of_the_program_is_one_after_its_rollout(engine: DockerEngine) -> None:
     """Exit code 1 of a container that was created a moment ago: its code or its settings, and the change."""
     with container(engine, "faulty", "sleep 0.2; exit 1") as made:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.types import Mount
 from docker_engine import IGNORES, IMAGE, DockerEngine, Web, require_engine, wait_until
 
 from missing_extra import take_away
 from one_step import INCIDENT, fabric_on, open_incident, release, step
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.recovery.effects import Effect, Progress, TargetUnreadable
+from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Status
 from self_healing_fabric.recovery.platforms import docker as platform
 from self_healing_fabric.recovery.platforms import platform_of
@@ -154,7 +155,8 @@ def test_a_container_that_vanished_before_the_effect_fails(engine: DockerEngine)
     settings = service(engine.host, "short-lived")
     with engine.web("short-lived"):
         before = effect(settings).snapshot()
-    assert restart(settings, before) == (Status.FAILED, "container short-lived no longer exists")
+    gone = "no container is called short-lived; nothing was ordered"
+    assert restart(settings, before) == (Status.FAILED, gone)
     assert observe(settings, before)[0] is Status.INDETERMINATE
 
 
@@ -298,6 +300,165 @@ def test_a_container_that_ends_again_and_again_does_not_settle(engine: DockerEng
         settling = effect(settings).settled(before)
         assert settling.progress is Progress.FAILED
         assert "started again" in settling.detail
+
+
+FAILS_SIX_TIMES = "x=$(cat /times)1; echo $x > /times; [ ${#x} -gt 6 ] && exec sleep 999; exit 1"
+
+
+def test_a_start_that_the_restart_policy_was_about_to_make_is_not_mistaken_for_ours(
+    engine: DockerEngine,
+) -> None:
+    """In a crash loop a container mostly waits for its next start, which the engine has counted by then."""
+    with failing(engine, "waits", FAILS_SIX_TIMES, restart_policy={"Name": "always"}) as made:
+        until(made, "it waits", lambda attrs: attrs["RestartCount"] == 6 and attrs["State"]["Restarting"])
+        settings = service(engine.host, "waits")
+        before = effect(settings).snapshot()
+        until(made, "it runs", lambda attrs: not attrs["State"]["Restarting"])
+        assert observe(settings, before)[0] is Status.INDETERMINATE
+        assert restart(settings, before)[0] is Status.SUCCEEDED
+
+
+def stop(made: Any) -> None:
+    """As people do."""
+    made.stop(timeout=1)
+
+
+def pause(made: Any) -> None:
+    """As people do."""
+    made.pause()
+
+
+SLEEPS = "trap 'exit 0' TERM; while true; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize(("takes_down", "reason"), [(stop, "stopped"), (pause, "paused")])
+def test_what_people_have_taken_down_stays_down(
+    engine: DockerEngine, takes_down: Callable[[Any], None], reason: str
+) -> None:
+    """Before the decision, and between it and the order; started by them, it is restarted again."""
+    with failing(engine, "taken-down", SLEEPS) as made:
+        settings = service(engine.host, "taken-down")
+        before = effect(settings).snapshot()
+        takes_down(made)
+        with pytest.raises(NotApplicable, match=f"somebody has {reason} taken-down"):
+            effect(settings).snapshot()
+        status, detail = restart(settings, before)
+        assert status is Status.FAILED
+        assert detail.endswith("nothing was ordered")
+        assert len(engine.events("start", str(made.id))) == 1
+        made.reload()
+        made.unpause() if made.status == "paused" else made.start()
+        assert restart(settings, effect(settings).snapshot())[0] is Status.SUCCEEDED
+
+
+@engine_away
+def test_what_people_have_stopped_is_told_by_its_restart_policy_when_events_are_lost(
+    own_engine: DockerEngine,
+) -> None:
+    """A restarted engine knows of no event, but it would have started what had ended by itself."""
+    policy = {"Name": "unless-stopped"}
+    with failing(own_engine, "off", SLEEPS, restart_policy=policy) as made:
+        made.stop(timeout=1)
+        own_engine.stop()
+        own_engine.start()
+        assert own_engine.events("stop", str(made.id)) == []
+        with pytest.raises(NotApplicable, match="somebody has stopped off"):
+            effect(service(own_engine.host, "off")).snapshot()
+        assert own_engine.client.containers.get("off").status == "exited"
+
+
+def test_a_container_that_was_never_started_is_not_restarted(engine: DockerEngine) -> None:
+    """Compose holds back what depends on something that is not healthy."""
+    made = engine.client.containers.create(IMAGE, ["sh", "-c", SLEEPS], name="held-back")
+    try:
+        with pytest.raises(NotApplicable, match="held-back was never started"):
+            effect(service(engine.host, "held-back")).snapshot()
+    finally:
+        made.remove()
+
+
+def test_a_task_of_swarm_is_left_to_swarm(engine: DockerEngine) -> None:
+    """It starts another one in place of what ends: restarted, the service would run twice."""
+    labels = {"com.docker.swarm.task.id": "oik3", "com.docker.swarm.service.name": "shop_web"}
+    with failing(engine, "shop_web.1.oik3", SLEEPS, labels=labels) as made:
+        settings = service(engine.host, "shop_web.1.oik3")
+        found = platform_of(SERVICE, Settings(services={SERVICE: settings}))
+        assert found is not None
+        for ask, error in ((effect(settings).snapshot, NotApplicable), (found.check, TargetUnreadable)):
+            with pytest.raises(error, match="service update --force shop_web"):
+                ask()
+        assert engine.events("restart", str(made.id)) == []
+
+
+def test_what_somebody_has_restarted_since_is_not_restarted_again(engine: DockerEngine) -> None:
+    """It is another process than the one that was decided on."""
+    with engine.web("restarted") as web:
+        settings = service(engine.host, "restarted")
+        before = effect(settings).snapshot()
+        web.container().restart(timeout=1)
+        since = "somebody has started restarted since; nothing was ordered"
+        assert restart(settings, before) == (Status.FAILED, since)
+        assert web.events("restart") == 1
+
+
+@contextmanager
+def with_own_time(engine: DockerEngine, name: str, seconds: int, on_term: str) -> Iterator[Any]:
+    """A container with a time to end of its own, `stop_grace_period` in Compose."""
+    config = {
+        "Image": IMAGE,
+        "Cmd": ["sh", "-c", f"trap '{on_term}' TERM; while true; do sleep 0.1; done"],
+        "StopTimeout": seconds,
+        "HostConfig": {"NetworkMode": "host"},
+    }
+    made = engine.client.api.create_container_from_config(config, name)
+    engine.client.api.start(made["Id"])
+    try:
+        yield engine.client.containers.get(name)
+    finally:
+        engine.client.containers.get(name).remove(force=True)
+
+
+def test_a_container_has_its_own_time_to_end(engine: DockerEngine) -> None:
+    """A database that takes its time is not killed; a configured time goes before its own."""
+    with with_own_time(engine, "database", 20, "sleep 11; exit 0") as made:
+        settings = service(engine.host, "database")
+        assert restart(settings, effect(settings).snapshot())[0] is Status.SUCCEEDED
+        (died,) = engine.events("die", made.id)
+        assert died["Actor"]["Attributes"]["exitCode"] == "0"
+    with with_own_time(engine, "quick", 20, "") as made:
+        settings = service(engine.host, "quick", stop_timeout="1s")
+        assert restart(settings, effect(settings).snapshot())[0] is Status.SUCCEEDED
+        (died,) = engine.events("die", made.id)
+        assert died["Actor"]["Attributes"]["exitCode"] == "137"
+
+
+def test_a_container_that_may_take_longer_than_an_action_is_not_killed_unasked(
+    engine: DockerEngine,
+) -> None:
+    """People say when it may be killed, or restart it themselves."""
+    with with_own_time(engine, "slow", 60, "exit 0"):
+        with pytest.raises(NotApplicable, match=r"may take 60 s to end.*recovery\.docker\.stop_timeout"):
+            effect(service(engine.host, "slow")).snapshot()
+        effect(service(engine.host, "slow", stop_timeout="30s")).snapshot()
+
+
+def test_a_container_that_cannot_be_started_again_is_a_failure_with_its_reason(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    """The engine has answered: it is known what happened, and it may be tried again."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    mounts = [Mount("/data", str(folder), type="bind")]
+    with failing(engine, "mounted", SLEEPS, mounts=mounts) as made:
+        settings = service(engine.host, "mounted")
+        before = effect(settings).snapshot()
+        folder.rmdir()
+        status, detail = restart(settings, before)
+        assert status is Status.FAILED
+        assert "mounted: it is down, for the engine cannot start it" in detail
+        folder.mkdir()
+        assert restart(settings, effect(settings).snapshot())[0] is Status.SUCCEEDED
+        assert len(engine.events("restart", str(made.id))) == 1
 
 
 @pytest.mark.parametrize(("check", "progress"), [("[ -e /marked ]", "done"), ("false", "failed")])

@@ -1,14 +1,26 @@
-"""How a Docker engine is reached. Only this module makes the client.
+"""How a Docker engine is reached, and what it says of who ended a container: to diagnosis and repair alike.
 
-Traps avoided. The client is a session of requests: where the engine is behind TCP it would follow redirects
-to other hosts, and take proxies and .netrc from the environment. It asks for the engine's version while it is
-being made, so none of that can be switched off afterwards.
+Only this module makes the client. Traps avoided. The client is a session of requests: where the engine is
+behind TCP it would follow redirects to other hosts, and take proxies and .netrc from the environment. It asks
+for the engine's version while it is being made, so none of that can be switched off afterwards. And events
+are asked for until a moment of the engine's own clock: one that is still to come there, because our clock is
+ahead, would keep the answer open until it has come.
 """
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
 import docker
 import requests
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+MOST_EVENTS = 500  # an engine keeps 256
+_KEEPS_RUNNING = ("always", "unless-stopped")  # policies that start whatever ends by itself
 
 
 class _Bounded(docker.APIClient):
@@ -32,3 +44,61 @@ class Engine(docker.DockerClient):
 
     def __init__(self, host: str, timeout: int) -> None:
         self.api = _Bounded(base_url=host, timeout=timeout)
+
+    def events_of(
+        self, id_: str, kinds: Collection[str], *, at: float, within: float, back: float = 0.0
+    ) -> Sequence[Mapping[str, Any]]:
+        """A container's events of the last `back` seconds, or all that the engine still has; oldest first.
+
+        `at` is now, should the engine not tell the time. Raises docker.errors.DockerException,
+        requests.RequestException, ValueError.
+        """
+        now = moment(self.info().get("SystemTime", "")) or at
+        # The client's own `events` waits without a timeout for an engine that hangs.
+        answer = self.api.get(
+            f"{self.api.base_url}/v{self.api.api_version}/events",
+            params={
+                "since": f"{now - back:.6f}" if back else "0",
+                "until": f"{now:.6f}",
+                "filters": json.dumps({"container": [id_], "event": list(kinds)}),
+            },
+            timeout=within,
+        )
+        answer.raise_for_status()
+        return [json.loads(line) for line in answer.text.splitlines()[-MOST_EVENTS:] if line.strip()]
+
+
+def command_of(host: str) -> str:
+    """How people call that engine, up to the verb."""
+    return "docker" if host == DEFAULT_HOST else f"docker --host {shlex.quote(host)}"
+
+
+def was_stopped(attributes: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a container is down because somebody ordered it, and not because it ended.
+
+    Told by the last of its events `start` and `stop`, which an engine forgets soon; and by a restart policy
+    that would have started it again otherwise. A start that failed (`Error`) shows that it is wanted.
+    """
+    state, host = attributes["State"], attributes.get("HostConfig") or {}
+    if state.get("Status") != "exited" or state.get("Error"):
+        return False
+    if (host.get("RestartPolicy") or {}).get("Name") in _KEEPS_RUNNING:
+        return True
+    last = [event.get("Action") for event in events if event.get("Action") in ("start", "stop")][-1:]
+    return last == ["stop"]
+
+
+def moment(text: str) -> float | None:
+    """Seconds since 1970 of the engine's times; None for one that never was (`0001-01-01`) or is no time."""
+    try:
+        seconds = datetime.fromisoformat(_microseconds(text)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds > 0 else None
+
+
+def _microseconds(text: str) -> str:
+    # The engine writes nanoseconds and leaves zeros at the end out; Python reads up to six digits.
+    head, point, rest = text.partition(".")
+    digits = len(rest) - len(rest.lstrip("0123456789"))
+    return f"{head}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}" if point else text

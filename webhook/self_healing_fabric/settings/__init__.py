@@ -59,6 +59,7 @@ from self_healing_fabric.settings.healing import (
 )
 from self_healing_fabric.settings.plugins import PluginSettings
 from self_healing_fabric.settings.recovery import (
+    LONGEST_STOP,
     MAX_EFFECT_TIMEOUT,
     DockerRecovery,
     HttpRecovery,
@@ -110,6 +111,7 @@ __all__ = [
     "ENVIRONMENT_PREFIX",
     "LEAST_DOMAINS",
     "LOG",
+    "LONGEST_STOP",
     "MAX_EFFECT_TIMEOUT",
     "UNDO",
     "AlertmanagerChannel",

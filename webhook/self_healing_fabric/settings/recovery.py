@@ -16,6 +16,7 @@ from self_healing_fabric.settings.values import CalledUrl, Section
 # Seconds. A worker waits for so long, and who finds the effect interrupted before it asks the target; a step
 # that takes longer than two of them hangs (`leases.LONGEST_STEP`).
 MAX_EFFECT_TIMEOUT = 60.0
+LONGEST_STOP = 30.0  # seconds that a container may take of them to end
 
 
 class HttpRecovery(Section):
@@ -65,7 +66,12 @@ class DockerRecovery(Section):
 
     container: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="name or id")
     host: str = Field("unix:///var/run/docker.sock", description="the engine")
-    stop_timeout: Duration = Field(10.0, ge=0, le=30, description="between SIGTERM and SIGKILL")
+    stop_timeout: Duration | None = Field(
+        None,
+        ge=0,
+        le=LONGEST_STOP,
+        description="between SIGTERM and SIGKILL; by default the container's own, else 10 s",
+    )
 
 
 class KubernetesRecovery(Section):

@@ -1,19 +1,16 @@
 """What a Docker engine knows of one container: how it ended, whether memory did it, what its probe says.
 
 Traps avoided. `OOMKilled` stays true when the restart policy has started the container anew, so while it runs
-only the engine's events count. They are asked for until a moment of the engine's own clock: one that is
-still to come there, because our clock is ahead, would keep the answer open until it has come. And where no
-container has the name `db`, the engine hands out whichever container's id begins with it.
+only the engine's events count. The exit code of a container that somebody stopped is that of the signal, or
+whatever its program makes of it, and says nothing. And where no container has the name `db`, the engine hands
+out whichever container's id begins with it.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import requests
@@ -35,15 +32,13 @@ from self_healing_fabric.settings import DockerRecovery
 try:
     from docker.errors import DockerException, NotFound
 
-    from self_healing_fabric.containers import Engine
+    from self_healing_fabric.containers import Engine, command_of, moment, was_stopped
 except ModuleNotFoundError as error:
     raise SourceUnusable("containers need an extra: pip install 'self-healing-fabric[docker]'") from error
 
 SHORT_ID = 12  # characters of an id that `docker ps` shows and people copy
-MOST_EVENTS = 500  # an engine keeps 256
 RESTART_LOOP = 3  # starts within the hour that nobody ordered
-DEFAULT_HOST = "unix:///var/run/docker.sock"
-_KINDS = ("oom", "die", "start", "restart")
+_KINDS = ("oom", "die", "start", "stop", "restart")
 
 
 class DockerSource:
@@ -54,9 +49,8 @@ class DockerSource:
     def __init__(self, service: str, settings: DockerRecovery) -> None:
         self._service = service
         self._settings = settings
-        host = "" if settings.host == DEFAULT_HOST else f"--host {shlex.quote(settings.host)} "
-        self._docker = f"docker {host}"
-        self._inspect = f"{self._docker}inspect {settings.container}"
+        self._docker = command_of(settings.host)
+        self._inspect = f"{self._docker} inspect {settings.container}"
 
     def look(self, at: float, within: float) -> Report:
         """Inspect the container and read its events of the last hour."""
@@ -73,11 +67,13 @@ class DockerSource:
             name, id_ = attributes["Name"].removeprefix("/"), attributes["Id"]
             if wanted != name and not (len(wanted) >= SHORT_ID and id_.startswith(wanted)):
                 raise SourceUnusable(f"no container is called {wanted}; {name} only has an id that begins so")
-            seen = Report(*self._of_container(attributes, at))
+            missing: tuple[str, ...] = ()
             try:
-                events = self._events(engine, id_, at, ends)
+                left = max(0.1, ends - time.monotonic())
+                events = engine.events_of(id_, _KINDS, at=at, within=left, back=LOOK_BACK)
             except (DockerException, requests.RequestException, ValueError, KeyError) as error:
-                return seen + Report(missing=(f"docker: the events of {wanted}: {quoted(error)}",))
+                events, missing = (), (f"docker: the events of {wanted}: {quoted(error)}",)
+            seen = Report(*self._of_container(attributes, events, at), missing)
             return seen + Report(tuple(self._of_events(events, attributes, at)), self._restarts(events))
         except NotFound as error:
             raise SourceUnusable(f"no container is called {wanted}") from error
@@ -89,10 +85,10 @@ class DockerSource:
             engine.close()
 
     def _of_container(
-        self, attributes: Mapping[str, Any], at: float
+        self, attributes: Mapping[str, Any], events: Sequence[Mapping[str, Any]], at: float
     ) -> tuple[tuple[Fact, ...], tuple[Change, ...]]:
-        facts = (*self._state(attributes, at), *self._health(attributes["State"], at))
-        created = _moment(attributes["Created"])
+        facts = (*self._state(attributes, events, at), *self._health(attributes["State"], at))
+        created = moment(attributes["Created"])
         if created is None or at - created > LOOK_BACK:
             return facts, ()
         image = quoted(attributes["Config"].get("Image", "its image"))
@@ -100,10 +96,12 @@ class DockerSource:
         change = Change(self._service, created, told, ChangeKind.ROLLOUT, self._inspect)
         return facts, (change,)
 
-    def _state(self, attributes: Mapping[str, Any], at: float) -> Iterator[Fact]:
+    def _state(
+        self, attributes: Mapping[str, Any], events: Sequence[Mapping[str, Any]], at: float
+    ) -> Iterator[Fact]:
         state, restarts = attributes["State"], int(attributes.get("RestartCount") or 0)
         container, code = self._settings.container, int(state.get("ExitCode") or 0)
-        finished = _moment(state.get("FinishedAt", ""))
+        finished = moment(state.get("FinishedAt", ""))
         if state.get("Status") == "created":
             words = quoted(state.get("Error") or "it was never started")
             yield self._fact(
@@ -111,6 +109,14 @@ class DockerSource:
                 float(code),
                 at,
                 {Pattern.CONFIGURATION_ERROR: 0.8} if state.get("Error") else {},
+                Condition.DOWN,
+            )
+        elif was_stopped(attributes, events):
+            yield self._fact(
+                f"Somebody has stopped container {container}: it did not end by itself.",
+                float(code),
+                finished or at,
+                {Pattern.CONFIGURATION_ERROR: 0.6},
                 Condition.DOWN,
             )
         elif not state.get("Running") or state.get("Restarting"):
@@ -127,7 +133,7 @@ class DockerSource:
         elif state.get("Paused"):
             yield self._fact(f"Container {container} is paused.", 1.0, at, {}, Condition.DOWN)
         else:
-            started = _moment(state.get("StartedAt", "")) or at
+            started = moment(state.get("StartedAt", "")) or at
             yield self._fact(
                 f"Container {container} has been running for {max(0.0, at - started):.0f} s.", started, at
             )
@@ -150,32 +156,16 @@ class DockerSource:
             yield self._fact(
                 f"{sentence}, the last one: {words}." if words else f"{sentence}.",
                 float(health.get("FailingStreak") or 0),
-                _moment(last.get("End", "")) or at,
+                moment(last.get("End", "")) or at,
                 {Pattern.CODE_BUG: 0.3},
                 Condition.PARTIAL,
             )
-
-    def _events(self, engine: Engine, id_: str, at: float, ends: float) -> Sequence[Mapping[str, Any]]:
-        """The container's events of the last hour, oldest first, asked by a request that can time out."""
-        now = _moment(engine.info().get("SystemTime", "")) or at
-        # The client's own `events` waits without a timeout for an engine that hangs.
-        answer = engine.api.get(
-            f"{engine.api.base_url}/v{engine.api.api_version}/events",
-            params={
-                "since": f"{now - LOOK_BACK:.6f}",
-                "until": f"{now:.6f}",
-                "filters": json.dumps({"container": [id_], "event": list(_KINDS)}),
-            },
-            timeout=max(0.1, ends - time.monotonic()),
-        )
-        answer.raise_for_status()
-        return [json.loads(line) for line in answer.text.splitlines()[-MOST_EVENTS:] if line.strip()]
 
     def _of_events(
         self, events: Sequence[Mapping[str, Any]], attributes: Mapping[str, Any], at: float
     ) -> Iterator[Fact]:
         container, state = self._settings.container, attributes["State"]
-        since = f"{self._docker}events --since 1h --until 0s --filter container={container}"
+        since = f"{self._docker} events --since 1h --until 0s --filter container={container}"
         ends = [_attributes(event).get("exitCode", "") for event in events if event.get("Action") == "die"]
         killed = [event for event in events if event.get("Action") == "oom"]
         # That of a container that has ended was told already, by the engine's own flag.
@@ -215,22 +205,6 @@ class DockerSource:
         condition: Condition | None = None,
     ) -> Fact:
         return Fact(Evidence(sentence, self._inspect, value, at), supports or {}, None, condition)
-
-
-def _moment(text: str) -> float | None:
-    """Seconds since 1970 of the engine's times; None for one that never was (`0001-01-01`) or is no time."""
-    try:
-        seconds = datetime.fromisoformat(_microseconds(text)).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return seconds if seconds > 0 else None
-
-
-def _microseconds(text: str) -> str:
-    # The engine writes nanoseconds and leaves zeros at the end out; Python reads up to six digits.
-    head, point, rest = text.partition(".")
-    digits = len(rest) - len(rest.lstrip("0123456789"))
-    return f"{head}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}" if point else text
 
 
 def _time_of(event: Mapping[str, Any]) -> float:

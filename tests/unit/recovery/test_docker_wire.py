@@ -1,0 +1,54 @@
+"""Restart of a container through what guards an engine's socket, on a scripted server."""
+
+from __future__ import annotations
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+from self_healing_fabric.recovery.effects import Effect, TargetUnreadable
+from self_healing_fabric.recovery.outcomes import Status
+from self_healing_fabric.recovery.platforms.docker import DockerPlatform
+from self_healing_fabric.settings import DockerRecovery
+
+ID = "0123456789abcdef" * 4
+BEFORE = {"id": ID, "started_at": "2026-11-30T03:24:23.46Z", "restart_count": 0}
+
+
+def guarded(server: HTTPServer, status: str = "running") -> Effect:
+    """A restart of `cart` over a proxy that lets nobody see more than the container."""
+    state = {"Status": status, "Running": status == "running", "StartedAt": BEFORE["started_at"]}
+    container = {"Id": ID, "Name": "/cart", "RestartCount": 0, "State": state, "Config": {}}
+    answers = {"/version": {"ApiVersion": "1.41"}, "/v1.41/containers/cart/json": container}
+    for path, answer in answers.items():
+        server.expect_request(path, method="GET").respond_with_json(answer)
+    server.no_handler_status_code = 403
+    settings = DockerRecovery(container="cart", host=f"tcp://127.0.0.1:{server.port}")
+    return DockerPlatform(settings).effect("restart")
+
+
+def test_an_order_that_is_not_allowed_has_failed(httpserver: HTTPServer) -> None:
+    """A socket for reading: nothing happened, for certain, and people hear what it must allow."""
+    effect = guarded(httpserver)
+    path = f"/v1.41/containers/{ID}/restart"
+    httpserver.expect_request(path, method="POST").respond_with_data("<h1>Forbidden</h1>", 403)
+    outcome = effect.perform(key="key", attempt=1, before=effect.snapshot(), permit=lambda: True)
+    assert outcome.status is Status.FAILED
+    assert "refused with 403" in outcome.detail
+    assert "must allow POST /containers/cart/restart" in outcome.detail
+
+
+def test_who_ended_a_container_must_be_told(httpserver: HTTPServer) -> None:
+    """Without the engine's events it may be people who stopped it."""
+    effect = guarded(httpserver, "exited")
+    with pytest.raises(TargetUnreadable, match="whether somebody has stopped it is not told"):
+        effect.snapshot()
+
+
+def test_an_answer_of_a_proxy_in_the_middle_leaves_it_open(httpserver: HTTPServer) -> None:
+    """504: the engine may still be at it."""
+    effect = guarded(httpserver)
+    path = f"/v1.41/containers/{ID}/restart"
+    httpserver.expect_request(path, method="POST").respond_with_handler(lambda _: Response("", 504))
+    outcome = effect.perform(key="key", attempt=1, before=BEFORE, permit=lambda: True)
+    assert outcome.status is Status.INDETERMINATE
