@@ -304,6 +304,20 @@ def test_an_autoscaler_is_moved_and_put_back(shop: RepairedShop) -> None:
     assert (spec["minReplicas"], spec["maxReplicas"]) == (1, 2)
 
 
+def test_an_autoscaler_keeps_its_minimum(shop: RepairedShop) -> None:
+    """It was just made, and there are fewer pods than it wants: a step goes from its minimum."""
+    shop.deploy()
+    shop.settled()
+    path = shop.autoscale(4, 6)
+    effect = shop.effect("scale", max=8)
+    assert do(effect).status is Status.SUCCEEDED
+    spec = shop.cluster.api.get(path).json()["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (5, 6)
+    shop.change({"replicas": 0})
+    with pytest.raises(NotApplicable, match="switch it off"):
+        effect.snapshot()
+
+
 def test_an_autoscaler_that_people_changed_since_is_left_alone(shop: RepairedShop) -> None:
     """Before the order, and before the undo."""
     shop.deploy()

@@ -54,6 +54,9 @@ class KubernetesScale(KubernetesEffect):
         if self._back_from is not None:
             return self._back(self._back_from, whole, autoscaler)
         current = int(whole["spec"].get("replicas", 1))
+        if current and autoscaler is not None:
+            # It may not have caught up with its minimum, which a step from what there is would lower.
+            current = max(current, _bounds_of(autoscaler)["min"])
         wanted = scaled_up(current, self._bounds)
         if autoscaler is None:
             propose_instead(whole, f"set spec.replicas of {self.place.title} from {current} to {wanted}")
