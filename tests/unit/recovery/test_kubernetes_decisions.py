@@ -99,6 +99,16 @@ def test_a_rollout_past_its_deadline_has_failed() -> None:
     assert "does not get ahead" in str(in_rollout("Deployment", stuck))
 
 
+@pytest.mark.parametrize(("replicas", "updated"), [(2, 2), (4, 1)])
+def test_a_quota_that_keeps_pods_from_being_made_is_named(replicas: int, updated: int) -> None:
+    """Scaling beyond it, or a rollout under it, gets no further, and only that condition tells why."""
+    condition = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: shop"}
+    whole = changed(deployment(), "status.conditions", [condition])
+    whole = changed(changed(whole, "status.replicas", replicas), "status.updatedReplicas", updated)
+    assert "and no more can be made: exceeded quota: shop" in rollout("Deployment", whole).detail
+    assert "exceeded quota" in str(in_rollout("Deployment", whole))
+
+
 def test_first_pods_that_start_are_a_rollout_in_progress() -> None:
     """All are of the newest revision, and none has been available yet."""
     assert in_rollout("Deployment", conditioned("ReplicaSetUpdated")) is not None
