@@ -91,6 +91,7 @@ class ScriptedApiServer:
         self.deployment = deployment()
         self.pods = {each["metadata"]["name"]: each for each in (pod("a"), pod("b"), pod("c", ready=False))}
         self.fault: tuple[str, int | str] | None = None
+        self.too_busy: int | None = None  # what every GET is answered with
         self.orders: list[str] = []  # that reached us
         self.done: list[str] = []  # that were carried out
         self.events: list[Any] = []
@@ -136,6 +137,8 @@ class ScriptedApiServer:
 
     def get(self, path: str) -> tuple[int, Any]:
         """What a GET is answered with."""
+        if self.too_busy is not None:
+            return self.too_busy, {"message": f"scripted {self.too_busy}"}
         if path == DEPLOYMENT:
             return 200, self.deployment
         if path == REPLICA_SETS:

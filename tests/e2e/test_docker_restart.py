@@ -540,6 +540,23 @@ def test_the_state_machine_restarts_a_container_once_and_then_verifies(
         assert web.events("restart") == 1
 
 
+@engine_away
+def test_an_engine_that_is_updated_is_waited_for(own_engine: DockerEngine, tmp_path: Path) -> None:
+    """Its containers end with it, which is why there is an incident; when it is back they are restarted."""
+    store = tmp_path / "shf.db"
+    with own_engine.web("updated") as web:
+        own_engine.stop()
+        with fabric_on(values(store, own_engine.host, web.name)) as context:
+            open_incident(context, "restart", service=SERVICE)
+            step(context)
+            assert state_and_actions(context) == ("recovering", [])
+        own_engine.start()
+        with fabric_on(values(store, own_engine.host, web.name), later=60) as context:
+            step(context)
+            assert state_and_actions(context) == ("verifying", ["succeeded"])
+        assert web.wait_answering()
+
+
 def begin_to_restart(store: Path, host: str, container: str, die_first: bool) -> None:
     """The life of a fabric that is killed: in a process of its own."""
     with fabric_on(values(store, host, container)) as context:

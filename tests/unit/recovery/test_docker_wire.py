@@ -6,7 +6,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from self_healing_fabric.recovery.effects import Effect, TargetUnreadable
+from self_healing_fabric.recovery.effects import Effect, TargetAway, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Status
 from self_healing_fabric.recovery.platforms.docker import DockerPlatform
 from self_healing_fabric.settings import DockerRecovery
@@ -43,6 +43,21 @@ def test_who_ended_a_container_must_be_told(httpserver: HTTPServer) -> None:
     effect = guarded(httpserver, "exited")
     with pytest.raises(TargetUnreadable, match="whether somebody has stopped it is not told"):
         effect.snapshot()
+
+
+def test_an_engine_that_is_away_may_be_asked_again_and_one_that_refuses_may_not(
+    httpserver: HTTPServer,
+) -> None:
+    """An engine is away while it is updated; what guards it does not change its mind."""
+    away = DockerPlatform(DockerRecovery(container="cart", host="tcp://127.0.0.1:1")).effect("restart")
+    with pytest.raises(TargetAway):
+        away.snapshot()
+    httpserver.expect_request("/version").respond_with_json({"ApiVersion": "1.41"})
+    settings = DockerRecovery(container="cart", host=f"tcp://127.0.0.1:{httpserver.port}")
+    httpserver.no_handler_status_code = 403
+    with pytest.raises(TargetUnreadable, match="403") as error:
+        DockerPlatform(settings).effect("restart").snapshot()
+    assert not isinstance(error.value, TargetAway)
 
 
 def test_an_answer_of_a_proxy_in_the_middle_leaves_it_open(httpserver: HTTPServer) -> None:

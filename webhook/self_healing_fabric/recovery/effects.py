@@ -32,6 +32,10 @@ class TargetUnreadable(ShfError):
     """The target does not exist or cannot be asked: an effect on it could not be accounted for."""
 
 
+class TargetAway(TargetUnreadable):
+    """Whoever could tell of the target does not answer just now: ask again in a moment."""
+
+
 class NotApplicable(ShfError):
     """The strategy is not for this service, or not in the state that its target is in; says why."""
 
@@ -80,7 +84,7 @@ class Effect(Protocol):
         """What the target looks like before the effect, as JSON: enough to observe and to undo it.
 
         Raises:
-            TargetUnreadable: it cannot be asked.
+            TargetUnreadable: it cannot be asked; TargetAway when it may be in a moment.
             NotApplicable: it is in no state in which this effect could help, or somebody else manages it.
         """
         ...

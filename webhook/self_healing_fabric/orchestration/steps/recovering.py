@@ -43,7 +43,7 @@ from self_healing_fabric.orchestration.steps.common import (
     wait,
 )
 from self_healing_fabric.orchestration.steps.verifying import healed_meanwhile, verify_from
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetAway, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Permit, Status
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
 from self_healing_fabric.recovery.strategies import UNDO
@@ -134,6 +134,8 @@ def _act(
             if mode_in_force is Mode.PAUSED:
                 return _refused(incident, context, mode.paused(context.clock()), entries, service)
         action = _new_action(incident, context, strategy, following, facts.actions)
+    except TargetAway as error:
+        return wait(incident, context, f"{strategy} is not possible yet: {error}")
     except (NotApplicable, TargetUnreadable) as error:
         reason = f"{strategy} is not possible: {error}"
         return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))

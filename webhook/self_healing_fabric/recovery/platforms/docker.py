@@ -28,6 +28,7 @@ from self_healing_fabric.recovery.effects import (
     NotApplicable,
     Progress,
     Settling,
+    TargetAway,
     TargetUnreadable,
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
@@ -252,7 +253,7 @@ class DockerRestart(Effect):
 
     @contextmanager
     def _asked(self) -> Iterator[Engine]:
-        """The engine, for questions. Raises TargetUnreadable when it does not answer one."""
+        """The engine, for questions. Raises TargetUnreadable, TargetAway when it does not answer one."""
         wanted = self._settings.container
         try:
             with asking("docker", self._settings.host, answered=(NotFound, ShfError)):
@@ -264,7 +265,10 @@ class DockerRestart(Effect):
         except NotFound as error:
             raise TargetUnreadable(f"no container is called {wanted}") from error
         except (DockerException, requests.RequestException) as error:
-            raise TargetUnreadable(f"the engine at {self._settings.host} cannot be asked: {error}") from error
+            refused = isinstance(error, APIError) and error.is_client_error()
+            raise (TargetUnreadable if refused else TargetAway)(
+                f"the engine at {self._settings.host} cannot be asked: {error}"
+            ) from error
 
     def _inspect(self, engine: Engine) -> Mapping[str, Any]:
         wanted = self._settings.container

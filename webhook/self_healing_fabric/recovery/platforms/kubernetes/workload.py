@@ -15,7 +15,7 @@ import structlog
 
 from self_healing_fabric.cluster.objects import JSON, autoscalers_of, owned_by, pods_of, selector_of
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
-from self_healing_fabric.recovery.platforms.kubernetes.api import FIELD_MANAGER, Api, NotThere
+from self_healing_fabric.recovery.platforms.kubernetes.api import FIELD_MANAGER, Api
 from self_healing_fabric.settings import KubernetesRecovery, KubernetesSettings
 
 log = structlog.get_logger(__name__)
@@ -64,10 +64,8 @@ class Place:
         """The workload itself. Raises TargetUnreadable."""
         try:
             whole = api.read(self.call(api, "read"), *self.path)
-        except NotThere as error:
-            raise NotThere(f"{self.title}: {error}") from error
         except TargetUnreadable as error:
-            raise TargetUnreadable(f"{self.title}: {error}") from error
+            raise type(error)(f"{self.title}: {error}") from error
         if not isinstance(whole.get("spec"), dict) or "template" not in whole["spec"]:
             raise TargetUnreadable(f"{self.title}: the API server does not answer with a workload")
         return whole

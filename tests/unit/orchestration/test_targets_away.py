@@ -1,0 +1,68 @@
+"""Whoever runs the target does not answer for a while: a control plane that is updated is not given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripted_api_server import ScriptedApiServer
+from self_healing_fabric.incidents.lifecycle import State
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ScriptedApiServer]:
+    """One Deployment with a bad pod among good ones."""
+    with ScriptedApiServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def make_shop(make_world: Callable[..., Any], server: ScriptedApiServer) -> Callable[..., Any]:
+    """A world whose silent `cart` is that Deployment, is repaired so, and heals when that has happened."""
+
+    def make(*plan: str) -> Any:
+        world = make_world()
+        world.close()
+        world.values |= {
+            "services": {"cart": {"recovery": {"kubernetes": {"namespace": "shop", "name": "cart"}}}},
+            "kubernetes": {"kubeconfig": server.kubeconfig, "timeout": 2},
+            "plans": {name: list(plan) for name in ("service_failure", "degradation", "transient")},
+        }
+        world.open()
+        world.silent()
+        server.on_done = world.healthy
+        world.receive(world.alert())
+        return world
+
+    return make
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_repair_waits_for_an_api_server_that_does_not_answer(
+    make_shop: Callable[..., Any], server: ScriptedApiServer, status: int
+) -> None:
+    """The first strategy of the plan is done when it answers again, and nobody is called."""
+    world = make_shop("evict", "rollback", "restart")
+    server.too_busy = status
+    world.run(seconds=40)
+    assert (world.incident().state, server.orders) == (State.RECOVERING, [])
+    assert "evict is not possible yet" in str(world.incident().waiting_for)
+    server.too_busy = None
+    world.run(seconds=60)
+    assert [order.rpartition("/")[2] for order in server.done] == ["eviction"]
+    assert (world.incident().outcome, world.incident().level) == ("healed", 0)
+
+
+def test_people_hear_of_an_api_server_that_stays_away(
+    make_shop: Callable[..., Any], server: ScriptedApiServer
+) -> None:
+    """After `escalation.max_wait`, with the reason."""
+    world = make_shop("restart")
+    server.too_busy = 503
+    world.run(seconds=400)
+    assert world.incident().state is State.ESCALATED
+    assert any("restart is not possible yet" in told and "has waited" in told for told in world.story())
+    assert server.orders == []
