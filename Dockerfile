@@ -1,7 +1,7 @@
 # The fabric as a container: no compiler, no pip, no root, no writes outside /data.
 #
 #   docker build -t self-healing-fabric .
-#   docker run --read-only -v ./shf.yaml:/etc/shf/shf.yaml:ro -v shf-data:/data -p 127.0.0.1:9931:9931 self-healing-fabric
+#   docker run --read-only -v "$PWD/shf.yaml:/etc/shf/shf.yaml:ro" -v shf-data:/data -p 127.0.0.1:9931:9931 self-healing-fabric
 #
 # How to configure it, what is pinned and what is the same in two builds: docs/deployment.md.
 ARG PYTHON=python:3.11-slim-bookworm
