@@ -97,6 +97,26 @@ def test_killed_between_effect_and_record(
     assert world.incident().outcome == "healed"
 
 
+def test_an_autoscaler_acts_between_the_decision_and_the_order(
+    world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is ordered for what was decided before; it is decided anew, done once, and nobody is called."""
+    perform = KubernetesEffect.perform
+
+    def scaled_first(*arguments: Any, **options: Any) -> Any:
+        if server.deployment["spec"]["replicas"] == 3:
+            server.deployment["spec"]["replicas"] = 4
+            server.deployment["metadata"] |= {"generation": 2, "resourceVersion": "2"}
+            counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+            server.deployment["status"] |= {"observedGeneration": 2, **dict.fromkeys(counts, 4)}
+        return perform(*arguments, **options)
+
+    monkeypatch.setattr(KubernetesEffect, "perform", scaled_first)
+    world.run(seconds=180)
+    assert len(server.done) == 1
+    assert (world.incident().outcome, world.incident().level) == ("healed", 0)
+
+
 def test_nobody_can_be_asked_afterwards(
     world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

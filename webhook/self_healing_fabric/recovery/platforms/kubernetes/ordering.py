@@ -24,7 +24,7 @@ from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
 SERVER_GRANTS = 60.0  # seconds to a request, unless the API server was told otherwise
 CONFLICTS = 5  # orders in a row that another writer's change may get in the way of
 CONFLICT_PAUSE = 2.0  # seconds until the next attempt after that
-CONFLICT_ATTEMPTS = 3
+CONFLICT_ATTEMPTS = 3  # of an action that others' changes get in the way of
 INTERRUPTED = "the fabric was interrupted during the action"
 
 
@@ -121,6 +121,7 @@ class KubernetesEffect(Effect):
 
     def _order(self, api: Api, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         self.prepare(api, before)
+        more = attempt < CONFLICT_ATTEMPTS
         refusal = ""
         for _ in range(CONFLICTS):
             now = self.subject(api, before)
@@ -128,7 +129,9 @@ class KubernetesEffect(Effect):
                 return Outcome(Status.FAILED, f"{self.place.title}: it is gone; nothing was ordered")
             unfit = self.unfit(now, before)
             if unfit is not None:
-                return Outcome(Status.FAILED, f"{self.place.title}: {unfit}; nothing was ordered")
+                # Decided anew: an autoscaler's change is no reason to give up, and a person's is seen then.
+                detail = f"{self.place.title}: {unfit}; nothing was ordered"
+                return Outcome(Status.FAILED, detail, 0.0 if more else None)
             if not permit():
                 return forbidden()
             try:
@@ -141,7 +144,7 @@ class KubernetesEffect(Effect):
                 return self._learn(api, before, str(error), now["metadata"].get("resourceVersion"))
             else:
                 return Outcome(Status.SUCCEEDED, f"{self.place.title}: {self.done(before)}")
-        again = CONFLICT_PAUSE if attempt < CONFLICT_ATTEMPTS else None
+        again = CONFLICT_PAUSE if more else None
         return Outcome(Status.FAILED, f"{refusal}, {CONFLICTS} times in a row", again)
 
     def _learn(self, api: Api, before: Mapping[str, Any], why: str, version: str | None) -> Outcome:
