@@ -23,18 +23,20 @@ def server(tmp_path: Path) -> Iterator[ScriptedApiServer]:
 def make_shop(make_world: Callable[..., Any], server: ScriptedApiServer) -> Callable[..., Any]:
     """A world whose silent `cart` is that Deployment, is repaired so, and heals when that has happened."""
 
-    def make(*plan: str) -> Any:
+    def make(*plan: str, **alert: Any) -> Any:
         world = make_world()
         world.close()
+        workload = {"namespace": "shop", "name": "cart"}
+        recovery = {"kubernetes": workload, "scale": {"max": 5, "calm": 400}}
         world.values |= {
-            "services": {"cart": {"recovery": {"kubernetes": {"namespace": "shop", "name": "cart"}}}},
+            "services": {"cart": {"recovery": recovery}},
             "kubernetes": {"kubeconfig": server.kubeconfig, "timeout": 2},
             "plans": {name: list(plan) for name in ("service_failure", "degradation", "transient")},
         }
         world.open()
         world.silent()
         server.on_done = world.healthy
-        world.receive(world.alert())
+        world.receive(world.alert(**alert))
         return world
 
     return make
@@ -53,6 +55,23 @@ def test_a_repair_waits_for_an_api_server_that_does_not_answer(
     server.too_busy = None
     world.run(seconds=60)
     assert [order.rpartition("/")[2] for order in server.done] == ["eviction"]
+    assert (world.incident().outcome, world.incident().level) == ("healed", 0)
+
+
+def test_what_is_lent_is_returned_when_the_api_server_answers_again(
+    make_shop: Callable[..., Any], server: ScriptedApiServer
+) -> None:
+    """It is away just when a replica is to be taken back from a service that is well."""
+    world = make_shop("scale", starts_at="2026-01-01T00:00:00Z")
+    world.run(seconds=60)
+    assert server.deployment["spec"]["replicas"] == 4
+    world.receive(world.alert(starts_at="2026-01-01T00:00:00Z", status="resolved"))
+    server.too_busy = 503
+    world.run(seconds=500, tick=5)
+    assert "cart cannot be looked at" in str(world.incident().waiting_for)
+    server.too_busy = None
+    world.run(seconds=60, tick=5)
+    assert server.deployment["spec"]["replicas"] == 3
     assert (world.incident().outcome, world.incident().level) == ("healed", 0)
 
 

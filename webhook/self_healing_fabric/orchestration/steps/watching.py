@@ -164,16 +164,16 @@ def _take_back(incident: Incident, context: Context, facts: Facts) -> Step | Non
     left = incident.resolved_at + (bounds.calm if bounds else 0.0) - context.clock()
     if left > 0:
         return Step(Transition(State.RESOLVED, left, waiting_for=f"calm: then {service} is scaled back"))
+    pause = context.settings.reconcile_interval
     try:
         next_effect(context, incident, UNDO, actions).effect.snapshot()
         health, evidence = context.verifier.health(service, facts.signals_of(service), context.clock())
-    except (QueryError, TargetUnreadable):
-        health, evidence = Health.UNKNOWN, ()
+    except (QueryError, TargetUnreadable) as error:
+        reason = f"calm: {service} cannot be looked at: {error}"
+        return Step(Transition(State.RESOLVED, pause, waiting_for=reason))
     if health is not Health.CALM:
-        pause = context.settings.reconcile_interval
-        return Step(
-            Transition(State.RESOLVED, pause, waiting_for=f"calm: {service} is not inside all limits")
-        )
+        reason = f"calm: {service} is not inside all limits"
+        return Step(Transition(State.RESOLVED, pause, waiting_for=reason))
     told = Entry(Kind.NOTE, f"{service} has been calm long enough to be scaled back.")
     entries = (*(evidence_entry(fact) for fact in evidence), told)
     return Step(Transition(State.RECOVERING, 0.0, entries, {"plan": [UNDO]}))
