@@ -420,6 +420,8 @@ def test_pods_that_may_be_starting_are_not_rolled_back(shop: RepairedShop) -> No
     shop.deploy(replicas=2)
     shop.settled()
     pod = shop.roll_out(spec={"containers": [{"name": "app", "image": "cart:bad"}]})
+    told = lambda: all(each["status"].get("containerStatuses") for each in shop.pods())  # noqa: E731
+    wait_until("its kubelet has told of it", told)  # or that would come after what is written next
     shop.status(
         pod,
         containerStatuses=[{"name": "app", "image": "", "imageID": "", "ready": False, "restartCount": 0}],
