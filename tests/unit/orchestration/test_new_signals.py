@@ -57,6 +57,22 @@ def test_a_new_signal_is_healed(escalated: Any) -> None:
     assert incident.signal == "heartbeat"
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_new_signal_is_healed_whatever_the_labels_hold(
+    request: pytest.FixtureRequest, make_world: Callable[..., Any], database: str
+) -> None:
+    """A NUL in a label of an alert before: what comes later is taken in on either database."""
+    store = {"store": request.getfixturevalue("postgresql_url")} if database == "postgresql" else {}
+    world = make_world(**store)
+    world.receive(world.alert(signal="cpu", labels={"severity": "warning", "pod": "a\x00b"}))
+    world.run(seconds=1)
+    assert world.incident().state is State.ESCALATED
+    heals(world)
+    hangs(world)
+    world.run(seconds=30)
+    assert (len(world.target.restarts), world.incident().outcome) == (1, "healed")
+
+
 def test_who_was_called_hears_of_a_new_signal(escalated: Any) -> None:
     """Once, at the level that was called, before anything has failed."""
     heals(escalated)
