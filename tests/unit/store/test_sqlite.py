@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -103,6 +103,34 @@ def test_a_database_that_stays_locked_is_unavailable_and_recovers(
     write("b")
     assert store.read(lambda connection: statements.control(connection, "a")) is None
     assert store.read(lambda connection: statements.control(connection, "b")) is not None
+    store.close()
+
+
+def anew(path: Path) -> None:
+    """Put an empty store where the other one was, as somebody does who restores a copy."""
+    Store(f"sqlite:///{path.parent / 'copy.db'}").close()
+    (path.parent / "copy.db").replace(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("shf.db", anew), ("shf.db", Path.unlink), ("shf.db.lock", Path.unlink)],
+    ids=["replaced", "removed", "lock removed"],
+)
+def test_nothing_is_acknowledged_into_a_file_that_is_not_in_its_place(
+    tmp_path: Path, name: str, change: Callable[[Path], None]
+) -> None:
+    """It would be gone with the process; put back, all is as it was and goes on."""
+    store, path = Store(f"sqlite:///{tmp_path / 'shf.db'}"), tmp_path / name
+    store.inbox.put(b"before", 1.0)
+    os.link(path, tmp_path / "kept")
+    change(path)
+    for attempt in (lambda: store.inbox.put(b"lost", 2.0), lambda: store.read(statements.count_inbox)):
+        with pytest.raises(StoreUnavailable, match=f"{name} was removed or replaced .* restart the fabric"):
+            attempt()
+    (tmp_path / "kept").replace(path)
+    store.inbox.put(b"after", 3.0)
+    assert store.read(statements.count_inbox) == (2, 0)
     store.close()
 
 

@@ -3,6 +3,9 @@
 `synchronous=FULL` in WAL mode means that a commit is on disk before the webhook answers 2xx. SQLite allows
 several processes, but two orchestrators on one file would both heal: the lock file beside the database keeps
 the second one out, and the kernel drops the lock when the first one dies, however it dies.
+
+A file that is removed or replaced stays open, and what is written into it then is gone with the process,
+without an error. So nothing is acknowledged unless the file, and the lock beside it, are where they were.
 """
 
 from __future__ import annotations
@@ -42,18 +45,21 @@ class SqliteBackend:
         self._lock.acquire()
         try:
             self.engine = open_engine(url)
+            path = Path(make_url(url).database or "").absolute()
+            self._file = _InPlace(path, path.stat())
         except BaseException:
             self._lock.release()
             raise
         self.readers = _engine(url, begin="BEGIN", connections=READERS)
-        self._writer = Writer(self.engine)
+        self._writer = Writer(self.engine, self._check_files)
 
     def write(self, function: Callable[[Connection], T]) -> T:
         """Run `function` in a transaction on the writer thread and return its value once it is on disk."""
         return self._writer.write(function)
 
     def read(self, function: Callable[[Connection], T]) -> T:
-        """Run `function` on one snapshot. Raises SQLAlchemyError."""
+        """Run `function` on one snapshot. Raises SQLAlchemyError, StoreUnavailable."""
+        self._check_files()  # a new connection would open, or make, another file than the writer's
         with self.readers.begin() as connection:
             return function(connection)
 
@@ -71,6 +77,10 @@ class SqliteBackend:
 
     def set_clock(self) -> None:
         """Nothing to compare with."""
+
+    def _check_files(self) -> None:
+        self._file.check()
+        self._lock.check()
 
     def close(self) -> None:
         """Finish the queued writes and let the next process in."""
@@ -175,12 +185,38 @@ def _configure(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+class _InPlace:
+    """A file that is open, and the place where it has to stay for as long as it is."""
+
+    def __init__(self, path: Path, opened: os.stat_result) -> None:
+        self._path = path
+        self._opened = opened
+
+    def check(self) -> None:
+        """Raise StoreUnavailable where there is no file any more, or another one."""
+        try:
+            if os.path.samestat(self._path.stat(), self._opened):
+                return
+        except FileNotFoundError:
+            pass
+        raise StoreUnavailable(
+            f"{self._path} was removed or replaced while it was in use, and what is written would be lost: "
+            "put it back, or restart the fabric"
+        )
+
+
 class ProcessLock:
     """Holds `<database>.lock` for as long as this process lives."""
 
     def __init__(self, url: str) -> None:
-        self._path = Path(f"{make_url(url).database}.lock")
+        self._path = Path(f"{make_url(url).database}.lock").absolute()
         self._file: int | None = None
+        self._in_place: _InPlace | None = None
+
+    def check(self) -> None:
+        """Raise StoreUnavailable where another process could take the lock too: its file is gone."""
+        if self._in_place is not None:
+            self._in_place.check()
 
     def acquire(self) -> None:
         """Take the lock. Raises StoreInUse when another process holds it, StoreUnavailable without a file."""
@@ -196,10 +232,10 @@ class ProcessLock:
             raise StoreInUse(
                 f"{self._path}: another fabric uses this store, in this process or another one"
             ) from error
-        self._file = descriptor
+        self._file, self._in_place = descriptor, _InPlace(self._path, os.fstat(descriptor))
 
     def release(self) -> None:
         """Give the lock back; harmless when it is not held."""
         if self._file is not None:
             os.close(self._file)
-            self._file = None
+            self._file = self._in_place = None

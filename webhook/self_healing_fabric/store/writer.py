@@ -24,10 +24,16 @@ Job = Callable[[Connection], Any]
 
 
 class Writer:
-    """Writes through one thread. `write` may be called from any thread."""
+    """Writes through one thread. `write` may be called from any thread.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: of one connection.
+        before_commit: raises StoreUnavailable when nothing may be committed.
+    """
+
+    def __init__(self, engine: Engine, before_commit: Callable[[], None]) -> None:
         self._engine = engine
+        self._before_commit = before_commit
         self._batcher = Batcher("store-writer", self._commit)
 
     def write(self, function: Callable[[Connection], T]) -> T:
@@ -54,7 +60,9 @@ class Writer:
         self, jobs: list[Job], run: Callable[[Connection, list[Job]], list[Answer]]
     ) -> list[Answer]:
         with self._engine.begin() as connection:
-            return run(connection, jobs)
+            answers = run(connection, jobs)
+            self._before_commit()
+            return answers
 
     def _plainly(self, connection: Connection, jobs: list[Job]) -> list[Answer]:
         answers: list[Answer] = []
