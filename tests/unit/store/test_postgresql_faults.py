@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
 
 from cuttable_proxy import CuttableProxy
 from deadline import within_deadline
@@ -151,6 +152,20 @@ def test_restarts_during_writes_lose_nothing_that_was_acknowledged(
     assert {name.partition("/")[0] for name in acknowledged[marked:]} == {"0", "1", "2", "3"}
     assert set(acknowledged) <= names(store)
     store.close()
+
+
+def test_sessions_on_a_server_that_only_reads_are_left(url: str) -> None:
+    """As after a failover: those that were opened to it stay so, and new ones reach who takes writes."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    others = "FROM pg_stat_activity WHERE datname = 'faults' AND pid <> pg_backend_pid()"
+    with closing(Store(url)) as store, engine.connect() as administrator:
+        administrator.execute(text("ALTER DATABASE faults SET default_transaction_read_only = on"))
+        administrator.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
+        refused(lambda: store.write(put("a")))
+        administrator.execute(text("ALTER DATABASE faults RESET default_transaction_read_only"))
+        store.write(put("b"))
+        assert names(store) == {"b"}
+    engine.dispose()
 
 
 def test_a_server_that_is_away_is_told_at_once(server: PostgresqlServer, url: str) -> None:

@@ -10,6 +10,9 @@ a clock that nobody can set, counted from the last comparison with the server.
 A server that accepts and never answers would keep every thread of ours, for the driver has no deadline of its
 own: a watchdog shuts the socket of a connection whose statement gets no answer for too long. In turn the
 server ends the transactions of a replica that was frozen in the middle of one, for it may hold locks.
+
+After a failover a pool can be left with sessions on a server that was the primary and only reads now: they go
+on, refuse every write, and nobody closes them. Who is refused so connects anew, to whoever takes writes then.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -48,6 +51,7 @@ MAX_CLOCK_ERROR = 2.0  # seconds; a clock that is further ahead than this was se
 FRESH_CONNECTION = 1.0  # seconds within which a transaction whose connection is gone is begun anew
 MAX_TRIES = 5  # of a transaction that another one got in the way of
 _IN_THE_WAY = ("40001", "40P01")  # serialization failure, deadlock: nothing was done, so it is done again
+_READ_ONLY = "25006"  # read_only_sql_transaction
 _MIGRATION_LOCK = 0x5348_4600  # any number of ours
 _BEGIN = "begin"  # in the `info` of a connection
 TRANSACTION = "BEGIN"
@@ -206,6 +210,7 @@ def _engine(url: URL, password_file: Path | None, begin: str = TRANSACTION) -> E
     _begin_with(engine, begin)
     engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement
     event.listen(engine, "do_executemany", _one_by_one)
+    event.listen(engine, "handle_error", _leave_who_only_reads)
     if password_file is not None:
         event.listen(engine, "do_connect", _with_password_of(password_file))
     return engine
@@ -245,6 +250,12 @@ def _transaction(engine: Engine, function: Callable[[Connection], T], begin: str
         connection.info[_BEGIN] = begin
         with connection.begin():
             return function(connection)
+
+
+def _leave_who_only_reads(context: ExceptionContext) -> None:
+    """As if the connection were gone, and with it the other ones of the pool."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _with_password_of(file: Path) -> Callable[[Dialect, ConnectionPoolEntry, Any, dict[str, Any]], None]:
