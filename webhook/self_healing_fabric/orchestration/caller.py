@@ -204,9 +204,7 @@ class Caller:
         channel = self._context.channels.get(row.channel)
         if row.message is not None:
             rows = call_statements.calls_of_message(connection, row.message)
-            return self._claimed(
-                connection, [each for each in rows if each.due_at is not None], row.message, now
-            )
+            return self._claimed(connection, rows, row.message, now)
         if channel is None or not channel.gathers:
             return self._claimed(connection, [row], row.id, now)
         return self._gathered(connection, row, now)

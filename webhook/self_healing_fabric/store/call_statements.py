@@ -65,6 +65,7 @@ _GATHERED = (
         calls.c.contact == bindparam("_contact"),
         calls.c.status == "waiting",
         calls.c.message.is_(None),
+        calls.c.sent_at.is_(None),  # by itself it is so, and finds them by an index
         calls.c.due_at.is_not(None),
         _FREE,
     )
@@ -79,12 +80,14 @@ def gathered_calls(connection: Connection, channel: str, contact: str, now: floa
 
 
 _MESSAGE = (
-    select(calls).where(calls.c.message == bindparam("_message")).order_by(calls.c.created_at, calls.c.id)
+    select(calls)
+    .where(calls.c.message == bindparam("_message"), calls.c.due_at.is_not(None))
+    .order_by(calls.c.created_at, calls.c.id)
 )
 
 
 def calls_of_message(connection: Connection, message: str) -> Sequence[AnyRow]:
-    """What one message carries."""
+    """What one message carries of which something is still to be done."""
     return connection.execute(_MESSAGE, {"_message": message}).all()
 
 
@@ -128,7 +131,9 @@ def claim_calls(
 
 
 _RENEW = update(calls).where(
-    calls.c.message == bindparam("_message"), calls.c.lease_owner == bindparam("_owner")
+    calls.c.message == bindparam("_message"),
+    calls.c.lease_owner == bindparam("_owner"),
+    calls.c.due_at.is_not(None),
 )
 
 
@@ -254,5 +259,5 @@ def pull_in_calls(connection: Connection, *, timers_to: float, leases_to: float)
     """Bring what lies further ahead than these times back to them: the clock was set back."""
     late = case((calls.c.due_at > timers_to, timers_to), else_=calls.c.due_at)
     held = case((calls.c.lease_until > leases_to, leases_to), else_=calls.c.lease_until)
-    ahead = or_(calls.c.due_at > timers_to, calls.c.lease_until > leases_to)
+    ahead = calls.c.due_at.is_not(None) & or_(calls.c.due_at > timers_to, calls.c.lease_until > leases_to)
     return connection.execute(update(calls).where(ahead).values(due_at=late, lease_until=held)).rowcount

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import Text as SqlText
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0008"  # the newest migration
+VERSION = "0009"  # the newest migration
 
 
 class Text(TypeDecorator[str]):
@@ -61,6 +61,7 @@ WITHOUT_LEVEL_TIMER = text(
     "level_due_at IS NULL AND closed_at IS NULL AND known_service AND acknowledged_by IS NULL"
     " AND level < 4 AND state <> 'resolved'"
 )
+_OPEN = text("closed_at IS NULL")
 _WITH_LEVEL_TIMER = text("level_due_at IS NOT NULL AND closed_at IS NULL")
 
 incidents = Table(
@@ -103,6 +104,7 @@ incidents = Table(
     Index("incidents_due", "due_at"),
     Index("incidents_due_in_healing", "due_at", sqlite_where=IN_HEALING, postgresql_where=IN_HEALING),
     Index("incidents_by_time", "opened_at", "id"),
+    Index("incidents_open", "opened_at", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index(
         "incidents_level_due",
         "level_due_at",
@@ -126,6 +128,8 @@ incidents = Table(
     ),
 )
 
+# That fire as far as we know.
+FIRING = text("status = 'firing'")
 _UNASSIGNED = text("incident_id IS NULL AND status = 'firing'")
 
 alerts = Table(
@@ -145,6 +149,7 @@ alerts = Table(
     UniqueConstraint("fingerprint", "starts_at", name="alert_identity"),
     Index("alerts_by_incident", "incident_id"),
     Index("alerts_by_service", "service", "incident_id"),
+    Index("alerts_firing", "incident_id", sqlite_where=FIRING, postgresql_where=FIRING),
     Index(
         "alerts_unassigned",
         "id",
@@ -153,7 +158,8 @@ alerts = Table(
     ),
 )
 
-_RUNNING = text("status IN ('intended', 'started')")
+# That were announced and have no end.
+RUNNING = text("status IN ('intended', 'started')")
 _HELD = text("held_by IS NOT NULL")
 
 actions = Table(
@@ -183,7 +189,7 @@ actions = Table(
     Index("actions_by_incident", "incident_id"),
     Index("actions_by_target", "target", "intended_at"),
     Index("actions_by_time", "intended_at"),
-    Index("actions_running", "status", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
+    Index("actions_running", "status", sqlite_where=RUNNING, postgresql_where=RUNNING),
     Index("actions_held", "held_by", sqlite_where=_HELD, postgresql_where=_HELD),
 )
 

@@ -5,6 +5,8 @@ decides. What must not race is one statement, or stands in one transaction that 
 orders among replicas; SQLite has one writer and needs neither.
 
 Statements of every step are built once, above their function: building one costs several times its execution.
+Conditions of partial indexes stand in them as they stand in the schema: a database does not compare them with
+what comes as a parameter, and would read all that is kept of what is over.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ from self_healing_fabric.store import audit_statements
 from self_healing_fabric.store.rows import execute_for
 from self_healing_fabric.store.schema import (
     FAILING,
+    FIRING,
     IN_HEALING,
+    RUNNING,
     actions,
     alerts,
     calls,
@@ -196,6 +200,8 @@ def list_incidents(
         query = query.where(incidents.c.merged_into.is_(None))
     if states:
         query = query.where(incidents.c.state.in_(states))
+        if "closed" not in states:
+            query = query.where(incidents.c.closed_at.is_(None))
     if service is not None:
         query = query.where(incidents.c.service == service)
     if since is not None:
@@ -213,7 +219,7 @@ _FIRING_OF_RESOLVED: Select[Any] = (
     select(alerts.c.incident_id, alerts.c.service, alerts.c.labels)
     .join(incidents, alerts.c.incident_id == incidents.c.id)
     .where(incidents.c.state == "resolved", incidents.c.service == alerts.c.service)
-    .where(alerts.c.status == "firing", alerts.c.suppressed.is_(False))
+    .where(FIRING, alerts.c.suppressed.is_(False))
 )
 
 
@@ -520,7 +526,7 @@ def unassigned_alerts(connection: Connection, limit: int) -> Sequence[AnyRow]:
 def firing_alerts(connection: Connection) -> Sequence[AnyRow]:
     """All alerts that fire as far as we know, without what people read."""
     columns = ("id", "fingerprint", "starts_at", "labels", "received_at", "suppressed")
-    query = select(*(alerts.c[name] for name in columns)).where(alerts.c.status == "firing")
+    query = select(*(alerts.c[name] for name in columns)).where(FIRING)
     return connection.execute(query).all()
 
 
@@ -641,15 +647,9 @@ def unfinished_action_of(connection: Connection, incident_id: str) -> AnyRow | N
 
 
 _DISTURBED = and_(actions.c.disruptive, ~and_(actions.c.status == "failed", actions.c.started_at.is_(None)))
-_RECENT = or_(
-    actions.c.intended_at >= bindparam("_since"), *(actions.c.status == each for each in UNFINISHED)
-)
+_RECENT = or_(actions.c.intended_at >= bindparam("_since"), RUNNING)
 _COUNTED = ("target", "strategy", "status", "verdict", "intended_at")
-_COUNTING: Select[Any] = (
-    select(*(actions.c[name] for name in _COUNTED))
-    .where(_DISTURBED, _RECENT)
-    .order_by(actions.c.intended_at.desc())
-)
+_COUNTING: Select[Any] = select(*(actions.c[name] for name in _COUNTED)).where(_DISTURBED, _RECENT)
 
 
 def disruptive_actions_since(connection: Connection, since: float) -> Sequence[AnyRow]:
@@ -657,7 +657,9 @@ def disruptive_actions_since(connection: Connection, since: float) -> Sequence[A
 
     Of each only the target, the strategy, the status, the verdict and the time: there may be thousands.
     """
-    return connection.execute(_COUNTING, {"_since": since}).all()
+    rows = connection.execute(_COUNTING, {"_since": since})
+    # Not by the database: to have them in order, SQLite reads all that there ever were.
+    return sorted(rows, key=lambda row: row.intended_at, reverse=True)
 
 
 _ON_TARGET: Select[Any] = (
@@ -678,7 +680,7 @@ def actions_on(connection: Connection, target: str, since: float) -> Sequence[An
 _RUNNING: Select[Any] = (
     select(actions.c.id, actions.c.target, _SERVICE_ACTED_ON)
     .join(incidents, incidents.c.id == actions.c.incident_id)
-    .where(actions.c.disruptive, actions.c.status.in_(UNFINISHED))
+    .where(actions.c.disruptive, RUNNING)
 )
 
 
