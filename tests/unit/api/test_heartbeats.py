@@ -65,3 +65,19 @@ def test_removed_service_is_no_longer_expected(tmp_path: Path) -> None:
     assert timestamp(client, "nightly") is None
     assert timestamp(client, "hourly") is not None
     again.stop()
+
+
+def test_a_replica_that_does_not_expect_a_service_forgets_it_for_nobody(postgresql_url: str) -> None:
+    """Two configurations beside each other, as while one is rolled out: a job that pushes stays heard."""
+    nightly = {"nightly": {"pushes_heartbeats": True}}
+    known, unknown = (Fabric(Settings(store=postgresql_url, services=each)) for each in (nightly, {}))
+    of_known, of_unknown = (create_app(each).test_client() for each in (known, unknown))
+    known.start()
+    assert of_known.post("/api/v1/heartbeats/nightly").status_code == 204
+    pushed = timestamp(of_known, "nightly")
+    unknown.start()
+    assert (timestamp(of_known, "nightly"), timestamp(of_unknown, "nightly")) == (pushed, None)
+    for client in (of_known, of_unknown):  # whichever the job reaches
+        assert client.post("/api/v1/heartbeats/nightly").status_code == 204
+    known.stop()
+    unknown.stop()

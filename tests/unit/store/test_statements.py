@@ -621,13 +621,25 @@ def test_merged_incidents_are_listed_on_demand(store: Store, open_incident: Open
 
 def test_heartbeats_are_expected_of_those_that_are_registered(store: Store) -> None:
     """Registration counts as the first one and forgets who is gone; a stranger's is refused."""
-    store.write(lambda connection: statements.register_heartbeats(connection, ["a", "b"], 1.0))
-    assert store.write(lambda connection: statements.beat(connection, "a", 5.0)) is True
-    assert store.write(lambda connection: statements.beat(connection, "nobody", 5.0)) is False
-    store.write(lambda connection: statements.register_heartbeats(connection, ["a", "c"], 9.0))
-    assert store.read(statements.heartbeat_times) == {"a": 5.0, "c": 9.0}
-    store.write(lambda connection: statements.register_heartbeats(connection, [], 9.0))
-    assert store.read(statements.heartbeat_times) == {}
+
+    def register(*services: str, now: float, forget_before: float) -> dict[str, float]:
+        store.write(
+            lambda connection: statements.register_heartbeats(
+                connection, services, now, forget_before=forget_before
+            )
+        )
+        return dict(store.read(statements.heartbeat_times))
+
+    def beat(service: str, *, expected: bool) -> bool:
+        return store.write(lambda connection: statements.beat(connection, service, 5.0, expected=expected))
+
+    assert register("a", "b", now=1.0, forget_before=1.0) == {"a": 1.0, "b": 1.0}
+    assert (beat("a", expected=False), beat("nobody", expected=False)) == (True, False)
+    assert register("a", "c", now=9.0, forget_before=9.0) == {"a": 5.0, "c": 9.0}
+    assert register("c", now=10.0, forget_before=5.0) == {"a": 5.0, "c": 9.0}
+    assert register(now=10.0, forget_before=10.0) == {}
+    assert beat("a", expected=True)
+    assert store.read(statements.heartbeat_times) == {"a": 5.0}
 
 
 def test_a_control_keeps_its_last_value(store: Store) -> None:

@@ -25,8 +25,11 @@ blueprint = Blueprint("heartbeats", __name__)
 def beat(service: str) -> Response:
     """Store a heartbeat of the service; the body is ignored."""
     fabric: Fabric = current_app.extensions["fabric"]
-    now = fabric.context.clock()
-    if not fabric.store.write(lambda connection: statements.beat(connection, service, now)):
+    now, configured = fabric.context.clock(), fabric.settings.services.get(service)
+    expected = configured is not None and configured.pushes_heartbeats
+    if not fabric.store.write(
+        lambda connection: statements.beat(connection, service, now, expected=expected)
+    ):
         detail = f"{service!r} is no service that pushes heartbeats: set `pushes_heartbeats: true` for it"
         return problem(404, detail)
     return Response(status=204)

@@ -35,6 +35,9 @@ from self_healing_fabric.telemetry import Metrics
 
 log = structlog.get_logger()
 
+# Seconds; what was heard within them, another replica may be waiting for that has another configuration.
+OTHERS_HEARD_WITHIN = 86400.0
+
 
 class Fabric:
     """One running fabric.
@@ -100,7 +103,12 @@ class Fabric:
         """Begin to work."""
         pushing = [name for name, service in self.settings.services.items() if service.pushes_heartbeats]
         now = self.started_at = self.context.clock()
-        self.store.write(lambda connection: statements.register_heartbeats(connection, pushing, now))
+        forget_before = now - OTHERS_HEARD_WITHIN if self.store.shared else now
+        self.store.write(
+            lambda connection: statements.register_heartbeats(
+                connection, pushing, now, forget_before=forget_before
+            )
+        )
         for telling in self._tellings:
             telling.start()
         self.orchestrator.start()

@@ -153,8 +153,10 @@ class StateCollector(Collector):
             "When a service that pushes heartbeats was heard last, or registered; kept across restarts.",
             labels=["service"],
         )
+        services = self._fabric.settings.services
         for service, at in sorted(self._fabric.store.read(statements.heartbeat_times).items()):
-            family.add_metric([service], at)
+            if service in services and services[service].pushes_heartbeats:
+                family.add_metric([service], at)
         yield family
 
     def _drift(self) -> Iterator[Metric]:

@@ -767,18 +767,26 @@ def timeline_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
     return connection.execute(query.order_by(timeline.c.id)).all()
 
 
-def register_heartbeats(connection: Connection, services: Collection[str], now: float) -> None:
-    """Begin to wait for the heartbeats of services that are new, and forget those that are gone."""
-    connection.execute(delete(heartbeats).where(heartbeats.c.service.not_in(services)))
+def register_heartbeats(
+    connection: Connection, services: Collection[str], now: float, *, forget_before: float
+) -> None:
+    """Begin to wait for the heartbeats of services that are new, and forget those of others that were heard
+    last before then."""
+    gone = and_(heartbeats.c.service.not_in(services), heartbeats.c.at < forget_before)
+    connection.execute(delete(heartbeats).where(gone))
     for service in services:
         statement = _upsert(connection, heartbeats).values(service=service, at=now)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["service"]))
 
 
-def beat(connection: Connection, service: str, now: float) -> bool:
-    """Note a heartbeat; False when the service is not registered for it."""
-    statement = update(heartbeats).where(heartbeats.c.service == service).values(at=now)
-    return connection.execute(statement).rowcount == 1
+def beat(connection: Connection, service: str, now: float, *, expected: bool) -> bool:
+    """Note a heartbeat; False when it is neither expected here nor registered by another replica."""
+    if expected:
+        statement = _upsert(connection, heartbeats).values(service=service, at=now)
+        connection.execute(statement.on_conflict_do_update(index_elements=["service"], set_={"at": now}))
+        return True
+    registered = update(heartbeats).where(heartbeats.c.service == service)
+    return connection.execute(registered.values(at=now)).rowcount == 1
 
 
 def heartbeat_times(connection: Connection) -> Mapping[str, float]:
