@@ -240,7 +240,7 @@ class World:
             strategies=whole.strategies,
             channels={**whole.channels, "log": self},
             metrics=whole.metrics,
-            leases=Leases(whole.store, self.clock),
+            leases=Leases(whole.store, self.clock, services=settings.services),
             graph=ServiceGraph(settings, self.prometheus),  # type: ignore[arg-type]
             calibrator=Calibrator(whole.store),
             outside=whole.outside,

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration.caller import Caller
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import call_statements, statements
@@ -285,6 +286,24 @@ def test_an_answer_that_will_not_change_calls_the_next_level_at_once(guarded: Gu
     )
     labels = {"level": "1", "channel": "guardian-1", "outcome": "failed"}
     assert world.context.metrics.registry.get_sample_value("shf_escalation_calls_total", labels) == 1
+
+
+@pytest.mark.parametrize(("seconds", "heard"), [(59, (1, 0)), (61, (0, 1))], ids=["in time", "too late"])
+def test_a_replica_that_does_not_know_a_channel_leaves_its_calls_to_others(
+    guarded: Guarded, postgresql_url: str, seconds: float, heard: tuple[int, int]
+) -> None:
+    """One with another configuration, as while one is rolled out: given up when nobody else has called."""
+    world, (first, second, *_) = guarded(changes={"store": postgresql_url})
+    known = {name: each for name, each in world.context.channels.items() if name != "guardian-1"}
+    other = Caller(replace(world.context, channels=known))
+    fails(world, "cart")
+    world._work(world.orchestrator.take_in_and_claim(8))
+    for after in (0, seconds):
+        world.clock.now += after
+        for batch in other.look(8):
+            other.send(batch)
+    world.run(seconds=5)
+    assert (len(first.heard), len(second.heard)) == heard
 
 
 def test_nobody_reached_until_the_deadline_calls_the_next_level(guarded: Guarded) -> None:

@@ -10,6 +10,7 @@ import pytest
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.store import statements
 from shf_queries.catalogue import ERROR_RATIO
 
@@ -82,6 +83,35 @@ def test_what_a_repair_has_healed_closes_when_its_alert_ends(pair: Any) -> None:
     pair.run(seconds=20)
     assert pair.incident().state is State.CLOSED
     assert (pair.restarts(), pair.calls, faults(pair)) == ({"db": 1}, [], [])
+
+
+def test_a_replica_that_does_not_know_the_service_leaves_it_to_others(
+    make_world: Callable[..., Any], postgresql_url: str
+) -> None:
+    """One with another configuration looks first, as while one is rolled out: it is healed all the same."""
+    world = make_world({"db": ()}, store=postgresql_url)
+    other = Leases(world.context.store, world.clock, services=())
+    world.targets["db"].on_restart = lambda: world.healthy("db")
+    fails(world)
+    world.orchestrator.take_in()
+    for _ in range(60):
+        assert other.claim(8) == []
+        world.run(seconds=0.5)
+    assert (world.incident().outcome, world.restarts(), world.calls) == ("healed", {"db": 1}, [])
+
+
+def test_a_service_that_no_replica_knows_is_told_after_a_while(
+    make_world: Callable[..., Any], postgresql_url: str
+) -> None:
+    """Left to the others for a minute, and no longer: people hear of it, once."""
+    world = make_world({"db": (), "cart": ("db",)}, store=postgresql_url)
+    fails(world)
+    world.orchestrator.take_in()
+    leaves(world)
+    world.run(seconds=59)
+    assert (world.incident().state, world.calls) == (State.DETECTED, [])
+    world.run(seconds=5)
+    assert (world.incident().state, len(world.calls)) == (State.ESCALATED, 1)
 
 
 def test_what_a_repair_has_not_healed_goes_to_people_at_the_deadline(pair: Any) -> None:

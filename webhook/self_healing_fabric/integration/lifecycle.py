@@ -75,7 +75,7 @@ class Fabric:
                 guardrails=settings.plugins.guardrails,
                 channels=called,
             ),
-            leases=Leases(self.store, self.store.clock),
+            leases=Leases(self.store, self.store.clock, services=settings.services),
             graph=ServiceGraph(settings, prometheus),
             calibrator=Calibrator(self.store),
             outside=asked_outside,

@@ -35,6 +35,7 @@ from self_healing_fabric.incidents.timeline import Entry
 from self_healing_fabric.orchestration import answers, level_timers
 from self_healing_fabric.orchestration.approval_links import approval_links
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.leases import LEFT_TO_OTHERS
 from self_healing_fabric.settings import LOG
 from self_healing_fabric.store import call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
@@ -134,7 +135,12 @@ class Caller:
         due = min((each for each in (level, call) if each is not None), default=now + POLL)
         # What has just been written down is due in a moment: look when it is, not half a second later.
         self._pause = max(LEAST_PAUSE, min(due - now, POLL)) if limit > 0 else POLL
-        return self.claim(limit) if limit > 0 and (risen or ended or due <= now) else []
+        if limit <= 0 or not (risen or ended or due <= now):
+            return []
+        claimed = self.claim(limit)
+        if not claimed:  # what is due is another replica's
+            self._pause = POLL
+        return claimed
 
     def _renew(self) -> None:
         with self._lock:
@@ -202,6 +208,8 @@ class Caller:
     def _batch(self, connection: Connection, row: AnyRow, now: float) -> Batch:
         """The message of a due call; one without a key when it waits."""
         channel = self._context.channels.get(row.channel)
+        if channel is None and self._context.store.shared and now < row.due_at + LEFT_TO_OTHERS:
+            return Batch("", (row,))  # another replica may know it, and this one could only give it up
         if row.message is not None:
             rows = call_statements.calls_of_message(connection, row.message)
             return self._claimed(connection, rows, row.message, now)

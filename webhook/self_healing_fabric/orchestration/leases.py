@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, replace
 
 import structlog
@@ -31,6 +31,7 @@ LEASE = 6.0  # seconds; a dead replica's incidents are taken over after at most 
 RENEWAL = 2.0  # seconds between two renewals
 LONGEST_STEP = 2 * MAX_EFFECT_TIMEOUT + 60.0  # seconds; what takes longer hangs, and is let go
 IN_TURN = 4  # one of so many claimed incidents is the longest due of all, be it only watched; see `claim`
+LEFT_TO_OTHERS = 60.0  # seconds, a while for rolling out a configuration; see `Leases`
 CLOCK_CHECK = 10.0  # seconds between two comparisons with the store's clock
 CLOCK_SPREADS_WITHIN = 2 * CLOCK_CHECK  # seconds until every replica has noticed that the clock was set
 LEADER = "reconciliation"  # what one replica does for all
@@ -58,15 +59,24 @@ class Leases:
     The steady clock (`going_on` in its stead where time does not go by itself, as in a replay) is always read
     before the store's: a process that freezes between the two then believes that its lease ends too early,
     never too late.
+
+    An incident of a service that is not among `services`, those of this process's configuration, is left to
+    replicas that know it: who does not know it can only give it up. So it is claimed when nobody has taken it
+    for a while.
     """
 
     def __init__(
-        self, store: Store, clock: Callable[[], float], going_on: Callable[[], float] | None = None
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        going_on: Callable[[], float] | None = None,
+        services: Container[str] | None = None,
     ) -> None:
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
         self._store = store
         self._clock = clock
         self._going_on = going_on
+        self._services = services
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._leader_until = 0.0
@@ -138,7 +148,7 @@ class Leases:
                 in_turn=in_turn,
                 not_these=mine,
             )
-            found = [incident_of(row) for row in rows]
+            found = self._without_others(connection, [incident_of(row) for row in rows], now)
             return mark, found if take_up is None else take_up(connection, found)
 
         mark, claimed = self._store.write(write)
@@ -146,6 +156,20 @@ class Leases:
             for incident in claimed:
                 self._held[incident.id] = _Held(incident.epoch, mark + LEASE, mark)
         return claimed
+
+    def _without_others(self, connection: Connection, claimed: list[Incident], now: float) -> list[Incident]:
+        """Give back what other replicas may know and this one does not."""
+        if not self._store.shared or self._services is None:
+            return claimed
+        left = {
+            each.id
+            for each in claimed
+            if each.known_service
+            and not each.is_of(self._services)
+            and now < (each.due_at or 0.0) + LEFT_TO_OTHERS
+        }
+        statements.release_leases(connection, self.owner, left)
+        return [each for each in claimed if each.id not in left]
 
     def drop(self, incident: Incident) -> None:
         """The work on it is done, or lost."""
