@@ -1,5 +1,8 @@
 """The mode: the kill switch stops every effect, and stays on across restarts."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from self_healing_fabric import guardrails
@@ -46,6 +49,16 @@ def test_a_configuration_that_is_paused_refuses(store: Store) -> None:
     proposal = Proposal("cart", "restart", "docker:cart", True, 100.0)
     settings = Settings(mode=Mode.PAUSED)
     assert store.write(lambda connection: guardrails.check(connection, proposal, settings)) is not None
+
+
+def test_a_restored_copy_begins_paused_as_documented(store: Store) -> None:
+    """What people had set before the copy was made would go before the configured pause."""
+    change(store, Mode.AUTOMATIC)
+    assert current(store, Mode.PAUSED) is Mode.AUTOMATIC
+    page = (Path(__file__).parents[3] / "docs" / "store.md").read_text(encoding="utf-8")
+    (statement,) = re.findall(r"`(DELETE FROM controls[^`]+)`", page)
+    store.write(lambda connection: connection.exec_driver_sql(statement))
+    assert current(store, Mode.PAUSED) is Mode.PAUSED
 
 
 def test_the_mode_survives_a_restart_with_who_set_it(url: str, store: Store) -> None:
