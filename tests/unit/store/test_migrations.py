@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -436,3 +437,30 @@ def test_replicas_that_start_together_all_come_up(
         thread.join()
     assert outcomes == [None] * 4
     assert len(begun) == 1
+
+
+def test_a_migration_that_a_working_replica_gets_in_the_way_of_begins_anew(
+    new_postgresql_url: NewUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They want two tables, each one that the other has: the server ends the migration, and it is done again."""
+    url, begun = new_postgresql_url(), []
+
+    def migrate(connection: Connection) -> None:
+        begun.append(connection)
+        for table in ("incidents", "alerts"):
+            connection.execute(text(f"LOCK TABLE {table} IN SHARE MODE"))
+
+    monkeypatch.setattr(backend, "migrate", migrate)
+    engine = create_engine(url)
+    waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'alerts'::regclass AND NOT granted"
+    with ThreadPoolExecutor(1) as pool, engine.connect() as other:
+        other.execute(text("SET deadlock_timeout = '60s'"))  # who looks first is ended: not this one
+        other.execute(text("LOCK TABLE alerts IN ROW EXCLUSIVE MODE"))
+        opening = pool.submit(Store, url)
+        while not other.execute(text(waiting)).scalar_one():
+            assert not opening.done()
+        other.execute(text("LOCK TABLE incidents IN ROW EXCLUSIVE MODE"))
+        other.commit()
+        opening.result().close()
+    engine.dispose()
+    assert len(begun) == 2

@@ -74,12 +74,15 @@ class PostgresqlBackend:
         self._watchdog = _Watchdog(self.engine, MIGRATION_TIMEOUT)
         self._anchor: tuple[float, float] | None = None
         self._set_forward: float | None = None  # when it was noticed last, on the steady clock
+
+        def prepare(connection: Connection) -> None:
+            for name in _deadlines():
+                connection.execute(text(f"SET LOCAL {name} = '{MIGRATION_TIMEOUT:.0f}s'"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            migrate(connection)
+
         try:
-            with self.engine.begin() as connection:
-                for name in _deadlines():
-                    connection.execute(text(f"SET LOCAL {name} = '{MIGRATION_TIMEOUT:.0f}s'"))
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-                migrate(connection)
+            self._insist(prepare)  # replicas of the version before are at work on what it locks
             self._watchdog.patience = TRANSACTION_TIMEOUT
             self.set_clock()
         except SQLAlchemyError as error:
@@ -98,6 +101,16 @@ class PostgresqlBackend:
             StoreUnavailable: it was not stored. (When the connection broke in the commit it may have been,
                 so writes from outside are idempotent, and those from inside are found again.)
         """
+        try:
+            return self._insist(function)
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
+
+    def _insist(self, function: Callable[[Connection], T]) -> T:
+        """Run `function` in a transaction, from the start where another one got in the way of it.
+
+        Raises StoreUnavailable, SQLAlchemyError.
+        """
         tries = 0
         while not self._closed.is_set():
             tries += 1
@@ -105,10 +118,8 @@ class PostgresqlBackend:
                 return _transaction(self.engine, function)
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in _IN_THE_WAY or tries == MAX_TRIES:
-                    raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
+                    raise
                 time.sleep(random.uniform(0, 0.01 * 2**tries))  # noqa: S311 - no secret
-            except SQLAlchemyError as error:
-                raise StoreUnavailable(f"cannot store: {_reason(error)}") from error
         raise StoreUnavailable("the store is shutting down")
 
     def read(self, function: Callable[[Connection], T]) -> T:
