@@ -442,7 +442,7 @@ def test_replicas_that_start_together_all_come_up(
 def test_a_migration_that_a_working_replica_gets_in_the_way_of_begins_anew(
     new_postgresql_url: NewUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They want two tables, each one that the other has: the server ends the migration, and it is done again."""
+    """They want two tables, each one that the other has: the server ends the migration, which begins anew."""
     url, begun = new_postgresql_url(), []
 
     def migrate(connection: Connection) -> None:

@@ -105,6 +105,18 @@ def test_the_open_and_the_young_stay_whole(store: Store, whole: Opens) -> None:
     assert retire(store) == 0
 
 
+def test_what_an_open_incident_answers_for_stays(store: Store, whole: Opens) -> None:
+    """What was done to a symptom is to be taken back when its cause has healed, however long that lasts."""
+    whole("cause", opened_at=1.0)
+    whole("symptom", state="closed", outcome="merged", merged_into="cause", opened_at=1.0, closed_at=5.0)
+    store.write(lambda c: statements.hand_over_actions(c, from_incident="symptom", to_incident="cause"))
+    assert retire(store) == 0
+    held = store.read(lambda c: statements.actions_held_by(c, "cause"))
+    assert [row.incident_id for row in held] == ["cause", "symptom"]
+    store.write(execute("UPDATE incidents SET state = 'closed', closed_at = 6.0"))
+    assert retire(store) == 2
+
+
 def test_a_merged_incident_goes_by_its_own_end(store: Store, whole: Opens) -> None:
     """Whether it or that into which it was merged goes first, the other one is not harmed."""
     whole("cause", opened_at=1.0)

@@ -846,11 +846,22 @@ def set_control(connection: Connection, *, name: str, value: str, by: str, now: 
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
 
 
+_HOLDER = incidents.alias()
+_HELD_OPEN = exists().where(
+    actions.c.incident_id == incidents.c.id,
+    _HOLDER.c.id == actions.c.held_by,
+    _HOLDER.c.closed_at.is_(None),
+)
+
+
 def retire_incidents(connection: Connection, *, closed_before: float, now: float, limit: int) -> int:
-    """Delete closed incidents with all that belongs to them, leaving one line of each; return how many."""
+    """Delete closed incidents with all that belongs to them, leaving one line of each; return how many.
+
+    One for whose actions an open incident answers stays: what is in force would be forgotten.
+    """
     old = (
         select(incidents.c.id)
-        .where(incidents.c.closed_at < closed_before)
+        .where(incidents.c.closed_at < closed_before, ~_HELD_OPEN)
         .order_by(incidents.c.closed_at)
         .limit(limit)
     )
