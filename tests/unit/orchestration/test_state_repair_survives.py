@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.leases import steady
+from self_healing_fabric.recovery.strategies import repair
 from self_healing_fabric.recovery.strategies.repair import StateRepair
 from shf_queries.catalogue import STATE_DIVERGENCE
 from state_replica import StateReplica
@@ -22,10 +25,11 @@ class Killed(BaseException):
 
 
 class Ledger:
-    """A world with three replicas, whose digests Prometheus sees."""
+    """A world with replicas, whose digests Prometheus sees."""
 
-    def __init__(self, make_world: Callable[..., Any], directory: Path, running: ExitStack) -> None:
-        states = {"a": GOOD, "b": GOOD, "c": BAD}
+    def __init__(
+        self, make_world: Callable[..., Any], directory: Path, running: ExitStack, states: dict[str, bytes]
+    ) -> None:
         self.replicas = {
             name: running.enter_context(StateReplica(name, state, on_put=self._written))
             for name, state in states.items()
@@ -56,10 +60,31 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger(make_world: Callable[..., Any], tmp_path: Path) -> Iterator[Ledger]:
-    """An incident that is about to be opened."""
+def make_ledger(make_world: Callable[..., Any], tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
+    """An incident that is about to be opened, of replicas with these states."""
     with ExitStack() as running:
-        yield Ledger(make_world, tmp_path, running)
+        yield lambda **states: Ledger(make_world, tmp_path, running, states)
+
+
+@pytest.fixture
+def ledger(make_ledger: Callable[..., Ledger]) -> Ledger:
+    """Three replicas, of which c differs."""
+    return make_ledger(a=GOOD, b=GOOD, c=BAD)
+
+
+class Passing:
+    """Lets time pass for what has a limit; leases are prolonged meanwhile, as ever."""
+
+    def __init__(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._world, self._passed = world, 0
+        for name in ("leases", "journal", "steps.recovering"):
+            module = importlib.import_module(f"self_healing_fabric.orchestration.{name}")
+            monkeypatch.setattr(module, "steady", lambda: steady() + self._passed)
+
+    def seconds(self, number: int) -> None:
+        for _ in range(number):
+            self._passed += 1
+            self._world.context.leases.renew()
 
 
 def die_first(*_: Any, **__: Any) -> None:
@@ -150,3 +175,54 @@ def test_a_repair_that_does_not_last_is_not_called_healed(ledger: Ledger) -> Non
     ledger.world.run(seconds=60)
     assert ledger.world.incident().outcome != "healed"
     assert any("c still holds" in told for told in ledger.world.story())
+
+
+# What takes long, because the state is large.
+
+
+def test_to_keep_the_old_state_may_take_longer_than_an_order(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is far away: it is kept, and then replaced at the first try."""
+    passing, keep = Passing(ledger.world, monkeypatch), repair.keep
+
+    def keep_slowly(path: str, data: bytes) -> None:
+        keep(path, data)
+        passing.seconds(9)
+
+    monkeypatch.setattr(repair, "keep", keep_slowly)
+    ledger.world.run(seconds=3)
+    assert ledger.puts == [0, 0, 1]
+    assert [row.status for row in ledger.world.actions()] == ["succeeded"]
+
+
+def test_to_read_what_was_kept_may_take_longer_than_an_order(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repair made it worse: the old state is fetched from far away and put back, at the first try."""
+    passing, read = Passing(ledger.world, monkeypatch), repair.read_file
+
+    def read_slowly(path: str, most: int) -> bytes:
+        passing.seconds(9)
+        return read(path, most)
+
+    monkeypatch.setattr(repair, "read_file", read_slowly)
+    ledger.replicas["c"].on_put = lambda: ledger.world.measure(STATE_DIVERGENCE, 4.0)
+    ledger.world.run(seconds=20)
+    assert ledger.replicas["c"].state == BAD
+    assert [(row.strategy, row.status) for row in ledger.world.actions()] == [
+        ("repair", "succeeded"),
+        ("undo", "succeeded"),
+    ]
+
+
+def test_a_replica_may_wait_for_the_order_to_the_one_before_it(
+    make_ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes its time to be sent; none is left out for that."""
+    ledger = make_ledger(a=GOOD, b=GOOD, c=GOOD, d=BAD, e=b"another")
+    passing = Passing(ledger.world, monkeypatch)
+    ledger.replicas["d"].on_put = lambda: passing.seconds(6)
+    ledger.world.run(seconds=3)
+    assert ledger.puts == [0, 0, 0, 1, 1]
+    assert [row.status for row in ledger.world.actions()] == ["succeeded"]

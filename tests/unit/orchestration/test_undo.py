@@ -6,12 +6,15 @@ over what somebody else has set meanwhile.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from deadline import within_deadline
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.leases import steady
 from self_healing_fabric.recovery.platforms.http import HttpScale
 from shf_queries.catalogue import CPU, ERROR_RATIO
 
@@ -131,6 +134,27 @@ def test_an_exhausted_budget_does_not_hold_up_what_restores(
     fails(world)
     world.run(seconds=40)
     assert world.target.scalings == [3, 2]
+
+
+def test_what_can_never_begin_to_take_it_back_goes_to_people(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that lets nobody in before the time is over: three tries, not one after the other for ever."""
+
+    def let_nobody_in() -> None:
+        world.measure(CPU, 0.97)
+        steps = importlib.import_module("self_healing_fabric.orchestration.steps.recovering")
+        monkeypatch.setattr(steps, "steady", lambda: steady() + 60)
+
+    world.values["plans"] = {"degradation": ["scale"]}
+    world.crash()
+    world.target.on_scale = let_nobody_in
+    fails(world)
+    within_deadline(lambda: world.run(seconds=25))
+    assert world.target.scalings == [3]
+    assert [row.strategy for row in world.actions()] == ["scale", "undo", "undo", "undo"]
+    assert world.incident().state is State.ESCALATED
+    assert "undo failed: it might no longer begin" in world.calls[0].reason
 
 
 @pytest.mark.parametrize("undone", [True, False])

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from self_healing_fabric.errors import ShfError
-from self_healing_fabric.recovery.outcomes import Outcome, Permit
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit
 
 DIFF = "diff"
 """In an action's `before`: lines that show people what will change, without secrets. Of `before` only they
@@ -67,8 +67,10 @@ class Effect(Protocol):
         target: what guardrails count by: the owner of what is changed, the same for every incident and every
             strategy that can touch the same thing.
         longest_effect: seconds after the record of its beginning until the effect has ended, whether or not
-            we heard of it: at most `outcomes.BEGINS_WITHIN` until the order is sent, and what the target may
-            take from there. `observe` is asked only then.
+            we heard of it: at most `begins_within` until the order is sent, and what the target may take from
+            there. `observe` is asked only then.
+        begins_within: seconds after that record until its last order is sent, or never: more only where
+            something must be made safe between the two, or one order waits for another.
         renews_process: whether the service runs a new process afterwards, whose start must be seen.
         undone_unless_healed: whether what was there before is restored after every verdict but healed; else
             only when the service is worse than before.
@@ -77,6 +79,7 @@ class Effect(Protocol):
     platform: str
     target: str
     longest_effect: float
+    begins_within: float = BEGINS_WITHIN
     renews_process: bool = False
     undone_unless_healed: bool = False
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 Permit = Callable[[], bool]
 """Asked by every effect right before it begins; False: do nothing, somebody else may be at work."""
 
-BEGINS_WITHIN = 5.0  # seconds after it was recorded that it begins; what cannot begin by then never does
+BEGINS_WITHIN = 5.0  # seconds from its record to an order that is ready; what is not sent by then never is
 
 
 class Status(StrEnum):

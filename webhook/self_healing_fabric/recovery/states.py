@@ -45,6 +45,10 @@ class Unreadable(ShfError):
     """A state or its digest cannot be read; says why."""
 
 
+class Late(Unreadable):
+    """It may still be read; nobody waits for it any more."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """What a voter says of its state; `size` in bytes where it tells."""
@@ -239,12 +243,16 @@ def _vote(voter: Voter, claim: Claim, content: Content | Unreadable, again: Clai
     return Held(voter, content.digest, claim.version)
 
 
-def in_time(call: Callable[[], T], settings: StateSettings) -> T:
-    """What a call returns, if it does so within the timeout. Raises Unreadable."""
-    (answer,) = _together(lambda _: call(), [None], settings)
-    if isinstance(answer, Unreadable):
-        raise answer
-    return answer
+def in_time(call: Callable[[str], T], paths: Sequence[str], settings: StateSettings) -> list[T]:
+    """What a call returns for each path, beside each other and within one timeout. Raises Unreadable."""
+    answers = []
+    for path, answer in zip(paths, _together(call, paths, settings), strict=True):
+        if isinstance(answer, Late):
+            raise Unreadable(f"{path}: {answer}, the `timeout` of `recovery.state`")
+        if isinstance(answer, Unreadable):
+            raise answer
+        answers.append(answer)
+    return answers
 
 
 def _together(ask: Callable[[U], T], whom: Sequence[U], settings: StateSettings) -> list[T | Unreadable]:
@@ -255,7 +263,7 @@ def _together(ask: Callable[[U], T], whom: Sequence[U], settings: StateSettings)
     asked = [pool.submit(_try, ask, each) for each in whom]
     pool.shutdown(wait=False)  # the threads end with their calls
     done, _ = wait(asked, timeout=settings.timeout + GRACE)
-    late = Unreadable(f"no answer within {settings.timeout:g} s")
+    late = Late(f"no answer within {settings.timeout:g} s")
     return [each.result() if each in done else late for each in asked]
 
 

@@ -44,14 +44,15 @@ from self_healing_fabric.orchestration.steps.common import (
 )
 from self_healing_fabric.orchestration.steps.verifying import healed_meanwhile, verify_from
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetAway, TargetUnreadable
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Permit, Status
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
+from self_healing_fabric.recovery.outcomes import Permit, Status
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health
 from self_healing_fabric.settings import Mode
 from shf_queries import QueryError, catalogue
 
 PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
+MOST_UNDOS = 3  # tries in a row; no budget bounds them, and what can never begin must not keep people waiting
 
 
 def awaiting_approval(incident: Incident, context: Context) -> Step:
@@ -294,7 +295,7 @@ def _perform(
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
-            permit=_permit(incident, context, action["service"], strategy, begun + BEGINS_WITHIN),
+            permit=_permit(incident, context, action["service"], strategy, begun + effect.begins_within),
         )
     return _after_action(incident, context, strategy, action, outcome)
 
@@ -350,10 +351,11 @@ def _after_action(
     if outcome.status is Status.INDETERMINATE:
         reason = f"whether {strategy} happened cannot be learnt: {outcome.detail}"
         return to_people(context, reason, told, **finished)
-    if outcome.retry_in is not None:
+    given_up = strategy == UNDO and action["attempt"] >= MOST_UNDOS
+    if outcome.retry_in is not None and not given_up:
         transition = Transition(State.RECOVERING, outcome.retry_in, (told,))
         return Step(transition, **finished)
-    return _next(incident, context, f"{strategy} failed", told, **finished)
+    return _next(incident, context, f"{strategy} failed: {outcome.detail}", told, **finished)
 
 
 def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
@@ -373,7 +375,7 @@ def _after_interruption(
     again. So a replica that took over because the database's clock was set forward does not count by that
     clock. (Only one that also started anew within the effect's own time cannot know of it.)
     """
-    action = {"id": row.id, "service": row.service, "before": row.before}
+    action = {"id": row.id, "service": row.service, "before": row.before, "attempt": row.attempt}
     if row.status == Status.INTENDED.value:
         outcome = ActionOutcome(Status.FAILED, "the fabric was interrupted before it began", 0.0)
         return _after_action(incident, context, row.strategy, action, outcome)

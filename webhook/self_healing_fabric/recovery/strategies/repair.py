@@ -29,6 +29,7 @@ from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit
 from self_healing_fabric.recovery.platforms import owner_of
 from self_healing_fabric.recovery.states import (
     EXTRA,
+    GRACE,
     Claim,
     Unreadable,
     ballot_of,
@@ -93,8 +94,12 @@ class _Replacement(Effect):
 
     def __init__(self, service: str, settings: StateSettings, target: str) -> None:
         self.target = target
+        # First the copies that are kept; then each replica waits for the order to every one before it, and
+        # for the look at what became of that.
+        others = len(settings.replicas) - 1
+        self.begins_within = BEGINS_WITHIN + _time_for_copies(settings) + others * 2 * settings.timeout
         # At worst the last byte is sent two timeouts after the order began; then the replica may take one.
-        self.longest_effect = BEGINS_WITHIN + 3 * settings.timeout
+        self.longest_effect = self.begins_within + 3 * settings.timeout
         self._service = service
         self._settings = settings
         self._replicas = replicas_of(settings)
@@ -103,7 +108,7 @@ class _Replacement(Effect):
         """Prepare all of it, then replace one state after the other."""
         changes: Mapping[str, Change] = before["replicas"]
         try:
-            states = {name: self._state_for(name, change, before) for name, change in changes.items()}
+            states = self._states_for(changes, before)
         except Unreadable as error:
             return Outcome(Status.FAILED, f"{error}; nothing was done")
         done: list[str] = []
@@ -152,8 +157,8 @@ class _Replacement(Effect):
         """What people should know of it besides."""
         return ()
 
-    def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
-        """The bytes that a replica gets, with nothing left to be done but the order. Raises Unreadable."""
+    def _states_for(self, changes: Mapping[str, Change], before: Mapping[str, Any]) -> Mapping[str, bytes]:
+        """What each replica gets, with nothing left to be done but the orders. Raises Unreadable."""
         raise NotImplementedError
 
     def _replace(self, name: str, change: Change, data: bytes, *, key: str, permit: Permit) -> Outcome:
@@ -231,10 +236,17 @@ class StateRepair(_Replacement):
         """The states that were kept aside, unless somebody has changed the replicas since."""
         return StateRestoration(self._service, self._settings, self.target, before)
 
-    def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
-        damaged = self._state(name, change["had"]["digest"])
-        in_time(lambda: keep(change["aside"], damaged), self._settings)
-        return self._state(str(before["source"]), change["gets"]["digest"])
+    def _states_for(self, changes: Mapping[str, Change], before: Mapping[str, Any]) -> Mapping[str, bytes]:
+        source = str(before["source"])
+        states = {name: self._state(source, change["gets"]["digest"]) for name, change in changes.items()}
+        self._keep_aside(changes)
+        return states
+
+    def _keep_aside(self, changes: Mapping[str, Change]) -> None:
+        damaged = {
+            change["aside"]: self._state(name, change["had"]["digest"]) for name, change in changes.items()
+        }
+        in_time(lambda path: keep(path, damaged[path]), list(damaged), self._settings)
 
     def _told(self, before: Mapping[str, Any]) -> tuple[str, ...]:
         kept = ", ".join(change["aside"] for change in before["replicas"].values())
@@ -257,7 +269,8 @@ class JobRepair(StateRepair):
 
     def __init__(self, service: str, settings: StateSettings, target: str, jobs: RestoreJobs) -> None:
         super().__init__(service, settings, target)
-        self.longest_effect = jobs.longest_effect
+        self.begins_within = BEGINS_WITHIN + _time_for_copies(settings)
+        self.longest_effect = jobs.longest_effect + _time_for_copies(settings)
         self._jobs = jobs
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -268,8 +281,7 @@ class JobRepair(StateRepair):
         """Keep the damaged states aside, then order the Job."""
         changes: Mapping[str, Change] = before["replicas"]
         try:
-            for name, change in changes.items():
-                self._state_for(name, change, before)
+            self._keep_aside(changes)
         except Unreadable as error:
             return Outcome(Status.FAILED, f"{error}; nothing was done")
         gets = next(iter(changes.values()))["gets"]
@@ -320,12 +332,19 @@ class StateRestoration(_Replacement):
             changes[name] = {"had": change["gets"], "gets": change["had"], "aside": change["aside"]}
         return {"replicas": changes, DIFF: _lines(changes)}
 
-    def _state_for(self, name: str, change: Change, before: Mapping[str, Any]) -> bytes:
-        most = self._settings.max_bytes
-        content = in_time(lambda: read_file(change["aside"], most), self._settings)
-        if digest_of(content) != change["gets"]["digest"]:
-            raise Unreadable(f"{change['aside']} is not the state that was kept aside")
-        return content
+    def _states_for(self, changes: Mapping[str, Change], before: Mapping[str, Any]) -> Mapping[str, bytes]:
+        paths, most = [change["aside"] for change in changes.values()], self._settings.max_bytes
+        contents = in_time(lambda path: read_file(path, most), paths, self._settings)
+        states = dict(zip(changes, contents, strict=True))
+        for name, change in changes.items():
+            if digest_of(states[name]) != change["gets"]["digest"]:
+                raise Unreadable(f"{change['aside']} is not the state that was kept aside")
+        return states
+
+
+def _time_for_copies(settings: StateSettings) -> float:
+    """Seconds until the copies of the old states are written or read, or given up."""
+    return settings.timeout + GRACE
 
 
 def _lines(changes: Mapping[str, Change]) -> list[str]:
