@@ -83,6 +83,14 @@ def test_what_git_does_not_have_is_said(checkout: Checkout, tmp_path: Path) -> N
             read_wanted(settings)
 
 
+def test_a_link_is_not_what_is_wanted(checkout: Checkout) -> None:
+    """Of a symbolic link a commit holds the path that it leads to; nobody wants that for a configuration."""
+    (checkout.directory / "conf/linked.yaml").symlink_to("cart.yaml")
+    checkout.commit("conf/other.yaml", b"pool: 6")
+    with pytest.raises(TargetUnreadable, match=r"conf/linked.yaml is a symbolic link in HEAD"):
+        read_wanted(checkout.wanted("conf/linked.yaml"))
+
+
 def test_our_environment_does_not_tell_git_where_to_look(
     checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -271,6 +271,20 @@ def test_a_wanted_configuration_that_is_broken_has_no_effect(endpoint: Endpoint,
     assert endpoint.puts == []
 
 
+@pytest.mark.parametrize(
+    ("form", "content"),
+    [("yaml", b""), ("yaml", b"# later\n---\n"), ("json", b"null"), ("text", b" \r\n")],
+)
+def test_a_wanted_configuration_that_says_nothing_has_no_effect(
+    endpoint: Endpoint, wanted: Path, form: str, content: bytes
+) -> None:
+    """A file that was truncated, or is just being written: what runs stays as it is."""
+    wanted.write_bytes(content)
+    with pytest.raises(TargetUnreadable, match=r"cart\.yaml: it is empty"):
+        sync(endpoint, wanted, format=form).snapshot()
+    assert endpoint.puts == []
+
+
 def test_a_running_configuration_that_is_broken_is_replaced(endpoint: Endpoint, wanted: Path) -> None:
     """And comes back as broken as it was."""
     endpoint.content = broken = b"pool: [\n\xff"

@@ -17,6 +17,7 @@ from self_healing_fabric.settings import DesiredConfiguration
 
 LARGEST = 256 * 1024  # bytes; the previous configuration is kept in the store, which is no place for more
 GIT_TIMEOUT = 10.0  # seconds
+SYMBOLIC_LINK = b"120000"  # mode of a link, whose content is the path that it leads to
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,26 @@ def _from_git(checkout: Path, revision: str, path: str) -> Wanted:
         raise TargetUnreadable(f"{checkout} has no revision {revision}")
     commit = resolved.decode().strip()
     name = f"{revision}:{path}"
-    kind = _git(checkout, "cat-file", "-t", f"{commit}:{path}")
-    size = _git(checkout, "cat-file", "-s", f"{commit}:{path}")
-    if kind is None or kind.strip() != b"blob" or size is None:
+    mode, kind, size = _entry(checkout, commit, path)
+    if kind != b"blob":
         raise TargetUnreadable(f"{checkout} has no file {path} in {revision} ({commit[:12]})")
+    if mode == SYMBOLIC_LINK:
+        raise TargetUnreadable(
+            f"{path} is a symbolic link in {revision} ({commit[:12]}) of {checkout}: name the file behind it"
+        )
     if int(size) > LARGEST:
         raise too_large(name)
     content = _git(checkout, "cat-file", "blob", f"{commit}:{path}")
     if content is None:
         raise TargetUnreadable(f"{checkout}: {name} cannot be read")
     return Wanted(content, f"{name} ({commit[:12]}) of {checkout}")
+
+
+def _entry(checkout: Path, commit: str, path: str) -> tuple[bytes, bytes, bytes]:
+    """Mode, kind and size of what is at a path in a commit; empty where there is nothing."""
+    listed = _git(checkout, "ls-tree", "--full-tree", "--long", "-z", commit, "--", path) or b""
+    mode, kind, _, size = listed.partition(b"\t")[0].split() or [b""] * 4
+    return mode, kind, size
 
 
 def _git(checkout: Path, *arguments: str) -> bytes | None:

@@ -69,6 +69,11 @@ def compare(live: bytes | None, wanted: bytes, form: str, masker: Masker) -> Dri
     return compare_documents(running, document, masker)
 
 
+def says_nothing(content: bytes, form: str) -> bool:
+    """Whether there is nothing in it but blanks and comments. Raises Unparsable."""
+    return not content.strip() if form == "text" else parse(content, form) is None
+
+
 def compare_documents(
     live: Any, wanted: Any, masker: Masker, *, hidden: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> Drift:
@@ -93,7 +98,7 @@ def parse(content: bytes, form: str) -> Any:
             document = json.loads(content)
         else:
             documents = list(yaml.load_all(content, Loader=_LOADER))
-            document = documents[0] if len(documents) == 1 else documents
+            document = documents[0] if len(documents) == 1 else documents or None
         _check_size(document)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

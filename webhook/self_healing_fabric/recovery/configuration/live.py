@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from self_healing_fabric.recovery.configuration.drift import Drift, Unparsable, compare
+from self_healing_fabric.recovery.configuration.drift import Drift, Unparsable, compare, says_nothing
 from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.outcomes import Outcome, Permit
 
@@ -103,6 +103,9 @@ class Document:
 
     def drift(self, running: Running, wanted: bytes) -> Drift:
         """Compared in the configured format."""
+        # A file that was cut off, or is just being written, would be rolled out as what is wanted.
+        if says_nothing(wanted, self._form):
+            raise Unparsable("it is empty")
         return compare(running.content, wanted, self._form, self._masker)
 
     def change(self, running: Running, wanted: bytes) -> Change:
