@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ Client = httpx.Client
 Origin = tuple[str, str, int]  # scheme, host, port
 OnCall = Callable[[float, str | None], None]  # seconds, error
 
+LARGEST_ANSWER = 64 * 1024  # bytes
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # stands in the error when nobody trusted has signed a certificate
 
 _PORTS = {"http": 80, "https": 443}
@@ -105,6 +107,24 @@ def client_to(
     """
     named, limits = frozenset({origin(url)}), httpx.Limits(max_keepalive_connections=0)
     return _client(named, limits, base_url=url, timeout=timeout, headers=headers, auth=auth)
+
+
+def answer_to(client: Client, method: str, url: str, *, within: float, **options: Any) -> httpx.Response:
+    """The answer, when it has come to its end `within` seconds after it began.
+
+    A client's timeout is for each part of an answer: one that comes byte by byte would be waited for for
+    ever, and whoever waits works on nothing else. Of a large one only the beginning is kept.
+
+    Raises:
+        httpx.HTTPError: there is no answer, or it does not end.
+    """
+    with client.stream(method, url, **options) as answer:
+        ends, body = time.monotonic() + within, bytearray()
+        for part in answer.iter_bytes():
+            body += part[: LARGEST_ANSWER - len(body)]
+            if time.monotonic() > ends:
+                raise httpx.ReadTimeout(f"its answer takes longer than {within:g} s", request=answer.request)
+    return httpx.Response(answer.status_code, content=bytes(body), request=answer.request)
 
 
 def origin(url: str | httpx.URL) -> Origin:

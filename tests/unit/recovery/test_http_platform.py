@@ -11,6 +11,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from deadline import within_deadline
 from self_healing_fabric.recovery.effects import Effect, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Status
 from self_healing_fabric.recovery.platforms import platform_of
@@ -272,3 +273,26 @@ def test_the_target_is_named_by_what_is_acted_on(target: Target) -> None:
 def test_the_longest_effect_covers_the_call(target: Target) -> None:
     """A restart that is still running must not be observed yet, also one that began as late as it may."""
     assert target.platform(timeout=7.0).longest_effect >= BEGINS_WITHIN + 7.0
+
+
+def test_an_order_whose_answer_never_ends_is_learnt_from_the_target(
+    target: Target, server_that_drips: str
+) -> None:
+    """It says 200 and never comes to its end: whether it has restarted, its start time tells."""
+    restart = {"restart": server_that_drips, "started_at": target.server.url_for("/state")}
+    effect = restart_of(HttpRecovery(timeout=0.5, **restart))
+    before = effect.snapshot()
+    target.started_at = 2
+    outcome = within_deadline(lambda: effect.perform(key="k", attempt=1, before=before, permit=lambda: True))
+    assert outcome.status is Status.SUCCEEDED
+    assert "its answer takes longer than 0.5 s" in outcome.detail
+
+
+def test_a_start_time_that_never_ends_is_not_waited_for(
+    server_that_drips: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target cannot be asked, so nothing is done to it."""
+    monkeypatch.setattr("self_healing_fabric.recovery.platforms.http.READ_TIMEOUT", 0.5)
+    effect = restart_of(HttpRecovery(restart=server_that_drips, started_at=server_that_drips))
+    with pytest.raises(TargetUnreadable, match=r"its answer takes longer than 0\.5 s"):
+        within_deadline(effect.snapshot)

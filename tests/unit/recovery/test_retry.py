@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 
+from deadline import within_deadline
 from self_healing_fabric.recovery.effects import NotApplicable
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.strategies.retry import Retry, full_jitter
@@ -61,6 +62,13 @@ def test_a_probe_that_is_answered_badly_fails(httpserver: HTTPServer, status: in
     assert outcome.status is Status.FAILED
     assert outcome.retry_in is not None
     assert len(httpserver.log) == 1
+
+
+def test_a_probe_whose_answer_never_ends_fails(server_that_drips: str) -> None:
+    """Each byte comes in time and the whole never does: a worker that waited for it would be lost."""
+    outcome = within_deadline(lambda: perform(server_that_drips, 1, timeout=0.5))
+    assert outcome.status is Status.FAILED
+    assert "its answer takes longer than 0.5 s" in outcome.detail
 
 
 @pytest.mark.parametrize(("attempt", "more"), [(1, True), (2, True), (3, False), (4, False)])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,27 +67,6 @@ class Endpoint:
 def endpoint(httpserver: HTTPServer) -> Endpoint:
     """A service whose pool is too small."""
     return Endpoint(httpserver)
-
-
-@pytest.fixture
-def server_that_drips() -> Iterator[str]:
-    """The URL of a configuration that comes byte by byte."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ended = threading.Event()
-
-        def drip() -> None:
-            connection, _ = listener.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.recv(4096)
-                connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 9999\r\n\r\n')
-                while not ended.wait(0.1):
-                    connection.sendall(b"x")
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/config"
-        ended.set()
-        thread.join()
 
 
 @pytest.fixture
@@ -260,6 +238,16 @@ def test_a_target_that_drips_is_not_waited_for(
     endpoint.url = server_that_drips
     with pytest.raises(TargetUnreadable, match=r"takes longer than 0\.5 s"):
         within_deadline(sync(endpoint, wanted, live={"timeout": 0.5}).snapshot)
+
+
+def test_an_answer_to_the_write_that_drips_is_not_waited_for(
+    wanted: Path, endpoint: Endpoint, server_that_drips: str
+) -> None:
+    """The target is asked what became of it, and does not tell: people are called."""
+    before = sync(endpoint, wanted).snapshot()
+    endpoint.url = server_that_drips
+    effect = sync(endpoint, wanted, live={"timeout": 0.5})
+    assert within_deadline(lambda: perform(effect, before)).status is Status.INDETERMINATE
 
 
 def test_a_wanted_configuration_that_is_broken_has_no_effect(endpoint: Endpoint, wanted: Path) -> None:

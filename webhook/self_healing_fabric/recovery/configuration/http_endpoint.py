@@ -77,8 +77,14 @@ class HttpEndpoint(Document):
         headers["Content-Type"] = version.get("media_type") or "application/octet-stream"
         try:
             with self._client() as client:
-                answer = client.put(
-                    self.url, content=content or b"", headers=headers, extensions={"trace": ask_permit}
+                answer = outbound.answer_to(
+                    client,
+                    "PUT",
+                    self.url,
+                    within=self._timeout,
+                    content=content or b"",
+                    headers=headers,
+                    extensions={"trace": ask_permit},
                 )
         except _Forbidden:
             return forbidden()

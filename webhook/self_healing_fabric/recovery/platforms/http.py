@@ -222,9 +222,11 @@ class Calls:
 
         try:
             with self.client(self._timeout) as client:
-                answer = client.request(
+                answer = outbound.answer_to(
+                    client,
                     method,
                     url,
+                    within=self._timeout,
                     headers={"Idempotency-Key": key, **(headers or {})},
                     json=json,
                     content=content,
@@ -250,7 +252,8 @@ class Calls:
         """The value of a key in a URL's JSON answer. Raises TargetUnreadable."""
         try:
             with self.client(READ_TIMEOUT) as client:
-                return client.get(url).raise_for_status().json()[key]
+                answer = outbound.answer_to(client, "GET", url, within=READ_TIMEOUT)
+                return answer.raise_for_status().json()[key]
         except httpx.HTTPStatusError as error:
             raise TargetUnreadable(f"{url} answered {error.response.status_code}") from error
         except httpx.HTTPError as error:

@@ -85,8 +85,9 @@ class SafeCall(Effect):
         call = self._call
         try:
             headers = {"Idempotency-Key": key, **bearer_headers(call.bearer_token_file)}
-            with outbound.client_for(self._service, timeout=self._settings.timeout) as client:
-                answer = client.request(call.method, call.url, headers=headers)
+            within = self._settings.timeout
+            with outbound.client_for(self._service, timeout=within) as client:
+                answer = outbound.answer_to(client, call.method, call.url, within=within, headers=headers)
         except httpx.HTTPError as error:
             return f"{call.url} does not answer: {error or type(error).__name__}"
         except OSError as error:
