@@ -84,7 +84,7 @@ def test_the_prepared_labels_are_the_real_ones() -> None:
     ends = {status.value for status in Status} - {"intended", "started"}
     assert set(telemetry.ACTION_OUTCOMES) == ends
     assert set(telemetry.GUARDRAILS) - {BOUNDARY} == {
-        "mode" if guardrail.__name__ == "not_paused" else guardrail.__name__ for guardrail in GUARDRAILS
+        "mode" if guardrail.__name__ == "not_stricter" else guardrail.__name__ for guardrail in GUARDRAILS
     }
 
 

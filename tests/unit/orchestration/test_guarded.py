@@ -8,6 +8,7 @@ import pytest
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.recovery.platforms.http import HttpRestart
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT, answering_targets_of
@@ -67,6 +68,28 @@ def test_a_pause_of_one_holds_only_that(make_world: Callable[..., Any], scope: d
     set_mode(world, None, **scope)
     world.run(seconds=30)
     assert world.restarts() == {"cart": 1}
+
+
+@pytest.mark.parametrize("moment", ["snapshot", "perform"])
+@pytest.mark.parametrize(
+    ("value", "then"), [(Mode.APPROVAL, State.AWAITING_APPROVAL), (Mode.DRY_RUN, State.ESCALATED)]
+)
+def test_a_stricter_mode_holds_for_what_is_being_begun(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, value: Mode, then: State, moment: str
+) -> None:
+    """Set while the target is read, or right before the order: nobody is surprised by one more restart."""
+    world, step = make_world(), getattr(HttpRestart, moment)
+
+    def set_meanwhile(*arguments: Any, **options: Any) -> Any:
+        set_mode(world, value)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(HttpRestart, moment, set_meanwhile)
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=30)
+    assert world.restarts() == {}
+    assert world.incident().state is then
 
 
 def test_a_pause_of_another_service_does_not_matter(make_world: Callable[..., Any]) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Measured", "Proposal", "Refusal", "check"]
 Guardrail = Callable[[Ledger, Proposal], Refusal | None]
 
 GUARDRAILS: tuple[Guardrail, ...] = (
-    mode.not_paused,
+    mode.not_stricter,
     conditions.maintenance,
     fleet.storm,
     fleet.one_at_a_time,

@@ -78,7 +78,7 @@ def stricter(connection: Connection, settings: Settings) -> tuple[Mapping[str, M
         (services if kind == "service" else strategies)[subject] = Mode(value)
 
     def only_stricter(modes: Mapping[str, Mode]) -> Mapping[str, Mode]:
-        return {name: mode for name, mode in modes.items() if STRICTNESS[mode] > STRICTNESS[overall]}
+        return {name: mode for name, mode in modes.items() if is_stricter(mode, overall)}
 
     return only_stricter(services), only_stricter(strategies)
 
@@ -100,9 +100,21 @@ def change(
         statements.set_control(connection, name=name, value=mode.value, by=by, now=now)
 
 
-def not_paused(ledger: Ledger, proposal: Proposal) -> Refusal | None:
-    """Guardrail `mode`: no effect of any kind while everything, the service or the strategy is paused."""
-    return None if ledger.mode is not Mode.PAUSED else paused(proposal.now)
+def is_stricter(mode: Mode, than: Mode) -> bool:
+    """Whether one mode allows less than another."""
+    return STRICTNESS[mode] > STRICTNESS[than]
+
+
+def not_stricter(ledger: Ledger, proposal: Proposal) -> Refusal | None:
+    """Guardrail `mode`: no effect of any kind while everything, the service or the strategy is paused.
+
+    Nor in another mode that allows less than the one in which it was decided on: then it is decided anew.
+    """
+    if ledger.mode is Mode.PAUSED:
+        return paused(proposal.now)
+    if not is_stricter(ledger.mode, proposal.decided_in):
+        return None
+    return Refusal(CONTROL, f"the mode has become {ledger.mode}", proposal.now + PAUSE_POLL)
 
 
 def paused(now: float) -> Refusal:

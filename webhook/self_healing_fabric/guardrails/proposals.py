@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from self_healing_fabric.settings import Mode
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -34,6 +36,7 @@ class Proposal:
         restores: it takes an earlier action back, and is not held up by what that one used.
         path: the services that this one depends on and that depend on it, directly or through others.
         measured: what was asked of Prometheus for the guardrails that need it.
+        decided_in: the mode in which it was decided on; a stricter one that was set since refuses it.
     """
 
     service: str
@@ -44,6 +47,7 @@ class Proposal:
     restores: bool = False
     path: frozenset[str] = frozenset()
     measured: Measured = Measured()
+    decided_in: Mode = Mode.DRY_RUN
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from self_healing_fabric.orchestration.leases import LEASE, steady
 from self_healing_fabric.recovery.effects import DIFF
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.strategies import UNDO
+from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
 log = structlog.get_logger()
@@ -194,6 +195,7 @@ def _proposal(
     disruptive: bool,
     measured: Measured,
     now: float,
+    decided_in: Mode = Mode.DRY_RUN,
 ) -> Proposal:
     service, topology = action["service"], context.graph.topology
     return Proposal(
@@ -205,6 +207,7 @@ def _proposal(
         restores=strategy == UNDO,
         path=frozenset(topology.dependencies(service)) | frozenset(topology.dependants(service)),
         measured=measured,
+        decided_in=decided_in,
     )
 
 
@@ -217,6 +220,7 @@ def announce(
     disruptive: bool,
     measured: Measured = NOTHING_MEASURED,
     entries: tuple[Entry, ...] = (),
+    decided_in: Mode = Mode.DRY_RUN,
 ) -> Refusal | float:
     """Ask the guardrails and, if they allow it, write the action down after `entries`, in one transaction.
 
@@ -230,7 +234,7 @@ def announce(
         # A change of the mode waits for us or we for it: once a pause is acknowledged, nothing begins.
         statements.serialize(connection, "control", shared=True)
         mark, now = steady(), context.clock()  # after the waiting, and in this order: see leases.Leases
-        proposal = _proposal(context, action, strategy, disruptive, measured, now)
+        proposal = _proposal(context, action, strategy, disruptive, measured, now, decided_in)
         refusal = guardrails.check(connection, proposal, context.settings)
         if refusal is not None:
             if refusal.remember is not None:

@@ -166,10 +166,11 @@ def _act(
         disruptive=disruptive,
         measured=measured,
         entries=entries,
+        decided_in=mode_in_force,
     )
     if isinstance(answer, Refusal):
         return _refused(incident, context, answer, entries, service)
-    return _perform(incident, context, strategy, effect, action, begun=answer)
+    return _perform(incident, context, strategy, effect, action, mode_in_force, begun=answer)
 
 
 def _mode_of(context: Context, service: str, strategy: str) -> Mode:
@@ -288,24 +289,33 @@ def _failures_in_a_row(actions: Sequence[Row[Any]], service: str, strategy: str)
 
 
 def _perform(
-    incident: Incident, context: Context, strategy: str, effect: Effect, action: dict[str, Any], begun: float
+    incident: Incident,
+    context: Context,
+    strategy: str,
+    effect: Effect,
+    action: dict[str, Any],
+    decided_in: Mode,
+    begun: float,
 ) -> Step:
+    until = begun + effect.begins_within
     with context.metrics.action_seconds.labels(strategy).time():
         outcome = effect.perform(
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
-            permit=_permit(incident, context, action["service"], strategy, begun + effect.begins_within),
+            permit=_permit(incident, context, action["service"], strategy, decided_in, until),
         )
     return _after_action(incident, context, strategy, action, outcome)
 
 
-def _permit(incident: Incident, context: Context, service: str, strategy: str, until: float) -> Permit:
+def _permit(
+    incident: Incident, context: Context, service: str, strategy: str, decided_in: Mode, until: float
+) -> Permit:
     """The leave to begin until then (on the steady clock).
 
-    Connecting to the target takes a while. Meanwhile people may have stopped the fabric, and who finds the
-    action unfinished after a crash asks the target when the longest effect should be over: a late one would
-    come after that.
+    Connecting to the target takes a while. Meanwhile people may have stopped the fabric, or want to be asked
+    first, and who finds the action unfinished after a crash asks the target when the longest effect should be
+    over: a late one would come after that.
     """
 
     def permit() -> bool:
@@ -313,7 +323,7 @@ def _permit(incident: Incident, context: Context, service: str, strategy: str, u
             now = _mode_of(context, service, strategy)
         except StoreUnavailable:
             return False
-        return now is not Mode.PAUSED and steady() < until and context.leases.holds(incident)
+        return not mode.is_stricter(now, decided_in) and steady() < until and context.leases.holds(incident)
 
     return permit
 
