@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -445,6 +447,46 @@ def test_a_state_that_cannot_be_kept_aside_is_not_replaced(ledger: Ledger) -> No
     assert outcome.status is Status.FAILED
     assert "cannot be written" in outcome.detail
     assert ledger.puts() == {}
+
+
+def test_half_a_copy_is_not_left_on_a_full_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the disk of the fabric's own store; and nobody may take it for the state."""
+
+    def fill(_: Any, path: str, data: bytes) -> None:
+        Path(path).write_bytes(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.pipe_file", fill)
+    _, outcome = ledger.repair()
+    assert outcome.status is Status.FAILED
+    assert "No space left on device" in outcome.detail
+    assert (ledger.puts(), ledger.aside()) == ({}, {})
+
+
+def test_a_try_that_fails_late_does_not_remove_what_a_later_one_has_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hung, was given up, and fails when the next one has written the whole."""
+    path = tmp_path / "kept"
+
+    def fail_late(*_: Any) -> None:
+        path.write_bytes(BAD)
+        raise OSError("gone")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.pipe_file", fail_late)
+    with pytest.raises(states.Unreadable):
+        states.keep(str(path), BAD)
+    assert path.read_bytes() == BAD
+
+
+def test_nobody_else_on_the_machine_may_read_what_is_kept(ledger: Ledger) -> None:
+    """Whatever the umask of the fabric is: the state may hold what only the service's users should see."""
+    before_it = os.umask(0o022)
+    try:
+        ledger.repair()
+    finally:
+        os.umask(before_it)
+    assert (ledger.directory / "aside" / "ledger" / "c").stat().st_mode & 0o077 == 0
 
 
 def test_what_was_kept_aside_is_read_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ drivers), which is needed only where states are repaired.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx
@@ -337,12 +339,32 @@ def keep(path: str, data: bytes) -> None:
         return
     try:
         filesystem, inside = _filesystem(path)
-        filesystem.makedirs(inside.rpartition("/")[0], exist_ok=True)
+        _make_folder(filesystem, inside.rpartition("/")[0])
         filesystem.pipe_file(inside, data)
     except Exception as error:
+        _remove_half(path, data)
         raise Unreadable(f"{path} cannot be written: {error or type(error).__name__}") from error
     if not _holds(path, data):
         raise Unreadable(f"{path} was written and does not hold what was written")
+
+
+def _make_folder(filesystem: Any, folder: str) -> None:
+    from fsspec.implementations.local import LocalFileSystem  # only when needed, as in `_filesystem`
+
+    if isinstance(filesystem, LocalFileSystem):
+        # On our own disk nobody else may read what only the service's own users could.
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    else:
+        filesystem.makedirs(folder, exist_ok=True)
+
+
+def _remove_half(path: str, data: bytes) -> None:
+    """It is worth nothing, and may fill the very disk that the fabric's own store is on."""
+    if _holds(path, data):
+        return  # this try was given up long ago, and a later one has written the whole
+    with contextlib.suppress(Exception):
+        filesystem, inside = _filesystem(path)
+        filesystem.rm_file(inside)
 
 
 def _holds(path: str, data: bytes) -> bool:
