@@ -110,6 +110,13 @@ def all_signals_of(services: Iterable[str]) -> str:
     return f'{{__name__=~"service:shf_.+",service=~{one_of(services)}}}'
 
 
+def recorded_lately(services: Iterable[str]) -> str:
+    """Which signals of these services were recorded within ten minutes, by the names in `signal_series`."""
+    selector = f"{all_signals_of(services)}[10m]"
+    named = f'label_replace(last_over_time({selector}), "signal_series", "$1", "__name__", "(.+)")'
+    return f"group by (service, signal_series) ({named})"
+
+
 def answering_of(services: Iterable[str]) -> str:
     """The share of targets that answer now, of each of these services."""
     return f"{HEARTBEAT.fresh_series}{{service=~{one_of(services)}}}"
@@ -117,17 +124,24 @@ def answering_of(services: Iterable[str]) -> str:
 
 def start_time_of(service: str) -> str:
     """When the newest process of the service started, in seconds since 1970."""
-    return f"max(process_start_time_seconds{{service={quote(service)}}})"
+    return f"max({' or '.join(_of_targets('process_start_time_seconds', [service]))})"
 
 
 def start_times_of(services: Iterable[str]) -> str:
     """When the newest process of each of the services started, in seconds since 1970."""
-    return f"max by (service) (process_start_time_seconds{{service=~{one_of(services)}}})"
+    named, by_job = _of_targets("process_start_time_seconds", services)
+    renamed = f'label_replace({by_job}, "service", "$1", "job", "(?:.*/)?([^/]+)")'
+    return f"max by (service) ({named} or {renamed})"
 
 
 def answering_targets_of(service: str) -> str:
-    """How many targets of the service answer; no sample for a service without any."""
-    return f"sum(up{{service={quote(service)}}})"
+    """How many targets of the service answer: its scrapes, or its health probes where it has no scrapes; no
+    sample for a service without any.
+
+    The `up` of a probe tells of the exporter, not of the service.
+    """
+    scrapes, probes = (" or ".join(_of_targets(each, [service])) for each in ("up", "probe_success"))
+    return f"sum(({scrapes}) unless on (job, instance) target:shf_probe:seen) or sum({probes})"
 
 
 def usual_request_rate_of(service: str) -> str:
@@ -156,12 +170,15 @@ def courses_of(series: Iterable[str], service: str) -> str:
 
 
 def scrapes_of(services: Iterable[str]) -> tuple[str, str]:
-    """One sample for each scrape of the services' targets: two selectors, each a range by itself.
+    """One sample for each scrape of the services' targets: two selectors, each a range by itself."""
+    return _of_targets("up", services)
 
-    As the rules name them: without the label, the part of the job behind the last `/`.
-    """
+
+def _of_targets(metric: str, services: Iterable[str]) -> tuple[str, str]:
+    """What the services' targets export: selectors of those that the label `service` names, and of those
+    without it, which the part of their job behind the last `/` names. So do the rules."""
     named = _any_of(services)
-    return f"up{{service=~{quote(named)}}}", f'up{{service="",job=~{quote(f"(?:.*/)?(?:{named})")}}}'
+    return f"{metric}{{service=~{quote(named)}}}", f'{metric}{{service="",job=~{quote(f"(?:.*/)?(?:{named})")}}}'
 
 
 def watchdog() -> str:

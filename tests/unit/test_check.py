@@ -16,6 +16,7 @@ from self_healing_fabric.check import Finding, run_checks
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store
 from self_healing_fabric.store.schema import VERSION
+from shf_queries import catalogue
 from state_replica import StateReplica
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -33,8 +34,10 @@ def prometheus(
     services: tuple[str, ...] = ("cart",),
     scrape_interval: int = 5,
     by: str = "service",
+    signals: tuple[str, ...] = (),
 ) -> None:
-    """Make the server answer the check's queries as Prometheus does; `by` tells what names the service."""
+    """Make the server answer the check's queries as Prometheus does; `by` tells what names the service, and
+    `signals` which series are recorded of cart."""
 
     def vector(*labels: dict[str, str]) -> dict[str, Any]:
         result = [{"metric": each, "value": [1, "1"]} for each in labels]
@@ -56,6 +59,9 @@ def prometheus(
             "service": f'up{{service=~"{names}"}}[300000ms]',
             "job": f'up{{service="",job=~"(?:.*/)?(?:{names})"}}[300000ms]',
         }
+        server.expect_request(
+            "/api/v1/query", query_string={"query": catalogue.recorded_lately(names.split("|"))}
+        ).respond_with_json(vector(*({"service": "cart", "signal_series": each} for each in signals)))
         for kind, query in queries.items():
             server.expect_request("/api/v1/query", query_string={"query": query}).respond_with_json(
                 {
@@ -137,6 +143,16 @@ def test_a_configured_service_without_heartbeat_is_named(httpserver: HTTPServer)
     prometheus(httpserver, services=("cart",))
     finding = found(settings(httpserver, services={"cart": {}, "db": {}}), "prometheus")[-1]
     assert (finding.ok, finding.message.split(".")[0]) == (False, "no heartbeat of: db")
+
+
+def test_a_signal_that_is_detected_and_could_not_be_proved_is_named(httpserver: HTTPServer) -> None:
+    """Recorded by people over the long window only: its incidents would wait for evidence, and nothing else."""
+    pairs = [(each.series, each.fresh_series) for each in (catalogue.CPU, catalogue.ERROR_RATIO)]
+    (cpu, cpu_short), errors = pairs
+    prometheus(httpserver, signals=(cpu, *errors, catalogue.MEMORY.series))
+    failures = [each.message for each in found(settings(httpserver), "prometheus") if not each.ok]
+    (failure,) = failures
+    assert failure.startswith(f"cart: {cpu} is recorded and {cpu_short} is not")
 
 
 @pytest.mark.parametrize("services", [("cart",), ()], ids=["recorded", "not recorded"])

@@ -29,7 +29,7 @@ from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.rules import check_rules
 from self_healing_fabric.settings import AuthSettings, Right, ServiceSettings, Settings, bearer_headers
 from self_healing_fabric.store import examine
-from shf_queries import PrometheusClient, QueryError, Series, catalogue
+from shf_queries import PrometheusClient, QueryError, Sample, Series, catalogue
 
 ASKING_AT_ONCE = 16
 PROBE_TIMEOUT = 5.0  # seconds for a health endpoint
@@ -157,6 +157,7 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
             for selector in (catalogue.scrapes_of(names) if names else ())
             for each in client.raw(selector, seconds=SCRAPES_WINDOW)
         ]
+        signals = client.instant(catalogue.recorded_lately(names)) if names else ()
     except QueryError as error:
         yield Finding(subject, False, str(error))
         return
@@ -175,6 +176,18 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
     ):  # else that may be why, and is mended first
         remedy = "Name their job as the service, or give their targets the label `service`"
         yield Finding(subject, False, f"no heartbeat of: {', '.join(missing)}. {remedy}.")
+    yield from _unprovable(subject, signals)
+
+
+def _unprovable(subject: str, signals: Sequence[Sample]) -> Iterator[Finding]:
+    """What people record themselves is detected by one series and proved by another."""
+    recorded = {(each.labels["service"], each.labels["signal_series"]) for each in signals}
+    for service, series in sorted(recorded):
+        for signal in catalogue.SIGNALS.values():
+            if signal.series == series and (service, signal.fresh_series) not in recorded:
+                remedy = "Record that too, as docs/how-to/own-metrics.md shows"
+                message = f"{service}: {series} is recorded and {signal.fresh_series} is not, by which it is told"
+                yield Finding(subject, False, f"{message} whether it still fails: nothing will be done. {remedy}.")
 
 
 def _scrape_interval(subject: str, scrapes: Sequence[Series], configured: float) -> Iterator[Finding]:

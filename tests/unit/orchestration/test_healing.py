@@ -232,6 +232,7 @@ def test_unknown_health_blocks(world: Any) -> None:
     incident = world.incident()
     assert incident.state is State.RECOVERING
     assert "nothing is done" in incident.waiting_for
+    assert catalogue.series_of(ERROR_RATIO.fresh_series, "cart") in incident.waiting_for
     assert world.target.restarts == []
 
 
@@ -353,7 +354,7 @@ def test_refused_restart_goes_to_people(world: Any) -> None:
 
 def test_process_that_was_not_replaced_is_not_healed(world: Any) -> None:
     """All signals calm, but the process start time is the old one: not healed by this restart."""
-    start = 'max(process_start_time_seconds{service="cart"})'
+    start = catalogue.start_time_of("cart")
     world.prometheus.set(start, 5.0)
     world.silent()
     world.target.on_restart = world.healthy

@@ -87,6 +87,8 @@ def test_prometheus_itself_parses_every_query_of_hostile_names(tmp_path: Path) -
             *(series_of(signal.series, value) for signal in SIGNALS.values()),
             all_signals_of([value, "cart"]),
             catalogue.start_time_of(value),
+            catalogue.start_times_of([value, "cart"]),
+            catalogue.answering_targets_of(value),
             catalogue.usual_request_rate_of(value),
             catalogue.missed_heartbeats_of(value),
             catalogue.least_of(catalogue.STATE_DIGESTS, value),
@@ -154,6 +156,50 @@ def test_the_last_hour_is_told_by_prometheus_itself(tmp_path: Path) -> None:
     }
     path = tmp_path / "hour_test.yml"
     path.write_text(yaml.safe_dump({"tests": [test]}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_targets_are_found_as_the_rules_name_their_service(tmp_path: Path) -> None:
+    """By the label or by the job, and a probe's scrape of its exporter is no target that answers."""
+    probe = 'job="health",instance="{}",service="labelled"'
+    series = {
+        'up{job="any",instance="1",service="labelled"}': 1,
+        'up{job="any",instance="2",service="labelled"}': 0,
+        f"up{{{probe.format('a')}}}": 1,
+        f"probe_success{{{probe.format('a')}}}": 0,
+        f"target:shf_probe:seen{{{probe.format('a')}}}": 1,
+        'up{job="shop/by.job",instance="1"}': 1,
+        'up{job="by.job",instance="2"}': 1,
+        'up{job="byXjob",instance="3"}': 1,
+        'up{job="by.job",instance="4",service="other"}': 1,
+        'up{job="probed",instance="1"}': 1,
+        'probe_success{job="probed",instance="1"}': 0,
+        'target:shf_probe:seen{job="probed",instance="1"}': 1,
+        'process_start_time_seconds{job="any",instance="1",service="labelled"}': 20,
+        'process_start_time_seconds{job="any",instance="2",service="labelled"}': 30,
+        'process_start_time_seconds{job="shop/by.job",instance="1"}': 40,
+        'process_start_time_seconds{job="by.job",instance="4",service="other"}': 50,
+    }
+    asked = [(catalogue.answering_targets_of(name), {"{}": n}) for name, n in (("labelled", 1), ("by.job", 2))]
+    asked += [(catalogue.answering_targets_of("probed"), {"{}": 0}), (catalogue.answering_targets_of("no"), {})]
+    asked += [(catalogue.start_time_of(name), {"{}": at}) for name, at in (("labelled", 30), ("by.job", 40))]
+    of_all = {'{service="labelled"}': 30, '{service="by.job"}': 40}
+    asked += [(catalogue.start_times_of(["labelled", "by.job", "no"]), of_all)]
+    cases = [
+        {
+            "expr": expression,
+            "eval_time": "0m",
+            "exp_samples": [{"labels": labels, "value": value} for labels, value in samples.items()],
+        }
+        for expression, samples in asked
+    ]
+    given_series = [{"series": name, "values": str(value)} for name, value in series.items()]
+    path = tmp_path / "targets_test.yml"
+    path.write_text(yaml.safe_dump({"tests": [{"input_series": given_series, "promql_expr_test": cases}]}))
     done = subprocess.run(
         ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False
     )

@@ -50,6 +50,7 @@ from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health
 from self_healing_fabric.settings import Mode
 from shf_queries import QueryError, catalogue
+from shf_queries.catalogue import SIGNALS
 
 PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
 MOST_UNDOS = 3  # tries in a row; no budget bounds them, and what can never begin must not keep people waiting
@@ -105,7 +106,10 @@ def recovering(incident: Incident, context: Context) -> Step:
     health, evidence = context.verifier.health(str(incident.service), facts.signals, context.clock())
     entries = tuple(evidence_entry(fact) for fact in evidence)
     if health is Health.UNKNOWN:
-        return wait(incident, context, "no current samples tell whether it still fails, so nothing is done")
+        asked = (SIGNALS[name].fresh_series for name in sorted(facts.signals))
+        unknown = " and ".join(catalogue.series_of(series, str(incident.service)) for series in asked)
+        reason = f"no current samples of {unknown} tell whether it still fails, so nothing is done"
+        return wait(incident, context, reason)
     if health is Health.CALM:
         calm = Entry(
             Kind.NOTE, "Inside all limits before anything was done: only watching whether it stays so."
