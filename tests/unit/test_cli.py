@@ -336,8 +336,8 @@ STORY: dict[str, Any] = {
     }],
     "calls": [{
         "contact": "ada", "channel": "people", "level": 1, "status": "sent", "reason": "r", "error": None,
-        "created_at": "2026-11-22T13:05:12.000Z", "sent_at": None,
-    }],
+        "created_at": "2026-11-22T13:05:12.000Z", "sent_at": None, "kind": kind,
+    } for kind in ("escalation", "ended")],
     "next": {
         "due_at": "2026-11-22T13:05:20.000Z", "level_due_at": "2026-11-22T13:10:12.000Z",
         "next_level": {"level": 2, "name": "memory"},
@@ -507,6 +507,7 @@ def test_an_incident_tells_in_the_terminal_what_its_page_tells(shf: Shf, httpser
         "restart http:cart: succeeded, took 3 seconds: answered 202",
         "cooldown: too soon; asked again 2026-11-22",
         "ada over people, level 1: sent",
+        "ada over people, level 1, that it is over: sent",
     ):
         assert text in shown, text
     assert all(f"shf {name}" not in shown for name in ("approve", "reject", "escalate"))

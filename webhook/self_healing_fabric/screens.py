@@ -253,8 +253,7 @@ def _show_what_was_done(console: Console, told: Telling) -> None:
         _title(console, "Who was called")
     for call in told.calls:
         error = f", {call.error}" if call.error else ""
-        whom = f"{call.contact} over {call.channel}, level {call.level}"
-        _line(console, f"{_time(call.at)} {whom}: {call.status}{error}", "  ")
+        _line(console, f"{_time(call.at)} {call.whom}: {call.status}{error}", "  ")
 
 
 def _title(console: Console, text: str) -> None:

@@ -78,7 +78,9 @@ class Impact:
         """One sentence for people."""
         share = "an unknown share" if self.users_affected is None else f"at least {self.users_affected:.0%}"
         rate = "" if self.requests_affected is None else f" ({self.requests_affected:.3g}/s)"
-        behind = f", {len(self.dependants)} services depend on it" if self.dependants else ""
+        count = len(self.dependants)
+        told = "1 service depends" if count == 1 else f"{count} services depend"
+        behind = f", {told} on it" if count else ""
         burn = (
             f", error budget used {self.budget_burn:.1f} x too fast" if self.budget_burn is not None else ""
         )

@@ -142,6 +142,13 @@ class Called:
     reason: str
     error: str
     at: float
+    ended: bool  # told that it is over, which is no call for help
+
+    @property
+    def whom(self) -> str:
+        """Whom, how, and about what."""
+        end = ", that it is over" if self.ended else ""
+        return f"{self.contact} over {self.channel}, level {self.level}{end}"
 
 
 @dataclass(frozen=True)
@@ -412,6 +419,7 @@ def _called(told: Json) -> Called:
         reason=told["reason"],
         error=told["error"] or "",
         at=_seconds(told["sent_at"] or told["created_at"]) or 0.0,
+        ended=told.get("kind") == "ended",
     )
 
 

@@ -492,9 +492,9 @@ def _nobody_reached(rows: Collection[AnyRow], level: int) -> bool:
 
 
 def _told(row: AnyRow) -> str:
-    what = "was called" if row.kind == Kind.ESCALATION.value else "was told that it is over"
+    what, end = ("called", "") if row.kind == Kind.ESCALATION.value else ("told", " that it is over")
     tries = f", at try {row.attempts + 1}" if row.attempts else ""
-    return f"{row.contact} {what} over {row.channel} (level {row.level}){tries}."
+    return f"{row.contact} was {what} over {row.channel} (level {row.level}){end}{tries}."
 
 
 def _not_told(row: AnyRow, failure: CallFailed) -> str:
