@@ -178,7 +178,8 @@ def _of_targets(metric: str, services: Iterable[str]) -> tuple[str, str]:
     """What the services' targets export: selectors of those that the label `service` names, and of those
     without it, which the part of their job behind the last `/` names. So do the rules."""
     named = _any_of(services)
-    return f"{metric}{{service=~{quote(named)}}}", f'{metric}{{service="",job=~{quote(f"(?:.*/)?(?:{named})")}}}'
+    of_job = quote(f"(?:.*/)?(?:{named})")
+    return f"{metric}{{service=~{quote(named)}}}", f'{metric}{{service="",job=~{of_job}}}'
 
 
 def watchdog() -> str:

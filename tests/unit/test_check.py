@@ -146,7 +146,7 @@ def test_a_configured_service_without_heartbeat_is_named(httpserver: HTTPServer)
 
 
 def test_a_signal_that_is_detected_and_could_not_be_proved_is_named(httpserver: HTTPServer) -> None:
-    """Recorded by people over the long window only: its incidents would wait for evidence, and nothing else."""
+    """Recorded by people over the long window only: its incidents would only wait for evidence."""
     pairs = [(each.series, each.fresh_series) for each in (catalogue.CPU, catalogue.ERROR_RATIO)]
     (cpu, cpu_short), errors = pairs
     prometheus(httpserver, signals=(cpu, *errors, catalogue.MEMORY.series))

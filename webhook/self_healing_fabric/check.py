@@ -185,9 +185,10 @@ def _unprovable(subject: str, signals: Sequence[Sample]) -> Iterator[Finding]:
     for service, series in sorted(recorded):
         for signal in catalogue.SIGNALS.values():
             if signal.series == series and (service, signal.fresh_series) not in recorded:
+                recorded_one = f"{service}: {series} is recorded and {signal.fresh_series} is not"
+                effect = "nothing would tell whether it still fails, so nothing would be done"
                 remedy = "Record that too, as docs/how-to/own-metrics.md shows"
-                message = f"{service}: {series} is recorded and {signal.fresh_series} is not, by which it is told"
-                yield Finding(subject, False, f"{message} whether it still fails: nothing will be done. {remedy}.")
+                yield Finding(subject, False, f"{recorded_one}: {effect}. {remedy}.")
 
 
 def _scrape_interval(subject: str, scrapes: Sequence[Series], configured: float) -> Iterator[Finding]:

@@ -291,7 +291,7 @@ def test_how_many_quiet_windows_hold_as_much_is_told() -> None:
     assert as_high > 0
     told = " ".join(diagnosis.against)
     assert f"{as_high} of {len(diagnosis.quiet)} quiet windows" in told
-    assert f"a chance of {diagnosis.support.unusual:.0%}, so the confidence is at most {HELD}" in told
+    assert f"a chance of {diagnosis.support.unusual:.0%}, so the series carry a confidence of at most" in told
     assert diagnosis.as_dict()["quiet_evidence"] == pytest.approx(diagnosis.quiet, rel=1e-5)
 
 

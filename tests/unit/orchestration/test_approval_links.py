@@ -59,7 +59,7 @@ def test_opening_a_link_shows_what_would_be_done_and_does_nothing(waiting: Any) 
         for method in ("GET", "HEAD", "OPTIONS"):
             assert client.open(link, method=method).status_code == 200
         page = client.get(link)
-        assert "restart of http:" in page.text
+        assert f"restart of {waiting.target.restart_url}, for cart" in page.text
         assert page.headers["Referrer-Policy"] == "no-referrer"
         assert "form-action 'self'" in page.headers["Content-Security-Policy"]
     waiting.run(1)

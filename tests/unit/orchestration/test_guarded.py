@@ -202,3 +202,35 @@ def test_what_is_asked_for_is_possible(make_world: Callable[..., Any]) -> None:
     decide(world.context, world.incident().id, DECISIONS["approve"], by="ada")
     world.run(seconds=30)
     assert (world.target.scalings, len(world.target.restarts)) == ([], 1)
+
+
+@pytest.mark.parametrize("refusing", [{"max_actions": 0}, {"min_healthy": 1}], ids=["budget", "measured"])
+def test_nobody_is_asked_to_allow_what_a_guardrail_refuses_for_good(
+    make_world: Callable[..., Any], refusing: dict[str, Any]
+) -> None:
+    """People are called at once, instead of an answer awaited that could change nothing."""
+    world = make_world(mode="approval", guardrails=refusing)
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=10)
+    incident = world.incident()
+    assert (incident.state, incident.level) == (State.ESCALATED, 1)
+    assert not any("Asks for approval" in line for line in world.story())
+    assert any(f"{next(iter(refusing))} refuses" in line for line in world.story())
+
+
+def test_what_a_guardrail_makes_wait_is_asked_for_meanwhile(make_world: Callable[..., Any]) -> None:
+    """A deployment is under way: the answer is there when it is over, and then it is done once."""
+    world = make_world(mode="approval", guardrails={"deploying": "rollouts"})
+    world.prometheus.set("rollouts", 1.0)
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(world.alert())
+    world.run(seconds=10)
+    assert world.incident().state is State.AWAITING_APPROVAL
+    decide(world.context, world.incident().id, DECISIONS["approve"], by="ada")
+    world.run(seconds=10)
+    assert world.restarts() == {}
+    world.prometheus.set("rollouts", 0.0)
+    world.run(seconds=40)
+    assert world.restarts() == {"cart": 1}

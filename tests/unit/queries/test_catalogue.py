@@ -184,8 +184,9 @@ def test_targets_are_found_as_the_rules_name_their_service(tmp_path: Path) -> No
         'process_start_time_seconds{job="shop/by.job",instance="1"}': 40,
         'process_start_time_seconds{job="by.job",instance="4",service="other"}': 50,
     }
-    asked = [(catalogue.answering_targets_of(name), {"{}": n}) for name, n in (("labelled", 1), ("by.job", 2))]
-    asked += [(catalogue.answering_targets_of("probed"), {"{}": 0}), (catalogue.answering_targets_of("no"), {})]
+    answering = (("labelled", {"{}": 1}), ("by.job", {"{}": 2}), ("probed", {"{}": 0}), ("no", {}))
+    asked: list[tuple[str, dict[str, int]]]
+    asked = [(catalogue.answering_targets_of(name), samples) for name, samples in answering]
     asked += [(catalogue.start_time_of(name), {"{}": at}) for name, at in (("labelled", 30), ("by.job", 40))]
     of_all = {'{service="labelled"}': 30, '{service="by.job"}': 40}
     asked += [(catalogue.start_times_of(["labelled", "by.job", "no"]), of_all)]

@@ -12,6 +12,7 @@ from flask import Blueprint, Response, current_app, make_response, render_templa
 
 from self_healing_fabric.api.auth import open_to_all
 from self_healing_fabric.errors import DecisionRefused, UnknownIncident
+from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration import approval_links
 from self_healing_fabric.orchestration.approval_links import InvalidLink
@@ -30,7 +31,7 @@ pre{overflow-x:auto}dt{color:#555}dd{margin:0 0 .6rem}button,input{font:inherit;
 </head><body><h1>{{ heading }}</h1>
 {% if proposal %}<dl><dt>Incident</dt><dd>{{ proposal.link.incident }}: {{ proposal.title }}</dd>
 <dt>What would be done</dt>
-<dd>{{ proposal.strategy }} of {{ proposal.target }}, for {{ proposal.service }}
+<dd>{{ proposal.strategy }} of {{ words(proposal.target) }}, for {{ proposal.service }}
 {%- if proposal.followed_by %}, then {{ proposal.followed_by }}{% endif %}
 {%- if proposal.diff %}<pre>{{ proposal.diff | join("\n") }}</pre>{% endif %}</dd>
 <dt>The link was sent to</dt><dd>{{ proposal.link.to }}</dd></dl>{% endif %}
@@ -83,6 +84,7 @@ def _void(error: DecisionRefused | UnknownIncident) -> Response:
 
 
 def _page(status: int, heading: str, **what: object) -> Response:
-    response = make_response(render_template_string(_PAGE, heading=heading, longest=MAX_NAME, **what), status)
+    page = render_template_string(_PAGE, heading=heading, longest=MAX_NAME, words=target_in_words, **what)
+    response = make_response(page, status)
     response.headers.update(_HEADERS)
     return response

@@ -353,7 +353,7 @@ def _against(suspects: Sequence[Suspect], support: Support) -> list[str]:
     if support.unusual > UNUSUAL:
         noise = f"one more quiet window would hold as much with a chance of {support.unusual:.0%}"
         noise = noise if support.apart > 1 else "the history is too short to tell it from noise"
-        found.append(f"{noise}, so the confidence is at most {HELD}")
+        found.append(f"{noise}, so the series carry a confidence of at most {HELD}")
     found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]
     found += [
         f"{claim.service}: {claim.kind} counts {factor.factor:.0%} only, for {factor.reason}"

@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="largest notification")
     reconcile_interval: Duration = Field(10.0, ge=1, description="between two comparisons with the servers")
-    relapse_window: Duration = Field(300.0, gt=0, description="after resolution, in which an alert re-opens")
+    relapse_window: Duration = Field(
+        300.0, gt=0, description="after resolution, in which an alert re-opens; alerts may lag for 3 min"
+    )
     auth: AuthSettings = Field(AuthSettings(), description="who may call")
     prometheus: PrometheusSettings = Field(PrometheusSettings(), description="where the evidence comes from")
     grafana: GrafanaSettings | None = Field(None, description="for links to the dashboards")

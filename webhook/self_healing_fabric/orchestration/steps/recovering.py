@@ -148,6 +148,11 @@ def _act(
         part_of = _part_of(strategy, action, facts.actions)
         leave = questions.leave_for(context, incident, action, strategy, facts.actions, part_of)
         if leave.given_to is None:
+            measured = _measured(context, service, strategy)
+            refusal = journal.ask_guardrails(context, action, strategy, disruptive, measured)
+            if refusal is not None and refusal.retry_at is None:
+                # Nobody is asked, and waited for, who could not allow it anyway.
+                return _refused(incident, context, refusal, entries, service)
             return _ask_for_approval(incident, context, strategy, action, leave, entries)
         action["before"][questions.GIVEN_TO] = leave.given_to
     measured = _measured(context, service, strategy) if disruptive else Measured()
