@@ -37,6 +37,8 @@ TABLE: list[tuple[str, dict[str, Any], str, str, float]] = [
     ("CPU nearly at its limit", {"queries": {CPU_PEAK: 0.9}}, "resource_exhaustion", "cart", 0.3),
     ("dependency silent", {"db": {"heartbeat:answered": 0}}, "dependency_failure", "db", 0.8),
     ("dependency fails", {"db": {"errors:ratio": 0.5}}, "dependency_failure", "db", 0.7),
+    ("dependency silent for a moment", {"db": {"up:ratio": 0.0}}, "dependency_failure", "db", 0.8),
+    ("dependency began to fail", {"db": {"errors:ratio_short": 0.5}}, "dependency_failure", "db", 0.7),
     (
         "dependency slow",
         {"db": {"latency:p95_seconds": 9, "latency:p95_seconds_baseline": 1}},
@@ -129,6 +131,8 @@ def test_the_pattern_follows_from_what_is_measured(
         {"queries": {STARTED: 399}},
         {"queries": {STARTED: 1000}},
         {"db": {"heartbeat:answered": 1}, "queries": {LOST: 0.05}},
+        {"db": {"heartbeat:answered": 1, "up:ratio": 0.5}},
+        {"db": {"errors:ratio_short": 0.05}},
         {"db": {"heartbeat:answered": 1}, "queries": {LOST: 0.9, DB_STARTED: 401}},
         {"queries": {LOST: 0.9}},
         # The errors have stopped: code does not mend itself.

@@ -18,7 +18,7 @@ from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 from shf_demo.ports import free_ports
-from shf_queries.catalogue import ERROR_RATIO, LATENCY_P95
+from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT, LATENCY_P95, Signal
 
 
 @pytest.fixture
@@ -79,6 +79,25 @@ def test_cause_that_alerts_after_its_symptom_is_healed_once(shop: Any) -> None:
     assert (incident.id, incident.service, incident.outcome) == (opened.id, "db", "healed")
     assert shop.restarts() == {"db": 1}
     assert shop.calls == []
+
+
+@pytest.mark.parametrize(("signal", "good", "bad"), [(HEARTBEAT, 1.0, 0.0), (ERROR_RATIO, 0.0, 0.9)])
+def test_symptom_that_alerts_at_once_waits_for_a_cause_whose_window_is_not_full(
+    shop: Any, signal: Signal, good: float, bad: float
+) -> None:
+    """`db` fails by its newest samples, and its alert comes later: only `db` is restarted, nobody is called."""
+    back = shop.targets["db"].on_restart
+    shop.targets["db"].on_restart = lambda: (back(), shop.measure(signal, good, "db"))
+    shop.healthy("db")
+    shop.set(signal.fresh_series, bad, "db")
+    shop.receive(symptom(shop))
+    shop.run(seconds=20)
+    assert (shop.restarts(), shop.calls) == ({}, [])
+    shop.measure(signal, bad, "db")
+    shop.receive(cause(shop, signal=signal.name))
+    shop.run(seconds=30)
+    assert (shop.incident().service, shop.incident().outcome) == ("db", "healed")
+    assert (shop.restarts(), shop.calls) == ({"db": 1}, [])
 
 
 def test_cause_whose_process_is_gone_is_told_by_what_it_does_to_its_callers(shop: Any) -> None:

@@ -15,7 +15,7 @@ from self_healing_fabric.diagnosis.sources import Report
 from self_healing_fabric.incidents.evidence import Evidence, Limit, compared, is_outside, limit_of
 from self_healing_fabric.settings import Thresholds
 from shf_queries import PrometheusClient, Sample, catalogue
-from shf_queries.catalogue import CPU, MEMORY, SIGNALS, Signal
+from shf_queries.catalogue import CPU, ERROR_RATIO, HEARTBEAT, MEMORY, SIGNALS, Signal
 
 RESOURCE_LOOK_BACK = (
     "5m"  # a service that just died has no utilisation now: the worst of the minutes before tells
@@ -76,6 +76,17 @@ class Observations:
     def breach(self, signal: Signal, *, service: str | None = None, fresh: bool = False) -> Evidence | None:
         """The evidence that a signal is outside its limit, or None when it is inside or cannot be told."""
         return self._compare(signal, service or self.service, fresh=fresh, outside=True)
+
+    def failing(self, signal: Signal, service: str) -> Evidence | None:
+        """The evidence that another service fails by this signal, also when no alert of its own says so yet.
+
+        Its callers' alerts come first: silence fills a whole window before it is one, and a share of failures
+        rises no faster than that of those who pass them on.
+        """
+        fresh = None
+        if signal is ERROR_RATIO or (signal is HEARTBEAT and self.signal(signal.fresh_series, service) == 0):
+            fresh = self.breach(signal, service=service, fresh=True)
+        return self.breach(signal, service=service) or fresh
 
     def calm(self, signal: Signal, *, service: str | None = None, fresh: bool = False) -> Evidence | None:
         """The evidence that a signal is inside its limit, or None when it is outside or cannot be told."""

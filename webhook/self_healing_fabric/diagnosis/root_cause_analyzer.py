@@ -189,7 +189,7 @@ def _exhausted_resources(seen: Observations, _: float) -> Iterator[Finding]:
 def _failing_dependencies(seen: Observations, _: float) -> Iterator[Finding]:
     for dependency in seen.depends_on:
         for signal, weight in ((HEARTBEAT, 0.8), (ERROR_RATIO, 0.7), (LATENCY_P95, 0.6)):
-            evidence = seen.breach(signal, service=dependency)
+            evidence = seen.failing(signal, dependency)
             if evidence:
                 yield Finding(Pattern.DEPENDENCY_FAILURE, dependency, weight, evidence)
 

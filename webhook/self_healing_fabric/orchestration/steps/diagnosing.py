@@ -220,7 +220,7 @@ def _suspected_dependency(
 def _breaches(seen: Observations, service: str) -> list[str]:
     """The signals for which a service without alerts is suspected."""
     signals = (HEARTBEAT, ERROR_RATIO, LATENCY_P95)
-    return [each.name for each in signals if seen.breach(each, service=service)]
+    return [each.name for each in signals if seen.failing(each, service)]
 
 
 def _diagnosed(
