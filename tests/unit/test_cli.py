@@ -258,7 +258,7 @@ def test_rules_take_their_limits_from_the_configuration(shf: Shf, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ("heartbeet=45s", "heartbeet"),
+        ("heartbeet=45s", "heartbeet: no parameter is called so; `shf rules --list` shows all"),
         ("heartbeat=soon", "'soon' is not a duration"),
         ("error_window=1s", "error_window is 1s but needs 4 times scrape_interval"),
         ("min_errors=x", "min_errors"),

@@ -101,10 +101,10 @@ def test_every_problem_is_reported_at_once_under_its_path(problems: Problems) ->
             "prometheus": {"url": "prometheus:9090", "timeout": "5 parsecs"},
             "verification": {"stability": "30s", "deadline": "40s"},
             "guardrails": {"max_actons": 3},
-            "plans": {"oops": ["restart"]},
+            "plans": {"oops": ["restart"], "degradation": ["restrat"]},
             "services": {
                 "cart": {"depends_on": ["dbb"], "recovery": {"http": {"restrt": "http://127.0.0.1/r"}}},
-                "db": {"tier": "gold"},
+                "db": {"tier": "gold", "plans": {"oops": []}},
             },
         }
     )
@@ -116,7 +116,9 @@ def test_every_problem_is_reported_at_once_under_its_path(problems: Problems) ->
         "prometheus.timeout",
         "verification.deadline",
         "guardrails.max_actons",
-        "plans",
+        "plans.oops",
+        "plans.degradation.0",
+        "services.db.plans.oops",
         "services.cart.depends_on.0",
         "services.cart.recovery.http.restrt",
         "services.db.tier",

@@ -106,7 +106,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _problem(location: tuple[str | int, ...], message: str, kind: str) -> Problem:
-    path = ".".join(str(part) for part in location)
+    # A wrong name among names of the user's own is told under that name.
+    path = ".".join(str(part) for part in location if part != "[key]")
     if kind == "extra_forbidden":
         return Problem(path, f"unknown setting{_suggestion(location)}")
     if kind in ("model_type", "dict_type", "mapping_type"):

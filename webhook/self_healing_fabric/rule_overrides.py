@@ -59,7 +59,12 @@ def _validated(values: dict[str, Any]) -> RuleParameters:
         return RuleParameters(**values)
     except ValidationError as error:
         problems = [
-            Problem(".".join(map(str, detail["loc"])), detail["msg"].removeprefix("Value error, "))
+            Problem(
+                ".".join(map(str, detail["loc"])),
+                "no parameter is called so; `shf rules --list` shows all"
+                if detail["type"] == "extra_forbidden"
+                else detail["msg"].removeprefix("Value error, "),
+            )
             for detail in error.errors()
         ]
         raise ConfigurationError("rule parameters", problems) from error

@@ -85,7 +85,7 @@ def test_cause_that_alerts_after_its_symptom_is_healed_once(shop: Any) -> None:
 def test_symptom_that_alerts_at_once_waits_for_a_cause_whose_window_is_not_full(
     shop: Any, signal: Signal, good: float, bad: float
 ) -> None:
-    """`db` fails by its newest samples, and its alert comes later: only `db` is restarted, nobody is called."""
+    """`db` fails by its newest samples, and alerts later: only `db` is restarted, and nobody is called."""
     back = shop.targets["db"].on_restart
     shop.targets["db"].on_restart = lambda: (back(), shop.measure(signal, good, "db"))
     shop.healthy("db")

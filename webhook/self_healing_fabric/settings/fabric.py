@@ -34,7 +34,6 @@ from self_healing_fabric.settings.services import (
     Plans,
     ServiceSettings,
     Thresholds,
-    checked_plans,
 )
 from self_healing_fabric.settings.values import (
     CpuAffinity,
@@ -108,9 +107,7 @@ class Settings(BaseSettings):
     guardrails: GuardrailSettings = Field(GuardrailSettings(), description="bounds for disruptive actions")
     retry: RetrySettings = Field(RetrySettings(), description="of the strategy `retry`")
     escalation: EscalationSettings = Field(EscalationSettings(), description="the five levels")
-    plans: Mapping[str, tuple[StrategyName, ...]] = Field(
-        DEFAULT_PLANS, description="strategies by failure class, in order"
-    )
+    plans: Plans = Field(DEFAULT_PLANS, description="strategies by failure class, in order")
     correlation: CorrelationSettings = Field(
         CorrelationSettings(), description="which alerts are one problem"
     )
@@ -184,8 +181,8 @@ class Settings(BaseSettings):
 
     @field_validator("plans")
     @classmethod
-    def _known_classes(cls, value: Plans) -> Plans:
-        return {**DEFAULT_PLANS, **checked_plans(value)}
+    def _all_classes(cls, value: Plans) -> Plans:
+        return {**DEFAULT_PLANS, **value}
 
     @classmethod
     def settings_customise_sources(

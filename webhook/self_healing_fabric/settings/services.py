@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from self_healing_fabric.durations import Duration
 from self_healing_fabric.settings.escalation import ServicePolicy
@@ -14,7 +14,14 @@ from self_healing_fabric.settings.plugins import EvidenceOptions
 from self_healing_fabric.settings.recovery import RecoverySettings
 from self_healing_fabric.settings.values import CalledUrl, HttpUrl, Mode, Section, ServiceName, StrategyName
 
-Plans = Mapping[str, tuple[StrategyName, ...]]
+
+def _failure_class(name: str) -> str:
+    if name not in DEFAULT_PLANS:
+        raise ValueError(f"no failure class is called so; known: {', '.join(DEFAULT_PLANS)}")
+    return name
+
+
+Plans = Mapping[Annotated[str, AfterValidator(_failure_class)], tuple[StrategyName, ...]]
 
 DEFAULT_PLANS: Plans = {
     "transient": ("retry", "restart"),
@@ -25,13 +32,6 @@ DEFAULT_PLANS: Plans = {
     "critical": (),
     "unknown": (),
 }
-
-
-def checked_plans(plans: Plans) -> Plans:
-    unknown = sorted(set(plans) - set(DEFAULT_PLANS))
-    if unknown:
-        raise ValueError(f"no such failure class: {', '.join(unknown)} (known: {', '.join(DEFAULT_PLANS)})")
-    return plans
 
 
 class Thresholds(Section):
@@ -86,14 +86,7 @@ class ServiceSettings(Section):
     evidence_sources: EvidenceOptions = Field(
         {}, description="[plugins](plugins.md) that are asked about it too: options by name"
     )
-    plans: Mapping[str, tuple[StrategyName, ...]] = Field(
-        {}, description="strategies by failure class where they differ from `plans`"
-    )
+    plans: Plans = Field({}, description="strategies by failure class where they differ from `plans`")
     guardrails: ServiceLimits = Field(ServiceLimits(), description="bounds that differ for this service")
     escalation: ServicePolicy = Field(ServicePolicy(), description="how high and how soon people are called")
     mode: Mode | None = Field(None, description="at most this much, whatever `mode` allows")
-
-    @field_validator("plans")
-    @classmethod
-    def _known_classes(cls, value: Plans) -> Plans:
-        return checked_plans(value)
