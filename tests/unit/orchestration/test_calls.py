@@ -235,6 +235,22 @@ def test_healing_announces_itself_once_to_everyone_who_was_called(guarded: Guard
     assert [len(guardian.heard) for guardian in guardians] == [2, 2, 0, 0]
 
 
+def test_levels_begin_anew_when_it_relapses(guarded: Guarded) -> None:
+    """All were called and told that it is over: of the relapse they hear level by level, as of any."""
+    world, guardians = guarded()
+    failing(world)
+    world.run(seconds=5 * DEADLINE, tick=5)
+    assert [guardian.kinds for guardian in guardians] == [["escalation"]] * 4
+    world.healthy()
+    world.run(seconds=20)
+    assert world.incident().state is State.RESOLVED
+    world.silent()
+    world.receive(world.alert(starts_at="later"))
+    world.run(seconds=6 * DEADLINE, tick=5)
+    assert [guardian.kinds for guardian in guardians] == [["escalation", "ended", "escalation"]] * 4
+    assert world.incident().relapses == 1
+
+
 def test_what_healed_before_it_was_told_is_not_told(guarded: Guarded) -> None:
     """Healed while the call was still being gathered: nobody is disturbed, not even by the end."""
     world, (first, *_) = guarded(bounds={"gather": 4})

@@ -90,7 +90,7 @@ def test_acknowledgement_ends_with_the_incident(world: Any) -> None:
     world.receive(world.alert(starts_at="2026-01-01T00:05:00Z"))
     world.run(seconds=2000, tick=20)
     assert (world.incident().relapses, world.incident().acknowledged_by) == (1, None)
-    assert [call.level for call in world.calls] == [1, 2, 3, 4]
+    assert [call.level for call in world.calls] == [1, 1, 2, 3, 4]
     assert any("ada acknowledged" in line for line in world.story())
 
 

@@ -479,11 +479,14 @@ def moved_to(service: str, now: float) -> dict[str, Any]:
 def reopened(relapses: int, now: float) -> dict[str, Any]:
     """The columns of an incident that starts over after a relapse.
 
-    Whoever acknowledged it was told that it is over, and does not look at it any more.
+    Whoever was called for it was told that it is over, and does not look at it any more: the levels begin
+    anew, too.
     """
     return {
         "state": State.DIAGNOSING.value,
         "relapses": relapses + 1,
+        "level": 0,
+        "level_due_at": None,
         "outcome": None,
         "resolved_at": None,
         "verification": None,
