@@ -253,16 +253,16 @@ _NOTED: Mapping[str, Callable[..., str | None]] = {
 
 
 def _into_effects(death: Death, hold: Callable[[str, float], None], connected: Callable[[], None]) -> None:
-    original_send, original_request = Calls.send, httpx.Client.request
+    original_send, original_build = Calls.send, httpx.Client.build_request
 
     def send(calls: Calls, method: str, url: str, **options: Any) -> Any:
         outcome = original_send(calls, method, url, **options)
         death.pass_by(ANSWERED)
         return outcome
 
-    def request(client: httpx.Client, method: str, url: str, **options: Any) -> httpx.Response:
+    def build_request(client: httpx.Client, method: str, url: str, **options: Any) -> httpx.Request:
         if "trace" not in (options.get("extensions") or {}):
-            return original_request(client, method, url, **options)
+            return original_build(client, method, url, **options)
         products = options["extensions"]["trace"]
 
         def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -279,10 +279,11 @@ def _into_effects(death: Death, hold: Callable[[str, float], None], connected: C
             elif event == "http11.receive_response_headers.complete":
                 death.pass_by(DONE)
 
-        return original_request(client, method, url, **{**options, "extensions": {"trace": trace}})
+        return original_build(client, method, url, **{**options, "extensions": {"trace": trace}})
 
     Calls.send = send  # type: ignore[method-assign]
-    httpx.Client.request = request  # type: ignore[method-assign, assignment]
+    # What sends a request in one piece and what reads its answer in parts build it alike.
+    httpx.Client.build_request = build_request  # type: ignore[method-assign, assignment]
 
 
 def split_name(point: str) -> tuple[str, str]:
