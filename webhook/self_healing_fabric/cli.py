@@ -56,6 +56,16 @@ def access_options(command: Command) -> Command:
     return command
 
 
+def said_options(who: str, why: str) -> Callable[[Command], Command]:
+    """Who says something about an incident, and why: taken as `by` and `reason`, given to `_said`."""
+
+    def add(command: Command) -> Command:
+        command = click.option("--reason", help=f"{why}, for the timeline.")(command)
+        return click.option("--by", default="", help=f"{who} (default: the system's user name).")(command)
+
+    return add
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -248,14 +258,12 @@ def _decision(name: str, meaning: str) -> None:
 
     @main.command(name=name, help=meaning)
     @click.argument("incident_id", metavar="ID")
-    @click.option("--by", default="", help="Who decides (default: the system's user name).")
-    @click.option("--reason", help="Why, for the timeline.")
+    @said_options("Who decides", "Why")
     @access_options
     @json_option
     @_errors_as_sentences
     def decide(incident_id: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
-        body = {"by": by or _user()} | ({"reason": reason} if reason else {})
-        story = _api(**where).decide(incident_id, name, body)
+        story = _api(**where).decide(incident_id, name, _said(by, reason))
         _tell_decided(story, as_json)
 
 
@@ -273,8 +281,7 @@ _decision("close", "End incident ID without proof. Its alerts do not open it aga
     help="Allow only this action, as `shf incidents ID` shows it (default: what is asked for now; on a "
     "terminal it is shown, and you are asked).",
 )
-@click.option("--by", default="", help="Who decides (default: the system's user name).")
-@click.option("--reason", help="Why, for the timeline.")
+@said_options("Who decides", "Why")
 @access_options
 @json_option
 @_errors_as_sentences
@@ -291,10 +298,12 @@ def approve(
         if asked_for is not None:
             screens.show_question(Console(highlight=False, stderr=True), story)
             click.confirm("Allow it?", abort=True, err=True)
-    body = {"by": by or _user()}
-    body |= {"asked_for": asked_for} if asked_for else {}
-    body |= {"reason": reason} if reason else {}
+    body = _said(by, reason) | ({"asked_for": asked_for} if asked_for else {})
     _tell_decided(api.decide(incident_id, "approve", body), as_json)
+
+
+def _said(by: str, reason: str | None) -> dict[str, Any]:
+    return {"by": by or _user()} | ({"reason": reason} if reason else {})
 
 
 def _tell_decided(story: Any, as_json: bool) -> None:
@@ -304,14 +313,13 @@ def _tell_decided(story: Any, as_json: bool) -> None:
 @main.command()
 @click.argument("incident_id", metavar="ID")
 @click.argument("service")
-@click.option("--by", default="", help="Who decides (default: the system's user name).")
-@click.option("--reason", help="Why, for the timeline.")
+@said_options("Who decides", "Why")
 @access_options
 @json_option
 @_errors_as_sentences
 def split(incident_id: str, service: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
     """Give SERVICE, wrongly taken for a symptom of incident ID, an incident of its own."""
-    body = {"by": by or _user(), "service": service, "reason": reason}
+    body = _said(by, reason) | {"service": service}
     story = _api(**where).decide(incident_id, "split", body)
     _tell_decided(story, as_json)
 
@@ -321,8 +329,7 @@ def split(incident_id: str, service: str, by: str, reason: str | None, as_json: 
 @click.argument("answer", type=click.Choice(["right", "wrong"]))
 @click.option("--service", help="The service that it was.")
 @click.option("--pattern", help="The pattern that it was, for example network_issue.")
-@click.option("--by", default="", help="Who says so (default: the system's user name).")
-@click.option("--reason", help="How you know, for the timeline.")
+@said_options("Who says so", "How you know")
 @access_options
 @json_option
 @_errors_as_sentences
@@ -339,13 +346,7 @@ def verdict(
     """Say whether the diagnosis of incident ID was right or wrong: confidence learns from it."""
     from self_healing_fabric import screens
 
-    body = {
-        "by": by or _user(),
-        "right": answer == "right",
-        "service": service,
-        "pattern": pattern,
-        "reason": reason,
-    }
+    body = _said(by, reason) | {"right": answer == "right", "service": service, "pattern": pattern}
     story = _api(**where).decide(incident_id, "verdict", body)
     if as_json:
         click.echo(json.dumps(story["verdict"], indent=2))

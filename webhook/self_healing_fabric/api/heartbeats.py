@@ -25,8 +25,7 @@ blueprint = Blueprint("heartbeats", __name__)
 def beat(service: str) -> Response:
     """Store a heartbeat of the service; the body is ignored."""
     fabric: Fabric = current_app.extensions["fabric"]
-    now, configured = fabric.context.clock(), fabric.settings.services.get(service)
-    expected = configured is not None and configured.pushes_heartbeats
+    now, expected = fabric.context.clock(), service in fabric.settings.pushing
     if not fabric.store.write(
         lambda connection: statements.beat(connection, service, now, expected=expected)
     ):

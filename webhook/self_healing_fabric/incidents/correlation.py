@@ -91,8 +91,7 @@ class _Open:
     split_from: str | None = None
     plan: Sequence[str] = ()
     waiting: bool = False
-    hands_off: bool = False
-    outlived: bool = False
+    watched: Mapping[str, Any] = field(default_factory=dict)  # how, while it is escalated
     new: bool = False
     signals: set[str] | None = None  # that alerts of its service have named; None until somebody asks
     values: dict[str, Any] = field(default_factory=dict)  # of one that this round opened
@@ -111,8 +110,7 @@ def _known(row: Row[Any], newest_alert: float) -> _Open:
         split_from=row.split_from,
         plan=row.plan,
         waiting=row.waiting_for is not None,
-        hands_off=row.state == State.ESCALATED.value and HANDS_OFF in (row.verification or {}),
-        outlived=row.state == State.ESCALATED.value and OUTLIVED in (row.verification or {}),
+        watched=(row.verification or {}) if row.state == State.ESCALATED.value else {},
     )
 
 
@@ -294,7 +292,7 @@ class _Round:
             return False
         if incident.signals is None:
             incident.signals = statements.signals_of(self._connection, incident.id, incident.service)
-        new = signal not in incident.signals or incident.outlived
+        new = signal not in incident.signals or OUTLIVED in incident.watched
         incident.signals.add(str(signal))
         return new
 
@@ -303,7 +301,7 @@ class _Round:
         changes: dict[str, Any] = {"known_service": True, "outcome": None, "resolved_at": None}
         if SEVERITIES.index(_severity(alert)) <= SEVERITIES.index(incident.severity):
             changes |= _told_by(alert)
-        if incident.hands_off:
+        if HANDS_OFF in incident.watched:
             statements.annotate(self._connection, incident.id, changes)
             return
         self._entries.append((incident.id, Entry(Kind.STATE, f"Begun anew: {reason}.")))

@@ -6,7 +6,6 @@ from them. Times are RFC 3339 in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, overload
 
@@ -16,7 +15,7 @@ from typing_extensions import TypedDict
 
 from self_healing_fabric.errors import UnknownIncident
 from self_healing_fabric.incidents.lifecycle import Outcome, State
-from self_healing_fabric.incidents.timeline import Kind
+from self_healing_fabric.incidents.timeline import question
 from self_healing_fabric.store import call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
 
@@ -143,25 +142,19 @@ def story_of(connection: Connection, incident_id: str) -> Story:
     row = statements.incident(connection, incident_id)
     if row is None:
         raise UnknownIncident(f"no incident has the id {incident_id!r}")
-    timeline = [_timeline_entry(entry) for entry in statements.timeline_of(connection, incident_id)]
+    lines = statements.timeline_of(connection, incident_id)
+    asked = question(lines) if row.state == State.AWAITING_APPROVAL.value else None
     return {
         **summary(row),
         "diagnosis": row.diagnosis,
         "verdict": _verdict(statements.diagnosis_verdict(connection, incident_id)),
         "plan": row.plan,
-        "asked_for": _asked_for(row, timeline),
-        "timeline": timeline,
+        "asked_for": None if asked is None else asked.data["action"],
+        "timeline": [_timeline_entry(line) for line in lines],
         "actions": [_action(action) for action in statements.actions_of(connection, incident_id)],
         "alerts": [_alert(alert) for alert in statements.alerts_of(connection, incident_id)],
         "calls": [_call(call) for call in call_statements.calls_of(connection, incident_id)],
     }
-
-
-def _asked_for(row: AnyRow, timeline: Sequence[TimelineEntry]) -> str | None:
-    if row.state != State.AWAITING_APPROVAL.value:
-        return None
-    asked = (entry["data"] for entry in reversed(timeline) if entry["kind"] == Kind.PLAN)
-    return next((data["action"] for data in asked if "action" in data), None)
 
 
 def summary(row: AnyRow) -> IncidentSummary:

@@ -7,12 +7,12 @@ included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from self_healing_fabric.store import statements
 
@@ -42,6 +42,11 @@ class Entry:
     kind: Kind
     message: str
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def question(lines: Sequence[Row[Any]]) -> Row[Any] | None:
+    """The newest of the lines that asks for an approval; it names the action in its data."""
+    return next((each for each in reversed(lines) if each.kind == Kind.PLAN and "action" in each.data), None)
 
 
 def append(connection: Connection, incident_id: str, entries: Iterable[Entry], now: float) -> None:

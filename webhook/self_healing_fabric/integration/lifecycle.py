@@ -101,7 +101,7 @@ class Fabric:
 
     def start(self) -> None:
         """Begin to work."""
-        pushing = [name for name, service in self.settings.services.items() if service.pushes_heartbeats]
+        pushing = sorted(self.settings.pushing)
         now = self.started_at = self.context.clock()
         forget_before = now - OTHERS_HEARD_WITHIN if self.store.shared else now
         self.store.write(

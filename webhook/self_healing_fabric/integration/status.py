@@ -153,9 +153,9 @@ class StateCollector(Collector):
             "When a service that pushes heartbeats was heard last, or registered; kept across restarts.",
             labels=["service"],
         )
-        services = self._fabric.settings.services
+        pushing = self._fabric.settings.pushing
         for service, at in sorted(self._fabric.store.read(statements.heartbeat_times).items()):
-            if service in services and services[service].pushes_heartbeats:
+            if service in pushing:
                 family.add_metric([service], at)
         yield family
 

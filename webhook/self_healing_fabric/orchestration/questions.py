@@ -22,8 +22,8 @@ from typing import Any
 from itsdangerous import Signer
 from sqlalchemy import Connection, Row
 
+from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.models import Incident
-from self_healing_fabric.incidents.timeline import Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.journal import told_of
 from self_healing_fabric.recovery.effects import DIGEST
@@ -51,8 +51,7 @@ class Leave:
 
 def asked(connection: Connection, incident_id: str) -> AnyRow | None:
     """The newest line of an incident that asks for an approval."""
-    lines = statements.timeline_of(connection, incident_id)
-    return next((each for each in reversed(lines) if each.kind == Kind.PLAN and "action" in each.data), None)
+    return timeline.question(statements.timeline_of(connection, incident_id))
 
 
 def action_asked_for(connection: Connection, incident_id: str) -> str:

@@ -210,6 +210,11 @@ class Settings(BaseSettings):
         return self.services[service].plans.get(failure_class, self.plans[failure_class])
 
     @property
+    def pushing(self) -> frozenset[str]:
+        """The services that push heartbeats."""
+        return frozenset(name for name, service in self.services.items() if service.pushes_heartbeats)
+
+    @property
     def events_source(self) -> str:
         """What events name as their source: where people reach the fabric, or its kind."""
         return self.external_url or "urn:self-healing-fabric"
