@@ -174,3 +174,21 @@ def test_what_fails_while_its_alert_outlives_the_proof_is_found(make_world: Call
     world.target.on_restart = world.healthy
     world.run(seconds=90, tick=1)
     assert (world.incident().state, world.restarts()) == (State.RESOLVED, {"cart": 1})
+
+
+def test_who_was_told_that_it_is_over_hears_that_its_alert_outlives_that(
+    make_world: Callable[..., Any],
+) -> None:
+    """All levels had been called and told of the end: they begin anew, as after a relapse."""
+    world = make_world(guardrails={"cooldown": 0})
+    world.target.answer = 403
+    world.receive(world.alert())
+    world.run(seconds=100, tick=5)
+    world.silent()
+    pass_time(world, 2000)
+    assert [call.level for call in world.calls] == [1, 2, 3, 4]
+    world.healthy()
+    world.run(seconds=800, tick=5)
+    assert (world.incident().state, len(world.ends)) == (State.ESCALATED, 1)
+    assert "its signals are inside all limits" in world.calls[4].reason
+    assert [call.level for call in world.calls[4:]] == [1, 2]

@@ -123,7 +123,8 @@ def _outlived(incident: Incident, context: Context, facts: Facts) -> Step:
         return _over_again(incident, context, reason, entries)
     step = to_people(context, f"{reason}, and {CALM}", *entries)
     watched = {**step.transition.changes["verification"], OUTLIVED: True}
-    changes = {"verification": watched, "outcome": None, "resolved_at": None, "acknowledged_by": None}
+    # Who was called was told that it is over: the levels begin anew.
+    changes = {"verification": watched, "outcome": None, "resolved_at": None, "level": 0}
     return replace(step, transition=with_changes(step.transition, **changes))
 
 
