@@ -46,13 +46,17 @@ class RepairedShop(Shop):
         """The workload as it is now."""
         return self.cluster.api.get(f"{self.workloads(kind)}/cart").raise_for_status().json()
 
+    def seen(self, kind: str = "Deployment") -> None:
+        """Its controller has seen the newest change; it may make pods before it says so."""
+        wait_until("the controller sees it", lambda: _is_seen(self.whole(kind)), 30.0)
+
     def settled(self, kind: str = "Deployment") -> Any:
         """The workload when all that was wanted of it is there."""
 
         def is_through() -> bool:
             whole = self.whole(kind)
             status, spec = whole["status"], whole["spec"]
-            if status.get("observedGeneration") != whole["metadata"]["generation"]:
+            if not _is_seen(whole):
                 return False
             if kind == "DaemonSet":
                 return bool(
@@ -137,3 +141,7 @@ def stick(shop: RepairedShop, kind: str = "Deployment", image: str = "cart:bad")
 
     wait_until("a pod crashes", crashes, 20.0)
     return shop.whole(kind)
+
+
+def _is_seen(whole: Any) -> bool:
+    return bool(whole["status"].get("observedGeneration") == whole["metadata"]["generation"])

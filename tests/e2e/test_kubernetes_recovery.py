@@ -100,6 +100,7 @@ def test_a_rollout_in_progress_is_not_restarted(shop: RepairedShop) -> None:
     shop.deploy()
     shop.settled()
     shop.roll_out(spec={"containers": [{"name": "app", "image": "cart:bad"}]})
+    shop.seen()
     with pytest.raises(NotApplicable, match="a rollout is in progress"):
         shop.effect("restart").snapshot()
 
