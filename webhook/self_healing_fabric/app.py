@@ -5,12 +5,18 @@ in flight finish when its loop ends; it ends by an exception, so SIGTERM becomes
 
 Alertmanager keeps a thousand connections open after a storm, and a pair of them twice as many. `select` ends
 the process at 1,024 open files, which is also how many a process may have by default on most systems; so the
-loop uses `poll`, the limit is raised as far as it goes, and the rest of the connections wait in the kernel.
+loop uses `poll`, and the limit is raised as far as it goes.
+
+A connection needs no credentials, and waitress takes no more of them when there are enough: whoever holds
+those, idle or sending a byte now and then, would shut out Alertmanager, the probes, and the person who wants
+to pause it all; and whoever sends large bodies on all of them would fill the disk that the store lies on. So
+there is always room for the next one, at the cost of the longest silent one, or of the largest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import resource
 import signal
@@ -26,6 +32,7 @@ import waitress
 from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from waitress import wasyncore
+from waitress.channel import HTTPChannel
 
 from self_healing_fabric.api import (
     alerts,
@@ -54,6 +61,9 @@ THREADS = 32  # requests at a time; they mostly wait for the store's commit, whi
 SWITCH_INTERVAL = 0.0005  # seconds; Python's own 5 ms, times the busy workers, is what a request would wait
 _PROCESSOR = 36  # in /proc/self/stat, counted from the state on: see proc_pid_stat(5)
 CONNECTIONS = 2000  # Alertmanager opens hundreds at once when nothing is grouped
+SPARE = 0.05  # of them are kept free for who comes next
+BODIES = 16  # of the largest size may be on their way; all that arrives is kept, in memory and on disk
+LONGEST_TURN = 1.0  # seconds of waiting in one turn of its loop
 STOP_POLL = 0.2  # seconds between two looks at whether a server in the background is to stop
 FLUSHES = 10  # turns of its loop in which the last answers leave
 OWN_FILES = 500  # of the store, of calls to Prometheus and to the targets
@@ -119,13 +129,14 @@ def serve(fabric: Fabric) -> None:
         fabric.drain()
         sys.exit(0)
 
-    server = _create_server(app, fabric, {})
+    server = _Server(app, fabric)
     tune_threads(fabric.settings.cpu_affinity)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
         fabric.start()
-        server.run()
+        while True:
+            server.turn(LONGEST_TURN)
     finally:
         # Not by the handler: the signal may have come while a line was being written.
         log.info("stopping", signal=ended_by[0] if ended_by else None)
@@ -172,9 +183,8 @@ class BackgroundServer:
     """
 
     def __init__(self, app: Flask, fabric: Fabric) -> None:
-        self._sockets: dict[int, Any] = {}
         try:
-            self._server = _create_server(app, fabric, self._sockets)
+            self._server = _Server(app, fabric)
         except OSError as error:
             raise ShfError(f"cannot listen on {fabric.settings.listen}: {error.strerror or error}") from error
         self._stopping = threading.Event()
@@ -190,40 +200,64 @@ class BackgroundServer:
         if self._thread.ident is not None:
             self._thread.join()
         else:
-            self._close()
+            self._server.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            wasyncore.loop(timeout=STOP_POLL, use_poll=True, map=self._sockets, count=1)
-        self._close()
+            self._server.turn(STOP_POLL)
+        self._server.close()
 
-    def _close(self) -> None:
+
+class _Server:
+    """waitress, one turn of its loop after the other, with room for who comes next."""
+
+    def __init__(self, app: Flask, fabric: Fabric) -> None:
+        settings = fabric.settings
+        host, port = split_listen(settings.listen)
+        if not is_loopback(host) and not settings.auth.credentials():  # settings that no file was checked for
+            raise UsageError(
+                f"`listen` on {host} is reachable from outside: set `auth.token_file` or `auth.callers`"
+            )
+        self._sockets: dict[int, Any] = {}
+        self._limit = _connection_limit()
+        self._most_bytes = BODIES * settings.max_body_bytes
+        self._server = waitress.create_server(
+            app,
+            map=self._sockets,
+            # Ours, and before its threads are started: where it cannot bind, waitress leaves both behind.
+            sockets=_listening(host, port),
+            threads=THREADS,
+            connection_limit=self._limit,
+            max_request_body_size=2 * settings.max_body_bytes,  # Flask's limit answers as the API does
+            max_request_header_size=MAX_HEADERS,
+            ident=None,
+        )
+
+    def turn(self, timeout: float) -> None:
+        """Wait so many seconds at most for something to come or to be sent, and see to it."""
+        self._make_room()
+        wasyncore.loop(timeout=timeout, use_poll=True, map=self._sockets, count=1)
+
+    def close(self) -> None:
+        """Let the requests in hand finish, then close everything."""
         self._server.task_dispatcher.shutdown()
         for _ in range(FLUSHES):  # what the last requests answered
             wasyncore.loop(timeout=0, use_poll=True, map=self._sockets, count=1)
         wasyncore.close_all(self._sockets)
 
-
-def _create_server(app: Flask, fabric: Fabric, sockets: dict[int, Any]) -> Any:
-    host, port = split_listen(fabric.settings.listen)
-    if (
-        not is_loopback(host) and not fabric.settings.auth.credentials()
-    ):  # settings that no file was checked for
-        raise UsageError(
-            f"`listen` on {host} is reachable from outside: set `auth.token_file` or `auth.callers`"
-        )
-    return waitress.create_server(
-        app,
-        map=sockets,
-        # Ours, and before its threads are started: where it cannot bind, waitress leaves both behind.
-        sockets=_listening(host, port),
-        threads=THREADS,
-        connection_limit=_connection_limit(),
-        asyncore_use_poll=True,
-        max_request_body_size=2 * fabric.settings.max_body_bytes,  # Flask's limit answers as the API does
-        max_request_header_size=MAX_HEADERS,
-        ident=None,
-    )
+    def _make_room(self) -> None:
+        channels = [each for each in self._sockets.values() if isinstance(each, HTTPChannel)]
+        idle = [each for each in channels if not each.requests]  # whoever waits for an answer, gets it
+        too_many = len(self._sockets) - int(self._limit * (1 - SPARE))
+        for each in heapq.nsmallest(too_many, idle, key=lambda channel: channel.last_activity):
+            each.handle_close()
+        bodies = {each: each.request.body_bytes_received for each in idle if each.request is not None}
+        too_much = sum(bodies.values()) - self._most_bytes
+        for each in sorted(bodies, key=bodies.__getitem__, reverse=True) if too_much > 0 else ():
+            each.handle_close()
+            too_much -= bodies[each]
+            if too_much <= 0:
+                break
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:
