@@ -41,6 +41,7 @@ class StateReplica:
         answer: what it answers to a PUT instead, having done it.
         deaf: it answers 200 to a PUT and keeps what it had.
         drips: it sends the beginning of its answers byte by byte.
+        packs: it says that its answers are packed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class StateReplica:
     answer: int | None = None
     deaf: bool = False
     drips: bool = False
+    packs: bool = False
     on_claim: Callable[[], object] = lambda: None
     on_read: Callable[[], None] = lambda: None
     on_put: Callable[[], None] = lambda: None
@@ -137,6 +139,8 @@ def _handler_of(replica: StateReplica) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
+            if replica.packs:
+                self.send_header("Content-Encoding", "gzip")
             if status != 204:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from pytest_httpserver import HTTPServer
 
 from self_healing_fabric.cluster.connection import api_client, configuration
 from self_healing_fabric.containers import Engine
-from self_healing_fabric.outbound import NotConfigured, client_for, client_to
+from self_healing_fabric.outbound import NotConfigured, answer_to, client_for, client_to
 from self_healing_fabric.recovery.outcomes import Status
 from self_healing_fabric.recovery.platforms.http import Calls
 from self_healing_fabric.recovery.strategies.retry import SafeCall
@@ -141,6 +142,16 @@ def test_the_command_line_calls_the_fabric_only(httpserver: HTTPServer, elsewher
     with client_to(httpserver.url_for(""), timeout=1) as client, pytest.raises(NotConfigured):
         client.get(elsewhere.url)
     assert not elsewhere.was_called()
+
+
+def test_an_answer_is_not_unpacked(httpserver: HTTPServer) -> None:
+    """Packed twice, what is small becomes larger than the memory; and nobody asked for it."""
+    packed = gzip.compress(gzip.compress(bytes(1_000_000)))
+    httpserver.expect_request("/", headers={"Accept-Encoding": "identity"}).respond_with_data(
+        packed, headers={"Content-Encoding": "gzip, gzip"}
+    )
+    with client_for(EventSettings(url=httpserver.url_for("/"))) as client:
+        assert answer_to(client, "GET", httpserver.url_for("/"), within=10).content == packed
 
 
 def test_an_order_to_a_wrong_place_is_not_sent(httpserver: HTTPServer, elsewhere: Elsewhere) -> None:

@@ -6,6 +6,9 @@ its transport refuses every other scheme, host and port before a connection is o
 for nothing reaches nothing. Redirects are not followed, and neither proxies nor .netrc of the environment are
 used. A rule of the linter forbids to make clients elsewhere (pyproject.toml, `banned-api`).
 
+Nor is an answer unpacked: a few kilobytes that were packed twice would become gigabytes, before anybody could
+look at how long it is.
+
 The authorities' certificates are loaded once: anew for every client they would cost 30 ms of CPU, also for
 plain HTTP, which in a storm of a thousand repairs leaves nothing for taking notifications in.
 """
@@ -33,6 +36,7 @@ OnCall = Callable[[float, str | None], None]  # seconds, error
 LARGEST_ANSWER = 64 * 1024  # bytes
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # stands in the error when nobody trusted has signed a certificate
 
+_PACKED = "shf_packed"  # of an answer's extensions
 _PORTS = {"http": 80, "https": 443}
 _KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx's default
 
@@ -127,6 +131,17 @@ def answer_to(client: Client, method: str, url: str, *, within: float, **options
     return httpx.Response(answer.status_code, content=bytes(body), request=answer.request)
 
 
+def refuse_packed(answer: httpx.Response) -> None:
+    """Where the bytes of an answer are compared: packed ones are others, and would be taken for a change.
+
+    Raises httpx.DecodingError.
+    """
+    encoding = answer.extensions.get(_PACKED)
+    if encoding is not None:
+        told = f"its answer is packed ({encoding}), which was not asked for"
+        raise httpx.DecodingError(told, request=answer.request)
+
+
 def origin(url: str | httpx.URL) -> Origin:
     """Scheme, host and port of a URL. Raises httpx.InvalidURL, ValueError."""
     parts = httpx.URL(url)
@@ -150,7 +165,12 @@ class _Bounded(httpx.HTTPTransport):
         if not allowed:
             place = f"{request.url.scheme}://{request.url.netloc.decode('ascii', 'replace')}"
             raise NotConfigured(f"{place} is not what the configuration names for this call", request=request)
-        return super().handle_request(request)
+        request.headers["Accept-Encoding"] = "identity"
+        answer = super().handle_request(request)
+        encoding = answer.headers.pop("Content-Encoding", "identity")  # by which httpx would unpack
+        if encoding.strip().lower() != "identity":
+            answer.extensions[_PACKED] = encoding
+        return answer
 
 
 def _client(named: frozenset[Origin], limits: httpx.Limits = _KEPT, **options: Any) -> Client:

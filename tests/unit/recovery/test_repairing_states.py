@@ -303,6 +303,12 @@ def common_domain(ledger: Ledger) -> None:
     ledger.backup("gone").unlink()
 
 
+def packed(ledger: Ledger) -> None:
+    """The replicas pack their answers though nobody asks for it."""
+    for name in "abc":
+        ledger[name].packs = True
+
+
 def too_large(ledger: Ledger) -> None:
     ledger.changes["max_bytes"] = len(GOOD) - 1
 
@@ -341,6 +347,7 @@ REFUSED: list[tuple[str, Callable[[Ledger], Any], str]] = [
     ),
     ("digests of another kind", lambda ledger: ledger.backup("n", algorithm="md5"), "of another algorithm"),
     ("too large", too_large, "answers with more than"),
+    ("packed", packed, "its answer is packed (gzip), which was not asked for"),
     ("too large a backup", large_backup, "n.state has more than"),
 ]
 

@@ -37,6 +37,7 @@ class Endpoint:
         self.takes = True
         self.tells_etag = True
         self.weak = False
+        self.encoding: str | None = None
         self.before_put: Any = lambda: None
         self.after_put: Any = lambda: None
         self.url = server.url_for("/config")
@@ -49,6 +50,8 @@ class Endpoint:
 
     def _get(self, _: Request) -> Response:
         headers = {"ETag": self.etag} if self.tells_etag else {}
+        if self.encoding is not None:
+            headers["Content-Encoding"] = self.encoding
         return Response(self.content, headers=headers, mimetype="application/yaml")
 
     def _put(self, request: Request) -> Response:
@@ -222,6 +225,13 @@ def test_a_target_without_versions_is_not_written(endpoint: Endpoint, wanted: Pa
     endpoint.tells_etag = endpoint.weak = True
     with pytest.raises(TargetUnreadable, match="a weak ETag"):
         effect.snapshot()
+
+
+def test_packed_bytes_are_no_other_configuration(endpoint: Endpoint, wanted: Path) -> None:
+    """Who packs though nobody asked for it is not compared with, and not written to."""
+    endpoint.encoding = "gzip"
+    with pytest.raises(TargetUnreadable, match=r"packed \(gzip\), which was not asked for"):
+        sync(endpoint, wanted).snapshot()
 
 
 def test_what_is_too_large_to_be_kept_is_refused(endpoint: Endpoint, wanted: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
+from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.consensus import SHOWN, Held, Silent, Suspect, Vote, Voter
 from self_healing_fabric.recovery.effects import TargetUnreadable
@@ -133,14 +134,14 @@ class Replica:
 
     def _get(self, url: str, most: int) -> tuple[bytes, httpx.Headers]:
         ends, body = time.monotonic() + self._settings.timeout, bytearray()
-        plain = {"Accept-Encoding": "identity"}
         try:
             with (
                 self._calls.client(self._settings.timeout) as client,
-                client.stream("GET", url, headers=plain) as answer,
+                client.stream("GET", url) as answer,
             ):
                 if answer.status_code != httpx.codes.OK:
                     raise Unreadable(f"{url} answered {answer.status_code}")
+                outbound.refuse_packed(answer)
                 for part in answer.iter_bytes():
                     body += part
                     if len(body) > most:

@@ -47,6 +47,7 @@ class HttpEndpoint(Document):
             with self._client() as client, client.stream("GET", self.url) as answer:
                 if answer.status_code != 200:
                     raise TargetUnreadable(f"{self.url} answered {answer.status_code}")
+                outbound.refuse_packed(answer)
                 content = bytearray()
                 for part in answer.iter_bytes():
                     content += part
@@ -107,5 +108,4 @@ class HttpEndpoint(Document):
             headers = bearer_headers(self._token_file)
         except OSError as error:
             raise TargetUnreadable(f"{self._token_file} cannot be read: {error.strerror}") from error
-        headers["Accept-Encoding"] = "identity"  # an ETag is one of the encoding that was sent
         return outbound.client_for(self._live, timeout=self._timeout, headers=headers)
