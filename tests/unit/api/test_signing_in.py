@@ -53,6 +53,22 @@ def test_a_browser_without_a_session_gets_the_way_in(guarded: Any) -> None:
     assert (answer.status_code, "Nothing was changed" in answer.text) == (401, True)
 
 
+@pytest.mark.parametrize("path", ["/", "/login", "/nothing-here"])
+def test_a_stranger_is_not_told_where_the_servers_are(guarded: Any, path: str) -> None:
+    """Addresses of the inside are for those who were let in."""
+    assert guarded.settings.prometheus.url not in get(guarded, path).text
+    sign_in(guarded, "secret-of-looker")
+    assert guarded.settings.prometheus.url in get(guarded, "/").text
+
+
+def test_who_mistypes_an_address_is_not_asked_to_sign_in_again(guarded: Any) -> None:
+    """There is no such page, which is told to whoever is signed in and to nobody else."""
+    assert get(guarded, "/nothing-here").status_code == 401
+    sign_in(guarded, "secret-of-looker")
+    page = get(guarded, "/nothing-here")
+    assert (page.status_code, "There is no such page." in page.text) == (404, True)
+
+
 @pytest.mark.parametrize(
     ("secret", "username", "name"),
     [("secret-of-everything", "", None), ("secret-of-looker", "", "looker"), ("secret-of-ada", "ada", "ada")],

@@ -158,9 +158,11 @@ def _credential(credentials: tuple[Credential, ...], scheme: str, presented: byt
 
 
 def _signed_in(credentials: tuple[Credential, ...]) -> Caller | None:
-    """Who has signed in with this browser. Only for pages: the API takes no cookie."""
+    """Who has signed in with this browser. Only for pages, and to be told that there is no such page: the API
+    takes no cookie.
+    """
     cookie = request.cookies.get(sessions.COOKIE)
-    if cookie is None or request.blueprint != PAGES:
+    if cookie is None or (request.endpoint is not None and request.blueprint != PAGES):
         return None
     try:
         found = sessions.credential_of(cookie, credentials)
