@@ -107,6 +107,7 @@ WRONG: list[tuple[Any, str]] = [
     ({**FIRING, "version": 4}, "version"),
     ({**FIRING, "alerts": None}, "alerts"),
     ({**FIRING, "truncatedAlerts": -1}, "truncatedAlerts"),
+    ({**FIRING, "truncatedAlerts": 10**400}, "truncatedAlerts"),
     (body(status="suppressed"), "alerts.0.status"),
     (body(labels=None), "alerts.0.labels"),
     (body(labels={"a": 1}), "alerts.0.labels.a"),

@@ -1,5 +1,6 @@
 """Reading incidents: pages that neither repeat nor skip, filters, and one incident's whole story."""
 
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,8 @@ def test_filters_by_state_service_and_time(api: Any) -> None:
         "cursor=x",
         "cursor=",
         "cursor=W10=",
+        "cursor=" + urlsafe_b64encode(b"[%d, 1]" % 10**400).decode(),
+        "cursor=WzEsICJcdWQ4MDAiXQ==",  # [1, "\\ud800"]
         "cursor=NQ==",
         "cursor=e30=",
         "cursor=WyJ4IiwgInkiXQ==",

@@ -47,8 +47,9 @@ def _moment(text: str) -> float:
 def _place(cursor: str) -> tuple[float, str]:
     try:
         opened_at, incident_id = json.loads(base64.urlsafe_b64decode(cursor))
+        str(incident_id).encode()  # a lone surrogate, which JSON can name, is no text
         return float(opened_at), str(incident_id)
-    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
+    except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError("is not one that this API gave") from error
 
 

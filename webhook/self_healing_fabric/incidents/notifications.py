@@ -21,6 +21,7 @@ from self_healing_fabric.store import statements
 
 log = structlog.get_logger()
 
+MOST_TRUNCATED = 2**64 - 1  # Alertmanager's own type
 MAX_BYTES = 100_000  # of notifications in one transaction: what comes meanwhile waits for it
 
 Fingerprint = Annotated[str, Field(min_length=1, max_length=64)]
@@ -50,7 +51,7 @@ class WebhookMessage(BaseModel):
 
     version: Literal["4"]
     alerts: tuple[WebhookAlert, ...]
-    truncatedAlerts: int = Field(0, ge=0, strict=True)  # noqa: N815 - Alertmanager's name
+    truncatedAlerts: int = Field(0, ge=0, le=MOST_TRUNCATED, strict=True)  # noqa: N815 - Alertmanager's name
 
 
 class NotWorkedIn(Exception):
