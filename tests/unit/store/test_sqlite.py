@@ -71,6 +71,20 @@ def test_every_connection_has_the_settings_that_survive_a_power_cut(store: Store
         assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
 
 
+def test_others_of_the_machine_cannot_read_a_new_store(tmp_path: Path, url: str) -> None:
+    """Whoever reads the key of the approval links can approve; a file that is there stays as it was set."""
+    before = os.umask(0o022)
+    try:
+        with closing(Store(url)):
+            modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.glob("shf.db*")}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("shf.db", "shf.db-wal", "shf.db-shm", "shf.db.lock"), 0o600)
+    (tmp_path / "shf.db").chmod(0o640)
+    Store(url).close()
+    assert (tmp_path / "shf.db").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     """The first start needs no mkdir."""
     Store(f"sqlite:///{tmp_path / 'a' / 'b' / 'shf.db'}").close()

@@ -139,6 +139,10 @@ def open_engine(url: str) -> Engine:
     engine = _engine(url, begin="BEGIN IMMEDIATE", connections=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch(
+                0o600
+            )  # it will hold the key of the approval links; SQLite makes its other files alike
         with engine.begin() as connection:
             migrate(connection)
     except (SQLAlchemyError, OSError) as error:
