@@ -251,6 +251,18 @@ def test_levels_begin_anew_when_it_relapses(guarded: Guarded) -> None:
     assert world.incident().relapses == 1
 
 
+def test_who_hands_on_the_last_level_calls_it_again(guarded: Guarded) -> None:
+    """Above it is nobody, and whoever had it has it no more."""
+    world, guardians = guarded()
+    failing(world)
+    world.run(seconds=4 * DEADLINE, tick=5)
+    for decision in ("acknowledge", "escalate"):
+        decide(world.context, world.incident().id, DECISIONS[decision], by="ada")
+    world.run(seconds=5)
+    assert [len(guardian.heard) for guardian in guardians] == [1, 1, 1, 2]
+    assert (world.incident().level, world.incident().acknowledged_by) == (4, None)
+
+
 def test_what_healed_before_it_was_told_is_not_told(guarded: Guarded) -> None:
     """Healed while the call was still being gathered: nobody is disturbed, not even by the end."""
     world, (first, *_) = guarded(bounds={"gather": 4})

@@ -162,3 +162,32 @@ def test_a_stranger_does_not_climb_after_the_window(make_world: Callable[..., An
     world.run(seconds=3600 + 4 * LEVEL, tick=5)
     assert [call.level for call in world.calls] == [1]
     assert world.calls[0].reason == "not healed when the maintenance window ended"
+
+
+@pytest.mark.parametrize(("level", "called"), [(1, 2), (4, 4)])
+def test_a_new_signal_inside_the_window_is_told_at_its_end(
+    make_world: Callable[..., Any], level: int, called: int
+) -> None:
+    """Who was called before it does not hear what people at work take down; what is left is called for."""
+    world = make_world(guardrails=window(START + 1800), escalation={"levels": LEVELS})
+    stuck(world)
+    world.run(seconds=(level - 1) * LEVEL + 10, tick=5)
+    assert [call.level for call in world.calls] == list(range(1, level + 1))
+    decide(world.context, world.incident().id, DECISIONS["acknowledge"], by="ada")
+    world.run(seconds=1810 - (world.clock.now - START), tick=5)
+    world.calls.clear()
+    world.receive(world.alert(signal="cpu"))
+    world.run(seconds=ENDS - 10 - world.clock.now, tick=5)
+    assert (world.calls, world.incident().acknowledged_by) == ([], None)
+    world.run(seconds=20, tick=5)
+    assert [call.level for call in world.calls] == [called]
+
+
+LEVELS = [{"name": f"level {n}", "deadline": LEVEL, "call": ["ops"] if n else []} for n in range(5)]
+
+
+def stuck(world: Any) -> None:
+    """It does not answer, and its restart is refused."""
+    world.silent()
+    world.target.answer = 403
+    world.receive(world.alert())

@@ -41,7 +41,8 @@ def rise(
     *,
     decided: bool = False,
 ) -> Risen:
-    """Call the level above the one that the incident has now; at the last one only the reason is noted.
+    """Call the level above the one that the incident has now; at the last one only the reason is noted,
+    unless whoever has acknowledged hands it on (`decided`): then that is called again.
 
     The incident's columns and the calls are written; the caller writes the entries into the timeline. Inside
     a maintenance window nobody is called before its end, unless a person `decided` so.
@@ -49,14 +50,12 @@ def rise(
     row = statements.incident(connection, incident_id, lock=True)
     if row is None or (wanted.first and row.level > 0):
         return Risen({}, ())
-    if row.level >= LAST_LEVEL:
+    handed_on = decided and row.acknowledged_by
+    if row.level >= LAST_LEVEL and not handed_on:
         return Risen({}, (Entry(Kind.ESCALATION, f"Stays at the last level: {wanted.reason}"),))
     held_until = None if decided else settings.guardrails.maintenance_until(row.service, now)
     if held_until is not None:
-        changes = {"level_due_at": held_until, "acknowledged_by": None}
-        statements.annotate(connection, incident_id, changes)
-        held = f"Nobody is called before the maintenance window ends: {wanted.reason}"
-        return Risen(changes, (Entry(Kind.ESCALATION, held),))
+        return _held(connection, row, held_until, wanted.reason)
     level = next_level(row, settings)
     configured = settings.escalation.levels[level]
     due_at = now + configured.deadline if wanted.climbs and level < LAST_LEVEL else None
@@ -71,10 +70,19 @@ def rise(
     return Risen(changes, (Entry(Kind.ESCALATION, message, data),))
 
 
+def _held(connection: Connection, row: AnyRow, until: float, reason: str) -> Risen:
+    level = min(row.level, LAST_LEVEL - 1)  # above the last is none that could be called at the end
+    changes = {"level": level, "level_due_at": until, "acknowledged_by": None}
+    statements.annotate(connection, row.id, changes)
+    held = f"Nobody is called before the maintenance window ends: {reason}"
+    return Risen(changes, (Entry(Kind.ESCALATION, held),))
+
+
 def call_again(
     connection: Connection, incident_id: str, reason: str, settings: Settings, now: float
 ) -> tuple[Entry, ...]:
-    """Tell everybody who was called that there is more.
+    """Tell everybody who was called that there is more; inside a maintenance window, the next level at its
+    end.
 
     Who has acknowledged took on what was known then: unless they do so again, the next level follows. The
     calls are written; the caller writes the entries.
@@ -86,6 +94,9 @@ def call_again(
             told[call.contact if call.channel != LOG else None, call.channel] = call
     if row is None or not told:
         return ()
+    held_until = settings.guardrails.maintenance_until(row.service, now)
+    if held_until is not None:
+        return _held(connection, row, held_until, reason).entries
     statements.annotate(connection, incident_id, {"acknowledged_by": None})
     escalation, again = settings.escalation, CallKind.ESCALATION
     calls = [row_again(each, escalation, kind=again, reason=reason, now=now) for each in told.values()]
@@ -98,9 +109,9 @@ def call_again(
 
 
 def next_level(incident: AnyRow, settings: Settings) -> int:
-    """One up; the first call may start higher for what much depends on."""
+    """One up; the first call may start higher for what much depends on, and the last follows itself."""
     if incident.level > 0:
-        return int(incident.level) + 1
+        return min(int(incident.level) + 1, LAST_LEVEL)
     return settings.escalation_policy(incident.service, tiers_of(incident, settings)).start_level
 
 
