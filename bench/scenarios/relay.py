@@ -107,8 +107,11 @@ class Relay:
             return [alert for alert in alerts if self._passes(self._group(alert), now)]
 
     def _fetch(self) -> list[dict[str, Any]]:
-        answer = self._http.get(f"{self._alertmanager_url}{_LIST}")
-        return list(answer.raise_for_status().json())
+        return list(self.ask_alertmanager(_LIST))
+
+    def ask_alertmanager(self, path: str) -> Any:
+        """What Alertmanager itself answers."""
+        return self._http.get(f"{self._alertmanager_url}{path}").raise_for_status().json()
 
     def _group(self, alert: dict[str, Any]) -> str:
         return self._group_of(alert["labels"].get("service", ""))
@@ -161,11 +164,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         try:
-            listed = json.dumps(self.server.relay.visible()).encode()
+            relay = self.server.relay
+            asked = relay.visible() if self.path == _LIST else relay.ask_alertmanager(self.path)
+            content = json.dumps(asked).encode()
         except (httpx.HTTPError, ValueError):
             self._answer(503, b"{}")
         else:
-            self._answer(200, listed)
+            self._answer(200, content)
 
     def _answer(self, code: int, body: bytes) -> None:
         self.send_response(code)

@@ -21,6 +21,7 @@ def fabric() -> Iterator[tuple[Fabric, Flask]]:
             Settings(
                 store=f"sqlite:///{folder}/shf.db",
                 services={"cart": {"pushes_heartbeats": True}},  # type: ignore[dict-item]
+                alertmanager={"url": "http://127.0.0.1:9093"},  # type: ignore[arg-type]
             )
         )
         try:

@@ -24,7 +24,7 @@ LONGEST_SILENCE = 60  # seconds without a round, from which on ShfFabricNotRecon
 _TARGET = "cluster, job, instance"
 MINE = f"* on ({_TARGET}) group_left () max by ({_TARGET}) (shf_build_info{{{CLUSTER}}})"
 ABOUT_THE_HEALER = (
-    "ShfFabricDown|ShfFabricNotReconciling|ShfWebhookFailing|"
+    "ShfFabricDown|ShfFabricNotReconciling|ShfAlertmanagerNotCompared|ShfWebhookFailing|"
     "ShfRulesFailing|ShfAlertsDropped|ShfMonitoringBlind"
 )
 

@@ -181,7 +181,10 @@ def test_a_slower_scrape_than_the_rules_were_made_for_is_a_failure(
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        ([{"name": "other"}], "has no receiver self-healing-fabric (it has: other)"),
+        (
+            [{"name": "other"}],
+            "has no receiver self-healing-fabric for alertmanager.receiver (it has: other)",
+        ),
         ({"status": "x"}, "does not answer as Alertmanager does"),
         ([5], "does not answer as Alertmanager does"),
         ("text", "does not answer as Alertmanager does"),

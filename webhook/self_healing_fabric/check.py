@@ -23,6 +23,7 @@ from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.extensions import GROUPS, clashes, installed
+from self_healing_fabric.orchestration.reconciliation import ReceiverMissing, require_receiver
 from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.strategies.repair import Repair
@@ -228,10 +229,12 @@ def _alertmanager(settings: Settings) -> Iterator[Finding]:
         yield Finding(subject, False, f"does not answer as Alertmanager does: {error}")
         return
     receiver = settings.alertmanager.receiver
-    if receiver in names:
-        yield Finding(subject, True, f"has the receiver {receiver}")
+    try:
+        require_receiver(receiver, names)
+    except ReceiverMissing as error:
+        yield Finding(subject, False, str(error))
     else:
-        yield Finding(subject, False, f"has no receiver {receiver} (it has: {', '.join(names)})")
+        yield Finding(subject, True, f"has the receiver {receiver}")
 
 
 def _escalation(settings: Settings) -> Iterator[Finding]:

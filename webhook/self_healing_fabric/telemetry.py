@@ -49,6 +49,7 @@ class Metrics:
         strategies: all that there are.
         guardrails: those that plugins bring.
         channels: the names of the channels of escalation.
+        alertmanager: whether there is one to compare with.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Metrics:
         strategies: Collection[str] = STRATEGIES,
         guardrails: Collection[str] = (),
         channels: Iterable[str] = (),
+        alertmanager: bool = False,
     ) -> None:
         # When each of thousands of series was born interests nobody and is a third of all lines.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 0.26 left its types out
@@ -137,6 +139,11 @@ class Metrics:
             "shf_last_reconcile_timestamp_seconds",
             "When the servers were last compared with.",
             registry=registry,
+        )
+        self.alertmanager_compared = Gauge(
+            "shf_alertmanager_compared_timestamp_seconds",
+            "When the alerts were last compared with Alertmanager's list; 0: never yet.",
+            registry=registry if alertmanager else None,
         )
         Gauge("shf_build_info", "Always 1.", ["version"], registry=registry).labels(__version__).set(1)
         self._start_at_zero(services, usable or {}, strategies, (*GUARDRAILS, *guardrails))

@@ -244,6 +244,8 @@ class Alertmanager:
         self.url = server.url_for("/am")
         self.asked = 0
         server.expect_request("/am/api/v2/alerts").respond_with_handler(self._list)
+        receivers = [{"name": "self-healing-fabric"}]
+        server.expect_request("/am/api/v2/receivers").respond_with_json(receivers)
 
     def _list(self, _: Request) -> Response:
         self.asked += 1

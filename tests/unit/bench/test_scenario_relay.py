@@ -26,6 +26,7 @@ def relay(httpserver: HTTPServer) -> Iterator[Relay]:
     httpserver.expect_request("/api/v1/alerts").respond_with_data(status=202)
     listed = [alert("cart-a"), alert("cart-b")]
     httpserver.expect_request("/api/v2/alerts").respond_with_json(listed)
+    httpserver.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
     with Relay(lane_of) as running:
         running.connect(httpserver.url_for(""), httpserver.url_for(""))
         yield running
@@ -83,3 +84,9 @@ def test_what_is_no_notification_is_refused(relay: Relay) -> None:
 def test_services_that_are_in_no_lane_belong_to_no_group() -> None:
     """The fabric's own alerts, and services whose names only look like those of a lane."""
     assert [lane_of(name) for name in ("cart-a", "guardian-one", "", "cart")] == ["a", "", "", ""]
+
+
+def test_what_is_not_the_list_is_alertmanagers(relay: Relay) -> None:
+    """The fabric asks whether its receiver exists."""
+    asked = httpx.get(f"{relay.url}/api/v2/receivers", trust_env=False).raise_for_status()
+    assert asked.json() == [{"name": "self-healing-fabric"}]

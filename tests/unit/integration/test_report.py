@@ -37,7 +37,8 @@ class Servers:
         self.url = server.url_for("")
         server.expect_request("/prometheus/api/v1/query").respond_with_handler(self._query)
         server.expect_request("/alertmanager/api/v2/alerts").respond_with_handler(self._alerts)
-
+        receivers = [{"name": "self-healing-fabric"}]
+        server.expect_request("/alertmanager/api/v2/receivers").respond_with_json(receivers)
         server.expect_request("/prometheus/api/v1/status/buildinfo").respond_with_handler(self._version)
         server.expect_request("/alertmanager/api/v2/status").respond_with_handler(self._version)
 

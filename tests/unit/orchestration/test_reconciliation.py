@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
+from structlog.testing import capture_logs
 from werkzeug import Request, Response
 
+from self_healing_fabric import servers_asked
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.ingestion import identity_time
 from self_healing_fabric.incidents.lifecycle import State
@@ -26,16 +28,22 @@ LISTED = "2026-11-22T07:31:33.778Z"  # as the API of the same Alertmanager lists
 
 
 class Alertmanager:
-    """What GET /api/v2/alerts lists."""
+    """What GET /api/v2/alerts lists, and the receivers that it has."""
 
     def __init__(self, server: HTTPServer) -> None:
         self.alerts: list[dict[str, Any]] = []
+        self.receivers = ["people", "self-healing-fabric"]
         self.status = 200
         self.url = server.url_for("/am")
         server.expect_request("/am/api/v2/alerts").respond_with_handler(self._answer)
+        server.expect_request("/am/api/v2/receivers").respond_with_handler(self._known)
 
     def _answer(self, _: Request) -> Response:
         return Response(json.dumps(self.alerts), status=self.status, mimetype="application/json")
+
+    def _known(self, _: Request) -> Response:
+        named = [{"name": name} for name in self.receivers]
+        return Response(json.dumps(named), status=self.status, mimetype="application/json")
 
     def list(
         self,
@@ -252,19 +260,58 @@ def test_alert_that_was_cut_ends_by_alertmanagers_word(compared: Any, alertmanag
     assert statuses(world) == ["resolved"]
 
 
-@pytest.mark.parametrize("listed", [{"receiver": "people"}, {"starts_at": "2026-11-22T08:00:00Z"}])
-def test_what_alertmanager_lists_otherwise_it_has_not_forgotten(
-    compared: Any, alertmanager: Alertmanager, listed: dict[str, str]
+def test_what_alertmanager_lists_with_another_start_it_has_not_forgotten(
+    compared: Any, alertmanager: Alertmanager
 ) -> None:
-    """It began anew, or goes to others now: this one has ended, although Prometheus still fires it."""
+    """It began anew: this one has ended, although Prometheus still fires it."""
     world, compare = compared
     known = alert(world)
     world.receive(known)
     world.prometheus.alerts = lambda: [{"labels": known.labels, "state": "firing"}]
     world.run(seconds=60, tick=5)
-    alertmanager.list(**listed)
+    alertmanager.list(starts_at="2026-11-22T08:00:00Z")
     compare()
     assert statuses(world)[0] == "resolved"
+
+
+@pytest.mark.parametrize("labels", FOREIGN)
+def test_an_alert_that_goes_to_others_now_has_not_ended(
+    compared: Any, alertmanager: Alertmanager, labels: dict[str, str]
+) -> None:
+    """A route was changed: it fires all the same, so nobody is told that it is over until it is."""
+    world, compare = compared
+    alertmanager.list(**labels)
+    compare()
+    alertmanager.alerts[0]["receivers"] = [{"name": "people"}]
+    compare_for(world, compare, 300)
+    assert (world.incident().state, world.ends) == (State.ESCALATED, [])
+    alertmanager.alerts.clear()
+    compare_for(world, compare, 240)
+    assert (world.incident().state, len(world.ends)) == (State.CLOSED, 1)
+
+
+@pytest.mark.parametrize("labels", [{}, *FOREIGN])
+def test_a_receiver_that_does_not_exist_ends_nothing(
+    compared: Any, alertmanager: Alertmanager, labels: dict[str, str]
+) -> None:
+    """Renamed in Alertmanager only: its list has nothing for us, which is not that nothing fires."""
+    world, compare = compared
+    alertmanager.list(**labels)
+    compare()
+    at, known = world.clock.now, alert(world).labels
+    world.prometheus.alerts = lambda: [{"labels": known, "state": "firing"}]
+    alertmanager.receivers = ["people", "healer"]
+    alertmanager.alerts.clear()
+    with capture_logs() as logs:
+        compare_for(world, compare, 300)
+    (told,) = [each for each in logs if each["event"] == "server_unreachable"]
+    assert "has no receiver self-healing-fabric" in told["error"]
+    assert "it has: people, healer" in told["error"]
+    (asked,) = servers_asked.known("alertmanager", alertmanager.url)
+    assert (asked.answers, asked.error) == (False, told["error"])
+    assert world.context.metrics.alertmanager_compared._value.get() == at
+    assert world.ends == []
+    assert statuses(world) == ["firing"]
 
 
 @pytest.mark.parametrize("status", [500, 503, 401])

@@ -32,6 +32,7 @@ SIGNAL_OF_ALERT = {
     "ShfMonitoringBlind": None,
     "ShfFabricDown": None,
     "ShfFabricNotReconciling": None,
+    "ShfAlertmanagerNotCompared": None,
     "ShfWebhookFailing": None,
     "ShfRulesFailing": None,
     "ShfAlertsDropped": None,

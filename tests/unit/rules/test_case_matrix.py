@@ -46,6 +46,7 @@ DOES_NOT_APPLY: dict[str, dict[str, str]] = {
     "ShfMonitoringBlind": NO_REQUESTS | GAUGES | {"two_conventions": "counts services, not their checks"},
     "ShfFabricDown": NO_REQUESTS | GAUGES | ONE_SOURCE,
     "ShfFabricNotReconciling": NO_REQUESTS | GAUGES | ONE_SOURCE,
+    "ShfAlertmanagerNotCompared": NO_REQUESTS | GAUGES | ONE_SOURCE,
     "ShfWebhookFailing": {},
     "ShfRulesFailing": NO_REQUESTS | ONE_SOURCE,
     "ShfAlertsDropped": NO_REQUESTS | ONE_SOURCE,

@@ -74,6 +74,7 @@ class Fabric:
                 strategies=(*known, UNDO),
                 guardrails=settings.plugins.guardrails,
                 channels=called,
+                alertmanager=settings.alertmanager is not None,
             ),
             leases=Leases(self.store, self.store.clock, services=settings.services),
             graph=ServiceGraph(settings, prometheus),

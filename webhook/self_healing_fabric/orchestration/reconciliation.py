@@ -2,9 +2,10 @@
 
 Alertmanager re-sends nothing for hours once a notification was answered with 2xx, and sends nothing at all
 for an alert that came and went while delivery was broken. So its list of active alerts is read, and what was
-never delivered is taken in as if it had been. A server that does not answer ends nothing, and one that has
-just started lists nothing: what Alertmanager no longer lists ends when Prometheus does not fire it, or, where
-another server may have sent it, when nobody has sent it again for long enough.
+never delivered is taken in as if it had been. A server that does not answer ends nothing, nor does one
+without our receiver, whose empty list says nothing; and one that has just started lists nothing: what
+Alertmanager no longer lists ends when Prometheus does not fire it, or, where another server may have sent it,
+when nobody has sent it again for long enough.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from self_healing_fabric.orchestration.health_watch import HealthWatch
 from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, LEASE
 from self_healing_fabric.orchestration.relapse_watch import look_for_relapses
 from self_healing_fabric.orchestration.version_watch import VersionWatch
+from self_healing_fabric.quoting import quoted
 from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import AlertmanagerSettings, bearer_headers
 from self_healing_fabric.store import audit_statements, call_statements, statements
@@ -68,6 +70,11 @@ class _ListedAlert(BaseModel):
 
 
 _LISTED = TypeAdapter(list[_ListedAlert])
+_RECEIVERS = TypeAdapter(list[_Receiver])
+
+
+class ReceiverMissing(ValueError):
+    """Alertmanager has no receiver of the configured name: name the one that leads to the fabric."""
 
 
 class Reconciliation:
@@ -143,6 +150,7 @@ class Reconciliation:
             self._missing_since.clear()  # it may be starting anew
             return False
         self._note("alertmanager", True)
+        self._context.metrics.alertmanager_compared.set(self._context.clock())
         ours = [
             item for item in listed if settings.receiver in {receiver.name for receiver in item.receivers}
         ]
@@ -155,7 +163,8 @@ class Reconciliation:
             for item in active
             if item.identity not in known
         ]
-        here = {item.identity: item.status.state == "suppressed" for item in ours}
+        # What goes to others now fires all the same, and nobody may hear that it is over.
+        here = {item.identity: item.status.state == "suppressed" for item in listed}
         ended = self._ended(
             [row for identity, row in known.items() if identity not in here and self._settled(row)],
             {item.fingerprint for item in listed},
@@ -167,15 +176,21 @@ class Reconciliation:
 
     def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
         headers = bearer_headers(settings.bearer_token_file)
+
+        def get(path: str) -> bytes:
+            url = f"{settings.url}/api/v2/{path}"
+            return self._http.get(url, headers=headers, timeout=settings.timeout).raise_for_status().content
+
         with asking("alertmanager", settings.url):
-            answer = self._http.get(
-                f"{settings.url}/api/v2/alerts", headers=headers, timeout=settings.timeout
-            ).raise_for_status()
-        return _LISTED.validate_json(answer.content)
+            listed = _LISTED.validate_json(get("alerts"))
+            # Asked after the list, which may have been made before the receiver was renamed.
+            known = _RECEIVERS.validate_json(get("receivers"))
+            require_receiver(settings.receiver, [each.name for each in known])
+        return listed
 
     def _ended(self, unlisted: Collection[Any], fingerprints: Collection[str]) -> list[int]:
         """Those of the alerts that Alertmanager does not list (any more, or not yet) that have ended."""
-        # What it lists under another start or for another receiver only, it has not forgotten.
+        # What it lists under another start, it has not forgotten.
         ended = [row.id for row in unlisted if row.fingerprint in fingerprints]
         missing = [row for row in unlisted if row.fingerprint not in fingerprints]
         now = self._context.clock()
@@ -257,6 +272,13 @@ class Reconciliation:
                 "server_unreachable" if not reachable else "server_reachable", server=server, error=error
             )
         self._reachable[server] = reachable
+
+
+def require_receiver(receiver: str, names: Collection[str]) -> None:
+    """Raises ReceiverMissing."""
+    if receiver not in names:
+        told = quoted(", ".join(names))
+        raise ReceiverMissing(f"has no receiver {receiver} for alertmanager.receiver (it has: {told})")
 
 
 def _lookup(listed: Collection[Mapping[str, str]]) -> Callable[[Mapping[str, str]], bool]:
