@@ -130,6 +130,22 @@ def test_an_escalation_pages_at_once_and_ends_with_the_incident(url: str, pager:
     assert (pager.first("shop") or (0.0, ""))[1] == "ShfEscalation"
 
 
+def test_who_is_called_again_is_paged_again(url: str, pager: Pager) -> None:
+    """Although the first call's alert still fires, which Alertmanager repeats after four hours."""
+    settings = Settings(escalation={"channels": {"on-call": {"alertmanager": {"urls": [url]}}}})
+    channel = channels(settings)["on-call"]
+    stories = {"i2": {"severity": "critical", "acknowledged_by": None, "alerts": []}}
+
+    def pages() -> int:
+        return sum(service == "again" for _, service, _ in pager.pages)
+
+    for number, name in enumerate(("c1", "c2")):
+        call = Call(name, Kind.ESCALATION, "i2", "again", 4, "everyone", "human", ("human",), "not healed")
+        before = pages()
+        channel.send(Message(name, "title", "body", {"links": {}}, (call,), stories), {})
+        wait(f"page {number}", lambda before=before: pages() > before)
+
+
 def test_where_no_fabric_was_ever_started_people_are_paged(url: str, pager: Pager, tmp_path: Path) -> None:
     """The shipped rules and routes alone: no series of a fabric has ever been there, no alert of one."""
     rules = RuleParameters(scrape_interval=1, evaluation_interval=1, heartbeat=6)

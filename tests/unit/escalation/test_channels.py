@@ -218,12 +218,13 @@ def test_the_alert_says_level_and_place(httpserver: HTTPServer) -> None:
     kept = Message("k", "title", "body", {"links": {"runbook": "https://run"}}, (CALL,), stories)
     receipt = channel.send(kept, {})
     channel.send(kept, receipt.progress)
-    ended = Call(**{**vars(CALL), "kind": Kind.ENDED})
+    ended = Call(**{**vars(CALL), "kind": Kind.ENDED, "id": "k2"})
     channel.send(Message("k2", "over", "body", {"links": {}}, (ended,), stories), receipt.progress)
     assert [alert["labels"] for alert in posted] == [
         {
             "alertname": "ShfEscalation", "escalation_level": "2", "contact": "human", "service": "cart",
-            "incident": "i1", "severity": "critical", "page": "now", "cluster": "c", "namespace": "n",
+            "incident": "i1", "call": CALL.id, "severity": "critical", "page": "now", "cluster": "c",
+            "namespace": "n",
         }
     ] * 3  # fmt: skip
     assert posted[0]["startsAt"] == posted[1]["startsAt"]

@@ -263,6 +263,29 @@ def test_who_hands_on_the_last_level_calls_it_again(guarded: Guarded) -> None:
     assert (world.incident().level, world.incident().acknowledged_by) == (4, None)
 
 
+def test_who_is_called_again_over_alertmanager_hears_of_it(guarded: Guarded, httpserver: HTTPServer) -> None:
+    """It does not repeat an alert that fires already: each call is an alert, which ends with the incident."""
+    posted: list[dict[str, Any]] = []
+
+    def take(request: Request) -> Response:
+        posted.extend(request.get_json())
+        return Response()
+
+    httpserver.expect_request("/am/api/v2/alerts", method="POST").respond_with_handler(take)
+    on_call = {"on-call": {"alertmanager": {"urls": [httpserver.url_for("/am")]}}}
+    levels = [{"name": f"level {n}", "call": ["on-call"] if n else []} for n in range(5)]
+    world, _ = guarded(levels=levels, channels=on_call)
+    failing(world)
+    world.receive(world.alert(signal="cpu", labels={"severity": "critical"}))
+    world.run(seconds=5)
+    fired = {json.dumps(alert["labels"], sort_keys=True) for alert in posted}
+    assert len({json.loads(labels)["call"] for labels in fired if '"escalation_level": "1"' in labels}) == 2
+    posted.clear()
+    decide(world.context, world.incident().id, DECISIONS["close"], by="ada")
+    world.run(seconds=5)
+    assert {json.dumps(alert["labels"], sort_keys=True) for alert in posted} == fired
+
+
 def test_what_healed_before_it_was_told_is_not_told(guarded: Guarded) -> None:
     """Healed while the call was still being gathered: nobody is disturbed, not even by the end."""
     world, (first, *_) = guarded(bounds={"gather": 4})

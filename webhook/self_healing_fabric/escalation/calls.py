@@ -87,9 +87,18 @@ def rows_of_level(
 
 
 def row_again(
-    told: AnyRow, settings: EscalationSettings, *, kind: Kind, reason: str, now: float
+    told: AnyRow,
+    settings: EscalationSettings,
+    *,
+    kind: Kind,
+    reason: str,
+    now: float,
+    progress: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The row that tells one who was called more: that there is more to it, or how it ended."""
+    """The row that tells one who was called more: that there is more to it, or how it ended.
+
+    `progress` is what the channel has to know of the call that it ends.
+    """
     kept = {name: getattr(told, name) for name in ("incident_id", "service", "level", "level_name", "called")}
     common = {
         **kept,
@@ -101,7 +110,7 @@ def row_again(
         "ended_at": now if kind is Kind.ENDED else None,
     }
     due_at = _first_try(told.channel, settings, now)
-    return new_row(common, contact=told.contact, channel=told.channel, due_at=due_at)
+    return new_row(common, contact=told.contact, channel=told.channel, due_at=due_at, progress=progress or {})
 
 
 def new_row(common: Mapping[str, Any], **own: Any) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class Caller:
     def _tell_of_end(self, connection: Connection, incident_id: str, now: float) -> None:
         incident = statements.incident(connection, incident_id)
         reason = _how_it_ended(incident)
-        told: dict[tuple[Any, ...], AnyRow] = {}
+        told: dict[Any, tuple[AnyRow, Mapping[str, Any]]] = {}
         for row in call_statements.calls_of(connection, incident_id):
             if row.ended_at is not None:
                 continue
@@ -178,12 +178,15 @@ class Caller:
             channel = self._context.channels.get(row.channel)
             if not arrived or channel is None:
                 continue
-            # What is kept alive is ended one by one; people hear once of an incident.
-            contact = row.contact if row.channel != LOG else None
-            key = (contact, row.channel, row.level if channel.alive_for else None)
-            told[key] = row
+            if channel.alive_for:  # what is kept alive is ended one by one
+                told[row.id] = (row, row.progress)
+            else:  # people hear once of an incident
+                told[row.contact if row.channel != LOG else None, row.channel] = (row, {})
         settings = self._context.settings.escalation
-        ends = [row_again(row, settings, kind=Kind.ENDED, reason=reason, now=now) for row in told.values()]
+        ends = [
+            row_again(row, settings, kind=Kind.ENDED, reason=reason, now=now, progress=progress)
+            for row, progress in told.values()
+        ]
         call_statements.insert_calls(connection, ends)
 
     def claim(self, limit: int) -> list[Batch]:

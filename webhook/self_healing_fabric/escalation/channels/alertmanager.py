@@ -46,6 +46,8 @@ class AlertmanagerChannel:
         now = self._clock()
         started = float(progress.get("started", now))
         (call,) = message.calls
+        # By it a second call of the same people is another alert: of one that fires already they do not hear.
+        of_call = str(progress.get("call", call.id))
         story = message.stories[call.incident_id]
         labels = {
             "alertname": ESCALATION,
@@ -53,6 +55,7 @@ class AlertmanagerChannel:
             "contact": call.contact,
             "service": call.service or "",
             "incident": call.incident_id,
+            "call": of_call,
             "severity": story["severity"],
             "page": "now",
             **place_of(story, call.service),
@@ -65,12 +68,13 @@ class AlertmanagerChannel:
             annotations["acknowledged_by"] = story["acknowledged_by"]
         over = call.kind is Kind.ENDED
         ends_at = now if over else now + self._expires
+        kept = {"started": started, "call": of_call}
         alert = PostedAlert(labels, min(started, ends_at), ends_at, annotations, links.get("incident"))
         try:
             self._alertmanagers.post([alert])
         except NotPosted as error:
-            raise CallFailed(str(error), progress={"started": started}) from error
-        return Receipt(progress={"started": started})
+            raise CallFailed(str(error), progress=kept) from error
+        return Receipt(progress=kept)
 
     def check(self) -> str:
         """Ask every Alertmanager for its status."""
