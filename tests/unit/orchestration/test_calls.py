@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.orchestration.caller import Caller
+from self_healing_fabric.orchestration.caller import Batch, Caller
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import call_statements, statements
@@ -458,6 +459,42 @@ def test_a_contact_hears_no_more_than_the_cap_and_is_told_so(guarded: Guarded) -
     world.run(seconds=90)
     assert first.kinds == ["escalation"] * 3 + ["storm"]
     assert len(first.heard[3][2]["calls"]) == 4
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_is_still_being_sent_counts_for_the_cap(
+    guarded: Guarded, request: pytest.FixtureRequest, database: str
+) -> None:
+    """A slow receiver hears no more than a quick one, and the last message says so."""
+    names = [f"s{number}" for number in range(7)]
+    changes: dict[str, Any] = {"guardrails": {"fleet": {"storm": 100}}}
+    if database == "postgresql":
+        changes["store"] = request.getfixturevalue("postgresql_url")
+    bounds = {"messages": 3, "per": 90, "gather": 0.5}
+    world, (first, *_) = guarded(dict.fromkeys(names, ()), bounds=bounds, changes=changes)
+    slow: list[Batch] = []
+
+    def look() -> None:
+        for batch in world.caller.look(8):
+            if batch.rows[0].channel == "log":
+                world.caller.send(batch)
+            else:
+                slow.append(batch)
+
+    for name in names:
+        fails(world, name)
+        world._work(world.orchestrator.take_in_and_claim(8))
+        look()
+        world.clock.now += 1
+        look()
+        world.caller._sending = {batch.key: time.monotonic() for batch in slow}
+        world.caller._renew()
+    for batch in slow:
+        world.caller.send(batch)
+    assert first.kinds == ["escalation"] * 3
+    assert "No more until" in first.heard[2][2]["note"]
+    world.run(seconds=100)
+    assert first.kinds == ["escalation"] * 3 + ["storm"]
 
 
 def test_a_critical_tier_starts_higher_up(guarded: Guarded) -> None:

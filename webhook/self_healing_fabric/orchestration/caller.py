@@ -224,7 +224,9 @@ class Caller:
         """Alone, together with others that wait for the same contact, or later."""
         bounds = self._context.settings.escalation.bounds
         rows = call_statements.gathered_calls(connection, row.channel, row.contact, now)
-        heard = call_statements.messages_sent(connection, row.channel, row.contact, now - bounds.per)
+        heard = call_statements.messages_sent(
+            connection, row.channel, row.contact, since=now - bounds.per, now=now
+        )
         storm = max((each.at for each in heard if each.number > 1), default=None)
         until = None
         if storm is not None and now < storm + bounds.storm_interval:

@@ -91,21 +91,30 @@ def calls_of_message(connection: Connection, message: str) -> Sequence[AnyRow]:
     return connection.execute(_MESSAGE, {"_message": message}).all()
 
 
+_SENT_AT = func.min(func.coalesce(calls.c.sent_at, bindparam("_now")))
 _MESSAGES_SENT = (
-    select(calls.c.message, func.min(calls.c.sent_at).label("at"), func.count().label("number"))
+    select(calls.c.message, _SENT_AT.label("at"), func.count().label("number"))
     .where(
         calls.c.channel == bindparam("_channel"),
         calls.c.contact == bindparam("_contact"),
-        calls.c.sent_at > bindparam("_since"),
+        or_(
+            calls.c.sent_at > bindparam("_since"),
+            and_(calls.c.sent_at.is_(None), calls.c.lease_until >= bindparam("_now")),
+        ),
     )
     .group_by(calls.c.message)
-    .order_by(func.min(calls.c.sent_at))
+    .order_by(_SENT_AT)
 )
 
 
-def messages_sent(connection: Connection, channel: str, contact: str, since: float) -> Sequence[AnyRow]:
-    """(message, at, number of calls in it) of what one contact heard over one channel, oldest first."""
-    values = {"_channel": channel, "_contact": contact, "_since": since}
+def messages_sent(
+    connection: Connection, channel: str, contact: str, *, since: float, now: float
+) -> Sequence[AnyRow]:
+    """(message, at, number of calls in it) of what one contact heard over one channel, oldest first.
+
+    What is being sent counts: it may be heard any moment.
+    """
+    values = {"_channel": channel, "_contact": contact, "_since": since, "_now": now}
     return connection.execute(_MESSAGES_SENT, values).all()
 
 
