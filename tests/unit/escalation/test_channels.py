@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from werkzeug import Request, Response
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.escalation.calls import Call, Kind
 from self_healing_fabric.escalation.channels import CallFailed, channels
+from self_healing_fabric.escalation.channels.people import shortened
 from self_healing_fabric.escalation.messages import Message
 from self_healing_fabric.settings import Settings
 
@@ -135,6 +137,34 @@ def test_people_are_reached_through_apprise(httpserver: HTTPServer, tmp_path: Pa
     content = httpserver.log[0][0].get_json()
     assert (content["title"], content["message"]) == ("title", "body")
     assert "token-of-ours" not in json.dumps([lines, caught.value.progress, str(caught.value)])
+
+
+def test_what_is_too_long_for_a_service_is_cut_and_keeps_its_links(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    """A service refuses it whole, for ever; who wants all of it says so in the URL."""
+    httpserver.expect_request("/a", method="POST").respond_with_data()
+    httpserver.expect_request("/b", method="POST").respond_with_data()
+    lines = [f"incident {number} needs help" for number in range(2000)]
+    body = "\n".join([*lines, "All: https://shf.example/"])
+    base = httpserver.url_for("").replace("http://", "json://")
+    channel = people(tmp_path, f"{base}/a", f"{base}/b?overflow=split")
+    channel.send(replace(MESSAGE, body=body), {})
+    (cut,) = [request.get_json() for request, _ in httpserver.log if request.path == "/a"]
+    assert len(cut["title"]) + len(cut["message"]) < 32_768  # as apprise knows of this kind of service
+    assert cut["message"].startswith("incident 0 needs help\nincident 1 needs help")
+    assert cut["message"].endswith("\nincident 1999 needs help\nAll: https://shf.example/")
+    split = [request.get_json()["message"] for request, _ in httpserver.log if request.path == "/b"]
+    assert len(split) == 2
+    assert all(any(line in part for part in split) for line in lines[::100])
+
+
+@pytest.mark.parametrize(("limit", "characters"), [(1000, 900), (1000, 1001), (1022, 5000)])
+def test_a_shortened_text_fits(limit: int, characters: int) -> None:
+    """Also one of a single line, which has no end to keep."""
+    text = "x" * characters
+    assert len(shortened(text, limit)) == min(limit, characters)
+    assert len(shortened(f"{text}\nlink", limit)) == min(limit, characters + 5)
 
 
 def test_a_line_that_apprise_does_not_know_keeps_nobody_else_from_hearing(

@@ -3,7 +3,8 @@
 The URLs hold passwords and tokens. They are read from a file anew for every call, and nothing of them is ever
 logged or stored: apprise's own log is switched off, and what was reached is remembered by a digest. Each URL
 is tried by itself, so that a second try does not repeat what has arrived, and a line with a slip of the pen
-keeps nobody from hearing who stands in the others.
+keeps nobody from hearing who stands in the others. Services refuse what is longer than they take, and the
+message of a storm is: so it is cut, unless the URL says what else to do (`overflow`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
 from self_healing_fabric.escalation.messages import Message
 from self_healing_fabric.settings import AppriseChannel as AppriseSettings
 from self_healing_fabric.settings import Settings
+
+# Characters. Below it are those for SMS: apprise counts one, and they join several.
+LEAST_LIMIT = 1000
+CUT = "\n(...)\n"
 
 
 class UrlsUnusable(ShfError):
@@ -86,10 +91,21 @@ class AppriseChannel:
 
 
 def _notify(service: Any, message: Message) -> bool:
+    body = message.body
+    if service.overflow_mode == "upstream":  # apprise's default: the service gets it as it is
+        body = shortened(body, max(service.body_maxlen, LEAST_LIMIT) - len(message.title) - 2)
     try:
-        return bool(service.notify(title=message.title, body=message.body, body_format="text"))
+        return bool(service.notify(title=message.title, body=body, body_format="text"))
     except Exception:  # noqa: BLE001 - a plugin of somebody else's; its text may hold the URL
         return False
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text within the limit: its middle is left out, for the links stand at its end."""
+    if len(text) <= limit:
+        return text
+    end = text[-limit // 3 :].partition("\n")[2]
+    return text[: limit - len(CUT) - len(end)] + CUT + end
 
 
 def _apprise() -> Any:
