@@ -236,17 +236,22 @@ def edges_of(kind: str, callees: Iterable[str], caller: str) -> str:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A recorded series, `ago` seconds earlier, and without another one: PromQL that can be moved in time."""
+    """A recorded series, `ago` seconds earlier, and without another one: PromQL that can be moved in time.
+
+    `worst` is `max` or `min` where several clusters record it, and the worst of them counts.
+    """
 
     selector: str
     ago: float = 0.0
     without: Recorded | None = None
+    worst: str = ""
 
     def promql(self, later: float = 0.0) -> str:
         """The expression, of that many seconds later."""
         seconds = _seconds(abs(self.ago - later))
         sign = "-" if later > self.ago else ""
         own = self.selector if self.ago == later else f"{self.selector} offset {sign}{seconds}"
+        own = f"{self.worst}({own})" if self.worst else own
         return own if self.without is None else f"{own} - {self.without.promql(later)}"
 
 
@@ -257,11 +262,11 @@ def quantile_of_window(
     `at`: all three in seconds since 1970, `step` in seconds.
 
     A subquery evaluates at multiples of its step only, so the series is moved until those fall on the samples
-    that were read. Its window begins between two of them: from version 3 on Prometheus leaves out what lies
-    exactly at the beginning of a window.
+    that were read, and its window begins so much earlier. That is between two evaluations: from version 3 on
+    Prometheus leaves out what lies exactly at the beginning of a window.
     """
     phase = end % step
-    window = f"[{_seconds(end - start + step / 2)}:{_seconds(step)}]"
+    window = f"[{_seconds(end - start + phase + step / 2)}:{_seconds(step)}]"
     offset = f" offset {_seconds(at - end)}" if at > end else ""
     return f"quantile_over_time({share:g}, ({series.promql(phase)}){window}{offset})"
 

@@ -11,7 +11,7 @@ import pytest
 
 from past_prometheus import past_prometheus
 from self_healing_fabric.diagnosis.call_graph import CallGraph
-from self_healing_fabric.diagnosis.history import locate
+from self_healing_fabric.diagnosis.history import FINEST_STEP, locate
 from self_healing_fabric.diagnosis.localization import Claim, Localization
 from self_healing_fabric.diagnosis.scoring import Symptom
 from shf_queries import PrometheusClient
@@ -25,7 +25,8 @@ EXACT = 1e-9
 
 
 def samples() -> Iterator[str]:
-    """Two services of which one calls the other: with gaps, a counter that grows faster, and noise."""
+    """Two services of which one calls the other: with gaps, a counter that grows faster, two clusters, and
+    noise."""
     noise = np.random.default_rng(5)
     times = np.arange(START, END, SCRAPED)
     ill = times >= ILL
@@ -36,12 +37,14 @@ def samples() -> Iterator[str]:
         'service:shf_errors:ratio{service="cart"}': np.where(ill, 0.3, 0.0) + 0.01 * noise.random(len(times)),
         'service:shf_latency:p95_seconds{service="shop"}': late + 0.05,
         'service:shf_custom:queue_depth{service="cart"}': np.where(ill, 40.0, 2.0) + noise.random(len(times)),
+        'service:shf_cpu:utilisation{service="cart",cluster="a"}': late + 0.05 * noise.random(len(times)),
+        'service:shf_cpu:utilisation{service="cart",cluster="b"}': late + 0.05 * noise.random(len(times)),
         'service:shf_custom:jobs_total{service="shop"}': asked,
         'service:shf_custom:client_latency_mean{service="cart",peer="shop"}': late + np.where(ill, 0.7, 0.1),
         'service:shf_custom:server_latency_mean{service="cart",peer="shop"}': late,
     }
+    yield from (f"# TYPE {metric} unknown" for metric in dict.fromkeys(name.split("{")[0] for name in series))
     for name, values in series.items():
-        yield f"# TYPE {name.split('{')[0]} unknown"
         gaps = noise.random(len(times)) < 0.4 if "queue" in name else np.zeros(len(times), dtype=bool)
         yield from (
             f"{name} {value} {at}"
@@ -60,14 +63,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusClien
         client.close()
 
 
-@pytest.fixture(scope="module")
-def found(client: PrometheusClient) -> Localization:
+def located(client: PrometheusClient, at: float) -> Localization:
     """What the product says of it."""
     return locate(
         client,
         symptom=Symptom("shop", "latency_p95_seconds", ILL + 41.7),
         graph=CallGraph([("shop", "cart")]),
-        at=ASKED,
+        at=at,
         interval=1.0,
     )
 
@@ -78,14 +80,18 @@ def asked(client: PrometheusClient, query: str, at: float) -> float:
     return float(sample.value)
 
 
-def test_each_claim_can_be_repeated(client: PrometheusClient, found: Localization) -> None:
-    """Shares, durations, a gauge with holes, increases of a counter, and the difference of two series."""
+@pytest.mark.parametrize("earlier", range(int(FINEST_STEP)))
+def test_each_claim_can_be_repeated(client: PrometheusClient, earlier: int) -> None:
+    """Shares, durations, a gauge with holes, increases of a counter, the difference of two series, the worse
+    of two clusters; whichever second it was asked in."""
+    found = located(client, ASKED - earlier)
     claims: list[Claim] = [claim for suspect in found.suspects for claim in suspect.claims]
-    kinds = {claim.kind for claim in claims}
-    assert {"latency_p95_seconds", "queue_depth", "jobs_total", "gap_latency_mean"} <= kinds
+    assert {
+        "latency_p95_seconds", "queue_depth", "jobs_total", "gap_latency_mean", "cpu_utilisation",
+    } <= {claim.kind for claim in claims}  # fmt: skip
     for claim in claims:
         assert asked(client, claim.query, claim.at) == pytest.approx(claim.value, rel=EXACT), claim
         assert asked(client, claim.baseline_query, claim.at) == pytest.approx(claim.baseline, rel=EXACT), (
             claim
         )
-        assert asked(client, claim.series, claim.at) > 0
+        assert asked(client, f"max_over_time(({claim.series})[1m:1s])", claim.at) > 0

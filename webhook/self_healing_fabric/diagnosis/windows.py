@@ -8,6 +8,7 @@ clusters that report one service.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -103,9 +104,10 @@ def window_of(series: Sequence[Series]) -> Window:
         sample = np.where(np.isfinite(one.values), one.values, np.nan)
         row = row_of[key]
         # Two clusters may report one service: the worse of the two is the one that alerts.
-        worse = np.fmin if kind_of(key.kind).direction < 0 else np.fmax
+        worse = np.fmin if _worst_of(key) == "min" else np.fmax
         values[row, columns] = worse(values[row, columns], sample)
-    window = Window(times, values, keys, tuple(_query_of(key) for key in keys))
+    reported = Counter(key for key, _ in named)
+    window = Window(times, values, keys, tuple(_query_of(key, several=reported[key] > 1) for key in keys))
     return _with_client_gaps(_with_increases(window))
 
 
@@ -115,8 +117,13 @@ def _key_of(series: Series) -> Key | None:
     return Key(service, kind, series.labels.get("peer", "")) if service and kind else None
 
 
-def _query_of(key: Key) -> catalogue.Recorded:
-    return catalogue.Recorded(catalogue.diagnosed_series_of(key.kind, key.service, key.peer))
+def _query_of(key: Key, *, several: bool) -> catalogue.Recorded:
+    selector = catalogue.diagnosed_series_of(key.kind, key.service, key.peer)
+    return catalogue.Recorded(selector, worst=_worst_of(key) if several else "")
+
+
+def _worst_of(key: Key) -> str:
+    return "min" if kind_of(key.kind).direction < 0 else "max"
 
 
 def _with_increases(window: Window) -> Window:
@@ -160,7 +167,7 @@ def _with_client_gaps(window: Window) -> Window:
         return window
     derived = np.array([window.values[client] - window.values[server] for client, server in gaps.values()])
     queries = tuple(
-        replace(window.queries[client], without=window.queries[server]) for client, server in gaps.values()
+        _difference(window.queries[client], window.queries[server]) for client, server in gaps.values()
     )
     return Window(
         window.times,
@@ -168,3 +175,9 @@ def _with_client_gaps(window: Window) -> Window:
         (*window.keys, *gaps),
         (*window.queries, *queries),
     )
+
+
+def _difference(one: catalogue.Recorded, other: catalogue.Recorded) -> catalogue.Recorded:
+    """Of both the worst where either has several: what is aggregated has no label by which it would match."""
+    worst = one.worst or other.worst
+    return replace(one, worst=worst, without=replace(other, worst=worst))
