@@ -52,6 +52,14 @@ def test_the_step_is_not_finer_than_five_seconds() -> None:
     assert prometheus.asked[0][3] == 5.0
 
 
+def test_of_an_old_alert_its_beginning_is_asked_for() -> None:
+    """Prometheus refuses a range of days at such a step; what began then shows in the hours around it."""
+    prometheus, days = Prometheus(), 3 * 86_400.0
+    locate(prometheus, symptom=Symptom("web", "", AT - days), graph=GRAPH, at=AT, interval=15.0)
+    (_, start, end, _) = prometheus.asked[0]
+    assert (start, end) == (AT - days - HISTORY, AT - days + HISTORY)
+
+
 def test_a_query_that_fails_is_missing_evidence() -> None:
     """Slow, away or partial: nothing is named, and the reason is told."""
     for failure in (PrometheusUnavailable("timed out"), PartialResult("a store is away")):

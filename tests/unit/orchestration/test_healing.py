@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -561,6 +562,11 @@ def test_not_healed_goes_on_with_the_next_strategy(make_world: Callable[..., Any
     assert [row.strategy for row in world.actions()] == ["restart", "retry"]
 
 
+def iso(at: float) -> str:
+    """A time as alerts tell it."""
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
 def test_the_diagnosis_keeps_what_the_series_say(world: Any) -> None:
     """Stored with the incident: the lead, what is missing, the version of the rules, and queries to paste."""
     world.clock.now += 600
@@ -575,6 +581,37 @@ def test_the_diagnosis_keeps_what_the_series_say(world: Any) -> None:
         told["localization"]["suspects"][0]["claims"][0]["series"] == 'service:shf_up:ratio{service="cart"}'
     )
     assert any("cart: cpu" in text for text in told["missing"])
+
+
+def test_a_relapse_is_diagnosed_from_its_own_beginning(world: Any) -> None:
+    """Not from that of the failure before it, which is over and may have had another cause."""
+    world.clock.now += 3600
+    world.silent()
+    first = world.alert(starts_at=iso(world.clock.now))
+    world.receive(first)
+    world.target.on_restart = world.healthy
+    world.run(seconds=20)
+    world.receive(replace(first, status="resolved"))
+    world.run(seconds=200, tick=5)
+    again = world.clock.now
+    world.silent()
+    world.receive(world.alert(starts_at=iso(again)))
+    world.run(seconds=1)
+    assert world.incident().relapses == 1
+    assert world.incident().diagnosis["localization"]["onset_at"] >= again - 5  # a sample
+
+
+def test_what_begins_days_later_is_diagnosed_from_its_own_beginning(world: Any) -> None:
+    """Another signal of an incident that people were called for, while its first alert fires on."""
+    world.receive(world.alert(signal="cpu", starts_at=iso(world.clock.now)))
+    world.run(seconds=1)
+    assert world.incident().state is State.ESCALATED
+    world.clock.now += 3 * 86_400
+    world.silent()
+    again = world.clock.now
+    world.receive(world.alert(starts_at=iso(again)))
+    world.run(seconds=1)
+    assert world.incident().diagnosis["localization"]["onset_at"] >= again - 5  # a sample
 
 
 def test_a_range_query_that_fails_does_not_stop_the_healing(world: Any) -> None:

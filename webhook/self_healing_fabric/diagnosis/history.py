@@ -18,6 +18,7 @@ from self_healing_fabric.diagnosis.windows import RangeSource, collect_window, w
 from shf_queries import QueryError
 
 HISTORY = 3600.0  # seconds before the alert: what is normal
+LONGEST_FAILURE = 3600.0  # seconds after it: Prometheus refuses a range of days, and the beginning tells most
 FINEST_STEP = 5.0  # seconds: an hour is 720 samples then
 MOST_SERVICES = 60  # the alerting one's neighbourhood in the call graph; farther ones are not asked about
 
@@ -41,7 +42,7 @@ def locate(
             source,
             graph.neighbourhood(symptom.service, MOST_SERVICES),
             start=min(symptom.at, at) - HISTORY,
-            end=at,
+            end=min(at, symptom.at + LONGEST_FAILURE),
             step=max(interval, FINEST_STEP),
         )
     except QueryError as error:

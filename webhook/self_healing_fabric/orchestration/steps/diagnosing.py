@@ -13,7 +13,7 @@ from self_healing_fabric.diagnosis import Diagnosis, diagnose
 from self_healing_fabric.diagnosis.calibration import Calibration
 from self_healing_fabric.diagnosis.call_graph import CallGraph
 from self_healing_fabric.diagnosis.evidence import Observations, collect
-from self_healing_fabric.diagnosis.history import locate
+from self_healing_fabric.diagnosis.history import HISTORY, locate
 from self_healing_fabric.diagnosis.localization import Localization
 from self_healing_fabric.diagnosis.patterns import Change
 from self_healing_fabric.diagnosis.scoring import Symptom
@@ -129,11 +129,8 @@ def _localization(
     calibration: Calibration,
     now: float,
 ) -> Localization:
-    """What the series of the last hour say, around the first of the incident's alerts."""
-    service = str(incident.service)
-    began = min(
-        (_started(row.starts_at, incident.opened_at) for row in alerts.alerts), default=incident.opened_at
-    )
+    """What the series around the beginning of what fails now say."""
+    service, began = str(incident.service), _began(incident, alerts)
     signals = [signal for signal in (incident.signal, *alerts.signals) if signal]
     settings = context.settings
     return locate(
@@ -150,6 +147,18 @@ def _localization(
 @lru_cache(maxsize=1)  # the same for all incidents until the service graph is asked again
 def _calls(topology: Topology) -> CallGraph:
     return CallGraph.of_dependencies({name: topology.direct_dependencies(name) for name in topology.services})
+
+
+def _began(incident: Incident, alerts: Alerts) -> float:
+    """When what fails now began: the first alert of those that fire, or of all where none does any more.
+
+    An incident may relapse, or begin anew for another signal days later: alerts that have ended, or came more
+    than an hour before the newest, are of what it was about before.
+    """
+    firing = [row for row in alerts.alerts if row.status == "firing"]
+    starts = [_started(row.starts_at, incident.opened_at) for row in firing or alerts.alerts]
+    newest = max(starts, default=incident.opened_at)
+    return min((at for at in starts if newest - at <= HISTORY), default=newest)
 
 
 def _started(starts_at: str, otherwise: float) -> float:
