@@ -371,6 +371,13 @@ def test_what_is_not_measured_is_told() -> None:
     assert "the series that alerted: error_ratio of web" in told
 
 
+def test_of_many_services_without_series_a_few_are_named() -> None:
+    """Whoever stands before hundreds reads what is missing, and not a page of names."""
+    calls = [("web", f"s{number:03d}") for number in range(300)]
+    missing = found({("web", "cpu"): noisy(0.3)}, calls=calls).missing
+    assert "series of s000, s001, s002, s003, s004 and 295 more" in missing
+
+
 def test_what_speaks_against_the_first_is_told() -> None:
     """The best rival with its score is named."""
     rows = calm() | {("db", "cpu"): stepped(0.3, 0.9), ("cart", "cpu"): stepped(0.3, 0.6)}

@@ -44,7 +44,7 @@ MOSTLY_OWN = 0.5  # of a series: one that something else explains is not the fir
 SHORT_HISTORY = 20  # samples before the onset; fewer are told
 GAPS = 0.2  # of the samples of a series; more are told
 SLIGHT = 0.9  # of a series' worth; what takes less from it is not told
-TOLD = 5  # series of a suspect that are told
+TOLD = 5  # series of a suspect that are told, and services without series
 RIVALS = 4  # suspects that are told besides the first
 WANTED = (Family.CPU, Family.MEMORY, Family.LATENCY, Family.ERRORS, Family.LOAD)  # what every cause shows in
 
@@ -376,7 +376,8 @@ def _missing(scorer: Scorer, service: str, support: Support) -> list[str]:
     reachable = scorer.graph.reachable(scorer.symptom.service)
     unseen = sorted(reachable - set(scorer.services))
     if unseen:
-        found.append(f"series of {', '.join(unseen)}")
+        more = f" and {len(unseen) - TOLD} more" if len(unseen) > TOLD else ""
+        found.append(f"series of {', '.join(unseen[:TOLD])}{more}")
     if len(scorer.services) == 1:
         found.append("series of any other service")
     if not scorer.graph.calls:
