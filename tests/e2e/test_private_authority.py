@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from served_fabric import served_fabric
 
 from shf_demo.ports import reserved_ports
 from shf_demo.servers import Server
+from shf_queries import PrometheusClient
+from shf_queries.catalogue import HEARTBEAT
 
 pytestmark = pytest.mark.e2e
 
@@ -48,7 +50,6 @@ def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Https]:
     leaf = authority.issue_cert("127.0.0.1")
     leaf.private_key_pem.write_to_path(folder / "server.key")
     leaf.cert_chain_pems[0].write_to_path(folder / "server.crt")
-    (folder / "prometheus.yml").write_text("global: {}\n")
     tls = {"tls_server_config": {"cert_file": "server.crt", "key_file": "server.key"}}
     (folder / "web.yml").write_text(yaml.safe_dump(tls))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -61,6 +62,12 @@ def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Https]:
         service.expect_request("/api/v2/alerts").respond_with_json([])
         service.expect_request("/api/v2/status").respond_with_json({"versionInfo": {"version": "0.27.0"}})
         service.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+        itself = {
+            "job_name": "cart", "scheme": "https", "scrape_interval": "1s",
+            "tls_config": {"ca_file": "authority.pem"},
+            "static_configs": [{"targets": [f"127.0.0.1:{port}"]}],
+        }  # fmt: skip
+        (folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [itself]}))
         command = [program(), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
         command += [f"--web.config.file={folder}/web.yml", f"--web.listen-address=127.0.0.1:{port}"]
         url = f"https://127.0.0.1:{port}"
@@ -148,6 +155,33 @@ def test_the_command_line_reaches_a_fabric_behind_it(https: Https) -> None:
     assert "Name its authority with --ca-file." in refused.stderr
     command += ["--ca-file", str(https.authority)]
     subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+
+def test_a_replay_reaches_prometheus(https: Https, tmp_path: Path) -> None:
+    """Its fabric too, which asks for itself: what would have fired is diagnosed."""
+    with closing(PrometheusClient(https.prometheus, ca_file=https.authority)) as client:
+        end = time.monotonic() + 60
+        while not client.instant("count_over_time(up[1m]) >= 5"):
+            assert time.monotonic() < end, "nothing is scraped"
+            time.sleep(0.2)
+    labels = {"service": "cart", "signal": "heartbeat"}
+    rules = [
+        {"record": HEARTBEAT.fresh_series, "expr": "up", "labels": {"service": "cart"}},
+        {"alert": "Up", "expr": "up == 1", "labels": labels},
+    ]
+    (tmp_path / "rules").mkdir()
+    groups = {"groups": [{"name": "up", "interval": "1s", "rules": rules}]}
+    (tmp_path / "rules" / "up.yml").write_text(yaml.safe_dump(groups))
+    written = {
+        "prometheus": {"url": https.prometheus}, "ca_file": str(https.authority), "services": {"cart": {}},
+    }  # fmt: skip
+    (tmp_path / "shf.yaml").write_text(yaml.safe_dump(written))
+    command = [*SHF, "replay", "--json", "--since", "1m", "--config", str(tmp_path / "shf.yaml")]
+    command += ["--rules", str(tmp_path / "rules")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    (incident,) = json.loads(result.stdout)["incidents"]
+    assert incident["failure_class"] is not None
 
 
 def test_the_running_fabric_reaches_them(https: Https, tmp_path: Path) -> None:

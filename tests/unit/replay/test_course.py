@@ -16,7 +16,7 @@ from self_healing_fabric import screens
 from self_healing_fabric.replay.alert_states import Episode
 from self_healing_fabric.replay.course import Clock, Course, replayed_fabric
 from self_healing_fabric.replay.detection import Told
-from self_healing_fabric.replay.history import Coverage, HistoricalPrometheus
+from self_healing_fabric.replay.history import Coverage, HistoricalPrometheus, HistoryUnavailable
 from self_healing_fabric.replay.outcomes import Disruption, stopped_if_all_healed, stopped_if_none_healed
 from self_healing_fabric.replay.report import report_of
 from self_healing_fabric.replay.rule_sets import AlertingRule
@@ -70,7 +70,7 @@ def lived(outages: Sequence[tuple[float, float]], **changes: Any) -> dict[str, A
     clock = Clock(START)
     past = HistoricalPrometheus("http://prometheus.example", recordings, frozenset(), clock)
     with replayed_fabric(settings, past, clock) as context:
-        course = Course(context, clock)
+        course = Course(context, past, clock)
         course.live(told, END)
         course.close()
         report = report_of(
@@ -104,6 +104,13 @@ def test_an_action_is_told_and_then_history_goes_on_without_calling_people() -> 
     assert report["summary"]["pages"] == 0
     assert report["summary"]["actions"] == {"restart": 1}
     assert not Path("shf.db").exists()
+
+
+@responses.activate
+def test_a_prometheus_that_does_not_answer_ends_the_replay() -> None:
+    """That it is away now says nothing of that time: nobody waited for it then."""
+    with pytest.raises(HistoryUnavailable, match="does not answer"):
+        lived([(600, 2400)])
 
 
 def test_guardrails_count_what_the_replay_has_done() -> None:

@@ -84,10 +84,10 @@ def replay(
         clock = Clock(whole.since(since).start)
         past = HistoricalPrometheus(
             settings.prometheus.url, detector.recordings, metrics, clock,
-            settings.prometheus.bearer_token_file,
+            bearer_token_file=settings.prometheus.bearer_token_file, ca_file=settings.ca_file,
         )  # fmt: skip
         with closing(past), replayed_fabric(settings, past, clock) as context:
-            told = _lived_through(detector, context, clock, whole, progress)
+            told = _lived_through(detector, context, past, clock, whole, progress)
             return report_of(
                 context, told, whole.since(since), since=since, until=until, service=service,
                 left_out=rules.left_out, settled=detector.settled,
@@ -112,7 +112,12 @@ def beginning_of(since: str, until: float) -> float:
 
 
 def _lived_through(
-    detector: Detector, context: Context, clock: Clock, whole: Coverage, progress: Progress
+    detector: Detector,
+    context: Context,
+    past: HistoricalPrometheus,
+    clock: Clock,
+    whole: Coverage,
+    progress: Progress,
 ) -> list[Told]:
     """Let the fabric live from the clock's time on; return the alerts of that time.
 
@@ -120,7 +125,7 @@ def _lived_through(
     """
     start, told = clock(), list[Told]()
     standing: dict[Labels, Told] = {}
-    with closing(Course(context, clock)) as course:
+    with closing(Course(context, past, clock)) as course:
         for stretch in detector.stretches():
             for each in stretch.told:
                 if each.at < start and each.episode.ended_at is None:

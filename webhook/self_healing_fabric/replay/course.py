@@ -128,8 +128,9 @@ def replayed_fabric(settings: Settings, prometheus: HistoricalPrometheus, clock:
 class Course:
     """A fabric that lives through a history, stretch by stretch."""
 
-    def __init__(self, context: Context, clock: Clock) -> None:
+    def __init__(self, context: Context, past: HistoricalPrometheus, clock: Clock) -> None:
         self._context = context
+        self._past = past
         self._clock = clock
         self._orchestrator = _Orchestrator(context)
         self._asked_graph = -GRAPH_AGE
@@ -139,13 +140,17 @@ class Course:
         self._orchestrator.stop()
 
     def live(self, told: Sequence[Told], until: float) -> None:
-        """Let it hear these alerts, each at its time, and do what falls due, up to `until`."""
+        """Let it hear these alerts, each at its time, and do what falls due, up to `until`.
+
+        Raises HistoryUnavailable when Prometheus does not answer.
+        """
         events = [(each.at, _alert(each)) for each in told if each.rule.for_the_fabric]
         position = 0
         while self._clock() <= until:
             position = self._take_in(events, position)
             while claimed := self._orchestrator.claim(1):
                 self._orchestrator.work(claimed[0])
+                self._past.raise_failure()
             following = self._following(events, position)
             if following is None or following > until:
                 self._clock.move(until)

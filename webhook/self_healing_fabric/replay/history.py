@@ -168,12 +168,30 @@ class HistoricalPrometheus(PrometheusClient):
         recordings: Recordings,
         metrics: frozenset[str],
         clock: Callable[[], float],
+        *,
         bearer_token_file: Path | None = None,
+        ca_file: Path | None = None,
     ) -> None:
-        super().__init__(url, timeout=QUERY_TIMEOUT, bearer_token_file=bearer_token_file)
+        super().__init__(
+            url,
+            timeout=QUERY_TIMEOUT,
+            bearer_token_file=bearer_token_file,
+            ca_file=ca_file,
+            on_call=self._note,
+        )
         self._recordings = recordings
         self._metrics = metrics
         self._clock = clock
+        self._failure: str | None = None
+
+    def _note(self, _: float, failure: str | None) -> None:
+        self._failure = self._failure or failure
+
+    def raise_failure(self) -> None:
+        """Raise HistoryUnavailable when a query was not answered: the fabric waits then, as it would have had
+        Prometheus been away at the replayed time, which nobody knows."""
+        if self._failure is not None:
+            raise HistoryUnavailable(self._failure)
 
     def _known_at(self, at: float | None) -> float:
         return self._clock() if at is None else min(at, self._clock())
