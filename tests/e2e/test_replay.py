@@ -27,10 +27,11 @@ import yaml
 from rules_server import prometheus_with_rules
 from served_fabric import served_fabric
 
+from past_prometheus import past_prometheus
 from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.replay import replay, rule_files_in
-from self_healing_fabric.rules import RuleParameters
-from self_healing_fabric.settings import Mode
+from self_healing_fabric.rules import RuleParameters, render_rules
+from self_healing_fabric.settings import Mode, Settings
 from shf_demo.ports import reserved_ports
 from shf_demo.servers import Server, find_programs
 
@@ -347,6 +348,21 @@ def test_a_history_shorter_than_asked_for_says_from_when_it_is(past: Past) -> No
     assert abs(_seconds(line.split()[-1].rstrip(".")) - scraped) <= 1.0
     for service in ("cart", "pay", "mail"):
         assert f"would restart http://127.0.0.1:{past.shop.port}/{service}/restart" in done.stdout
+
+
+def test_a_stopped_prometheus_makes_no_alert(tmp_path: Path) -> None:
+    """From its last scrape to its next one nobody evaluated a rule: no service was absent then."""
+    start, every = 1_795_000_000.0, 15.0
+    scraped = [start + number * every for number in range(240)]
+    stopped = (scraped[91], scraped[143])
+    lines = [f'up{{job="cart",instance="a"}} 1 {at}' for at in scraped if not stopped[0] < at < stopped[1]]
+    with past_prometheus(tmp_path, ["# TYPE up unknown", *lines]) as url:
+        settings = Settings(prometheus={"url": url}, services={"cart": {}})
+        rules = render_rules(RuleParameters())
+        report = replay(settings, rules, since=scraped[20], until=scraped[-1])
+    assert report["incidents"] == []
+    (pause,) = report["history"]["pauses"]
+    assert (_seconds(pause["from"]), _seconds(pause["until"])) == stopped
 
 
 def test_rules_that_cannot_be_replayed_are_named(past: Past, tmp_path: Path) -> None:

@@ -71,16 +71,16 @@ class History:
         self._asked: dict[tuple[str, Grid], Vector] = {}
 
     def coverage(self, start: float, end: float, scrape_interval: float) -> Coverage:
-        """What there is between two times; pauses to within a minute.
+        """What there is between two times; a pause lasts from a scrape to the next.
 
         Raises HistoryUnavailable when there is nothing at all.
         """
         step = min(max(LONGEST_PAUSE, PAUSE_SCRAPES * scrape_interval), end - start)
         seen = f"count(count_over_time(up[{round(step * 1000)}ms]))"
-        first = end - math.floor((end - start) / step) * step  # so that the last one is at the end
+        looked_from = end - math.floor((end - start) / step) * step  # so that the last one is at the end
         found = [
             float(at)
-            for begin, finish in _parts(first, end, step)
+            for begin, finish in _parts(looked_from, end, step)
             for series in self._range(seen, begin, finish, step)
             for at in series.times
         ]
@@ -89,17 +89,23 @@ class History:
                 f"Prometheus holds no scrape between {moment(start)} and {moment(end)}: ask for a time of "
                 "which it has some"
             )
-        pauses = [
-            (one, following - step) for one, following in pairwise(found) if following - one > 1.5 * step
-        ]
+        pauses = []
+        for one, following in pairwise(found):
+            if following - one > 1.5 * step:
+                before = self._scrape("max(timestamp(up))", one)
+                pauses.append((before, self._first_scrape(before, following, step, scrape_interval)))
         last = end if end - found[-1] <= step else found[-1]
-        return Coverage(max(start, self._first_scrape(found[0], step, scrape_interval)), last, tuple(pauses))
+        first = self._first_scrape(0.0, found[0], step, scrape_interval)
+        return Coverage(max(start, first), last, tuple(pauses))
 
-    def _first_scrape(self, at: float, within: float, interval: float) -> float:
-        """The first of the scrapes in the seconds before `at`."""
+    def _first_scrape(self, after: float, at: float, within: float, interval: float) -> float:
+        """The first of the scrapes in the seconds before `at`, and later than `after`."""
         points = f"[{round(within * 1000)}ms:{max(1, round(interval * 1000))}ms]"
+        return self._scrape(f"min(min_over_time((timestamp(up) > {after!r}){points}))", at)
+
+    def _scrape(self, query: str, at: float) -> float:
         try:
-            found = self._client.instant(f"min(min_over_time(timestamp(up){points}))", at=at)
+            found = self._client.instant(query, at=at)
         except QueryError as error:
             raise HistoryUnavailable(str(error)) from error
         return found[0].value if found else at
