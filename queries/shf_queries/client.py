@@ -11,7 +11,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +73,7 @@ class PrometheusClient:
         # as requests spells it, and none else: a call to another place fails before a connection is opened.
         self._session.adapters.clear()
         spelt = str(requests.Request("GET", f"{self.url}/").prepare().url)
-        self._session.mount(spelt, _Adapter(ca_file))
+        self._session.mount(spelt, _Adapter(timeout, ca_file))
 
     def instant(self, promql: str, *, at: float | None = None) -> tuple[Sample, ...]:
         """Evaluate `promql` at one time (seconds since 1970; now when None) and return its vector."""
@@ -227,9 +227,11 @@ def _apart(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], .
 
 
 class _Adapter(HTTPAdapter):
-    """Tries once, on as many connections as there are workers, and may trust authorities of one's own."""
+    """Tries once, on as many connections as there are workers, gives up what takes longer than `timeout`
+    seconds in all, and may trust authorities of one's own."""
 
-    def __init__(self, ca_file: Path | None) -> None:
+    def __init__(self, timeout: float, ca_file: Path | None) -> None:
+        self._timeout = timeout
         self._authorities: ssl.SSLContext | None = None
         if ca_file is not None:
             self._authorities = create_urllib3_context()
@@ -239,6 +241,33 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         # requests loads the public authorities into the same context.
         super().init_poolmanager(*arguments, **options, ssl_context=self._authorities)
+
+    def send(self, *arguments: Any, **options: Any) -> requests.Response:
+        ends = time.monotonic() + self._timeout
+        response = super().send(*arguments, **options)
+        response.raw = _Body(response.raw, ends, f"its answer takes longer than {self._timeout:g} s")
+        return response
+
+
+class _Body:
+    """The body of an answer, given up when it has not come to its end at a time on the monotonic clock.
+
+    A timeout of requests is for each part: what comes byte by byte would be waited for for ever, by a worker.
+    """
+
+    def __init__(self, raw: Any, ends: float, late: str) -> None:
+        self._raw, self._ends, self._late = raw, ends, late
+
+    def stream(self, amount: int, decode_content: bool) -> Iterator[bytes]:
+        """What has come, in parts of at most so many bytes."""
+        while part := self._raw.read1(amount, decode_content=decode_content):
+            if time.monotonic() > self._ends:
+                self._raw.close()
+                raise requests.ReadTimeout(self._late)
+            yield part
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
 
 
 class _BearerToken(requests.auth.AuthBase):

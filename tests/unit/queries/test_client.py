@@ -224,6 +224,26 @@ def test_a_server_that_stays_silent_runs_into_the_timeout(httpserver: HTTPServer
         client.close()
 
 
+def test_an_answer_that_comes_byte_by_byte_runs_into_the_timeout(httpserver: HTTPServer) -> None:
+    """However often something comes: a worker that waits for its end works on nothing else."""
+    release = threading.Event()
+
+    def drip() -> Iterator[bytes]:
+        for _ in range(200):
+            if release.wait(0.05):
+                return
+            yield b" "
+
+    httpserver.expect_request("/api/v1/query").respond_with_handler(lambda _: Response(drip()))
+    client = PrometheusClient(httpserver.url_for(""), timeout=0.5)
+    try:
+        with pytest.raises(PrometheusUnavailable, match=r"takes longer than 0\.5 s"):
+            client.instant("up")
+    finally:
+        release.set()
+        client.close()
+
+
 @pytest.mark.parametrize("body", ["<html>login</html>", "", '{"status"', '"warnings"', "\xff"])
 def test_an_answer_that_is_not_json_is_unavailable(
     client: PrometheusClient, faults: responses.RequestsMock, body: str
