@@ -140,7 +140,7 @@ def open_engine(url: str) -> Engine:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.touch(0o600)  # it will hold the key of the approval links; SQLite's other files take its mode
+            path.touch(0o600)  # it will hold the key of the approval links; SQLite's other files follow
         with engine.begin() as connection:
             migrate(connection)
     except (SQLAlchemyError, OSError) as error:
