@@ -115,6 +115,11 @@ class Metrics:
             ["code"],
             registry=registry,
         )
+        self.unknown_secrets = Counter(
+            "shf_unknown_secrets_total",
+            "Requests and attempts to sign in with a token or password that nobody has.",
+            registry=registry,
+        )
         self.alerts = Counter(
             "shf_alerts_received_total", "Alerts in accepted notifications.", ["status"], registry=registry
         )

@@ -74,6 +74,27 @@ AS_READER = bearer("wall-secret")
 AS_CONTROLLER = bearer("ops-secret")
 
 
+@pytest.mark.parametrize(
+    ("headers", "unknown"),
+    [
+        ({}, 0),
+        (bearer("s3cret"), 0),
+        (bearer("other"), 1),
+        (basic("am", "s3cret"), 1),
+        ({"Authorization": ""}, 1),
+    ],
+)
+def test_secrets_that_nobody_has_are_counted_and_logged(
+    guarded: Any, headers: dict[str, str], unknown: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who guesses, or comes with an old token, is seen from outside; what was presented is told nowhere."""
+    guarded.client.get("/api/v1/status", headers=headers)
+    told = capsys.readouterr()
+    assert guarded.metric("shf_unknown_secrets_total") == unknown
+    assert (told.out + told.err).count("unknown_secret") == unknown
+    assert "other" not in told.out + told.err
+
+
 @pytest.mark.parametrize(("method", "path"), CALLS)
 def test_without_a_token_it_is_a_401(guarded: Any, method: str, path: str) -> None:
     """Every path but the open ones, existing or not, with the scheme to use."""

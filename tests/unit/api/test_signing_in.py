@@ -99,6 +99,7 @@ def test_a_wrong_secret_lets_nobody_in(guarded: Any, secret: str, username: str)
     assert "That is no token or password that the fabric knows." in answer.text
     assert sessions.COOKIE not in answer.headers.get("Set-Cookie", "")
     assert get(guarded, "/").status_code == 401
+    assert guarded.metric("shf_unknown_secrets_total") == 1
 
 
 def test_who_may_only_read_is_offered_no_buttons_and_can_press_none(guarded: Any) -> None:

@@ -22,11 +22,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import structlog
 from flask import Response, current_app, g, request
 
 from self_healing_fabric.api import sessions
 from self_healing_fabric.api.problems import problem
 from self_healing_fabric.settings import ALL_RIGHTS, Credential, Right, Settings, is_loopback
+
+log = structlog.get_logger()
 
 View = TypeVar("View", bound=Callable[..., Response])
 
@@ -96,11 +99,21 @@ def check(settings: Settings) -> Response | None:
     except Undecidable:
         return problem(503, "a token or password file cannot be read; see `shf check`")
     if caller is None:
+        if "Authorization" in request.headers:
+            note_unknown_secret()
         return _who_are_you(credentials)
     if right is not None and right not in caller.rights:
         return problem(403, f"{caller.name} may not do this: it needs the right `{right}`")
     g.caller = caller
     return None
+
+
+def note_unknown_secret() -> None:
+    """Tell the log and the metrics that somebody came with a secret that nobody has: who guesses, and whose
+    token has not been renewed, is seen from outside. Behind a proxy the client is the proxy.
+    """
+    current_app.extensions["fabric"].context.metrics.unknown_secrets.inc()
+    log.warning("unknown_secret", path=request.path, client=request.remote_addr)
 
 
 def decided_by(given: str | None) -> str:

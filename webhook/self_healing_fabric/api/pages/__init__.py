@@ -212,6 +212,7 @@ def sign_in() -> Response:
     except (auth.Undecidable, OSError, UnicodeError):
         return _login_page(back, 503, "A token or password file cannot be read; see `shf check`.")
     if value is None:
+        auth.note_unknown_secret()
         return _login_page(back, 403, "That is no token or password that the fabric knows.")
     response = _see(back)
     response.set_cookie(
