@@ -505,6 +505,24 @@ def test_what_was_kept_aside_is_read_back(ledger: Ledger, monkeypatch: pytest.Mo
     assert ledger.puts() == {}
 
 
+def test_what_is_kept_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is called kept, file and folder are on the disk; also what a killed fabric had written."""
+    brought: list[int] = []
+    real = os.fsync
+
+    def fsync(opened: int) -> None:
+        brought.append(os.fstat(opened).st_ino)
+        real(opened)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "aside" / "kept"
+    states.keep(str(path), BAD)
+    whole = [path.stat().st_ino, path.parent.stat().st_ino]
+    assert brought == whole
+    states.keep(str(path), BAD)
+    assert brought == 2 * whole
+
+
 def test_a_half_written_copy_from_before_is_written_anew(ledger: Ledger) -> None:
     """A crash may have cut it off; a whole one is left as it is."""
     path = ledger.directory / "aside" / "ledger" / "c" / f"7-{digest_of(BAD)}"

@@ -11,9 +11,11 @@ drivers), which is needed only where states are repaired.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -335,9 +337,24 @@ def read_file(path: str, most: int) -> bytes:
 
 
 def keep(path: str, data: bytes) -> None:
-    """Write a file, unless it is there already, and read it back. Raises Unreadable."""
-    if _holds(path, data):
-        return
+    """Write a file, unless it is there already, and read it back; on our own disk it outlives a power cut.
+
+    Raises Unreadable.
+    """
+    if not _holds(path, data):
+        _write(path, data)
+        if not _holds(path, data):
+            raise Unreadable(f"{path} was written and does not hold what was written")
+    filesystem, inside = _filesystem(path)
+    if _is_our_disk(filesystem):
+        try:
+            for each in (inside, Path(inside).parent):
+                _sync(each)
+        except OSError as error:
+            raise Unreadable(f"{path} cannot be brought to the disk: {error.strerror}") from error
+
+
+def _write(path: str, data: bytes) -> None:
     try:
         filesystem, inside = _filesystem(path)
         _make_folder(filesystem, inside.rpartition("/")[0])
@@ -345,18 +362,31 @@ def keep(path: str, data: bytes) -> None:
     except Exception as error:
         _remove_half(path, data)
         raise Unreadable(f"{path} cannot be written: {error or type(error).__name__}") from error
-    if not _holds(path, data):
-        raise Unreadable(f"{path} was written and does not hold what was written")
 
 
 def _make_folder(filesystem: Any, folder: str) -> None:
-    from fsspec.implementations.local import LocalFileSystem  # only when needed, as in `_filesystem`
-
-    if isinstance(filesystem, LocalFileSystem):
-        # On our own disk nobody else may read what only the service's own users could.
+    if _is_our_disk(filesystem):
+        # Nobody else may read what only the service's own users could.
         Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     else:
         filesystem.makedirs(folder, exist_ok=True)
+
+
+def _is_our_disk(filesystem: Any) -> bool:
+    from fsspec.implementations.local import LocalFileSystem  # only when needed, as in `_filesystem`
+
+    return isinstance(filesystem, LocalFileSystem)
+
+
+def _sync(path: str | Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know none of folders
+            raise
+    finally:
+        os.close(opened)
 
 
 def _remove_half(path: str, data: bytes) -> None:
