@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from self_healing_fabric.api import pages
 from self_healing_fabric.api.pages import forms
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.incidents import timeline
@@ -83,6 +84,31 @@ def test_who_waits_for_a_person_comes_first_and_then_the_most_urgent(api: Any) -
     shown = re.findall(r'<span class="tag">(a|cart|db|z)</span>', text)
     assert shown == ["z", "db", "cart", "a"]
     assert waiting < text.index(">db<") < working < text.index(">cart<")
+
+
+def test_of_more_than_fit_who_waits_for_a_person_is_shown_and_everyone_is_counted(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest of a storm may be the one that waits; then the most severe are shown, and the oldest."""
+    monkeypatch.setattr(pages, "MOST_OPEN", 3)
+    columns = {
+        "asks": {"state": "awaiting_approval", "severity": "info"},
+        "taken": {"acknowledged_by": "ada"},
+    }
+    for service in ("asks", "called", "taken", "light", "grave", "newest"):
+        severity = "warning" if service in ("taken", "light") else "critical"
+        state = "escalated" if service in ("called", "taken") else "recovering"
+        api.clock.now += 1
+        api.open(service, **{"state": state, "severity": severity, **columns.get(service, {})})
+    page = get(api, "/")
+    assert re.findall(r'<span class="tag">(asks|called|taken|light|grave|newest)</span>', page.text) == [
+        "called",
+        "asks",
+        "grave",
+    ]
+    assert re.findall(r'<span class="count">(\d+)</span>', page.text) == ["2", "4"]
+    assert "<title>(2) Now" in page.text
+    assert "6 are open; 3 are shown: who waits for a person" in page.text
 
 
 def test_an_acknowledged_incident_waits_for_nobody(api: Any) -> None:

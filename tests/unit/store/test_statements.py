@@ -313,6 +313,27 @@ def test_pages_of_incidents_neither_repeat_nor_skip(store: Store, open_incident:
     assert seen == ["i4", "i3", "i2", "i1", "i0"]
 
 
+def test_who_waits_for_a_person_is_first_among_the_open_ones(store: Store, open_incident: Opens) -> None:
+    """Then the most severe, and of these the oldest; what is over or merged is not among them."""
+    open_incident("light", severity="info", opened_at=1.0)
+    open_incident("odd", severity="page", opened_at=1.0)
+    open_incident("younger", severity="critical", opened_at=3.0)
+    open_incident("older", severity="critical", opened_at=2.0)
+    open_incident("called", severity="info", state="escalated", opened_at=4.0)
+    open_incident("taken", severity="info", state="escalated", acknowledged_by="ada", opened_at=5.0)
+    open_incident("asks", severity="critical", state="awaiting_approval", opened_at=6.0)
+    open_incident("resolved", state="resolved", resolved_at=7.0)
+    open_incident("closed", state="closed", closed_at=7.0)
+    open_incident("merged", state="awaiting_approval", merged_into="asks")
+    order = ["asks", "called", "older", "younger", "light", "taken", "odd"]
+    for limit in (2, 50):
+        rows = store.read(
+            lambda c, n=limit: statements.first_of_open_incidents(c, severities=("critical", "info"), limit=n)
+        )
+        assert [row.id for row in rows] == order[:limit]
+    assert store.read(statements.count_open_incidents) == (2, 5)
+
+
 def test_closed_incidents_are_not_counted(store: Store, open_incident: Opens) -> None:
     """The gauge of incidents tells of those that are not closed."""
     open_incident("i1", state="escalated", level=3)

@@ -36,7 +36,7 @@ OUTCOME_WORDS: Mapping[str, str] = {
 RUNBOOK = ("runbook_url", "runbook")  # annotations, as different rules call it
 MOST_MARKED = 12  # actions in one plot; more would hide what they mark
 ENDED = ("resolved", "closed")
-_SEVERITIES = ("critical", "warning", "info", "none")
+SEVERITIES = ("critical", "warning", "info", "none")
 _URGENCIES = ("now", "soon", "later")
 
 
@@ -246,7 +246,7 @@ def by_urgency(summary: Json) -> tuple[Any, ...]:
     return (
         not needs_person(summary),
         _place(summary["urgency"], _URGENCIES),
-        _place(summary["severity"], _SEVERITIES),
+        _place(summary["severity"], SEVERITIES),
         summary["opened_at"],
     )
 

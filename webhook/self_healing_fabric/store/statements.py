@@ -215,6 +215,32 @@ def list_incidents(
     return connection.execute(query).all()
 
 
+_NOT_OVER = and_(
+    incidents.c.closed_at.is_(None), incidents.c.state != "resolved", incidents.c.merged_into.is_(None)
+)
+_WAITS_FOR_PERSON = or_(
+    incidents.c.state == "awaiting_approval",
+    and_(incidents.c.state == "escalated", incidents.c.acknowledged_by.is_(None)),
+)
+
+
+def first_of_open_incidents(
+    connection: Connection, *, severities: Sequence[str], limit: int
+) -> Sequence[AnyRow]:
+    """Of the open incidents those that wait for a person, then the most severe, then the oldest."""
+    places = {name: place for place, name in enumerate(severities)}
+    severity = case(places, value=incidents.c.severity, else_=len(severities))
+    order = (case((_WAITS_FOR_PERSON, 0), else_=1), severity, incidents.c.opened_at, incidents.c.id)
+    return connection.execute(select(incidents).where(_NOT_OVER).order_by(*order).limit(limit)).all()
+
+
+def count_open_incidents(connection: Connection) -> tuple[int, int]:
+    """How many open incidents wait for a person, and how many do not."""
+    waits = func.count().filter(_WAITS_FOR_PERSON)
+    waiting, number = connection.execute(select(waits, func.count()).where(_NOT_OVER)).one()
+    return int(waiting), int(number - waiting)
+
+
 _FIRING_OF_RESOLVED: Select[Any] = (
     select(alerts.c.incident_id, alerts.c.service, alerts.c.labels)
     .join(incidents, alerts.c.incident_id == incidents.c.id)

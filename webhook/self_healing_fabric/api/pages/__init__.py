@@ -34,7 +34,7 @@ from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, Unknow
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.story import summary
-from self_healing_fabric.incidents.telling import Telling, by_urgency, needs_person, tell
+from self_healing_fabric.incidents.telling import SEVERITIES, Telling, by_urgency, needs_person, tell
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.report import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
@@ -46,7 +46,6 @@ blueprint = Blueprint(auth.PAGES, __name__, template_folder="templates")
 
 MOST_OPEN, MOST_ENDED = 200, 10  # incidents on the first page
 MOST_MOMENTS = 400  # of a timeline on one page; the API tells all of it
-_OPEN = [each.value for each in State if each not in (State.RESOLVED, State.CLOSED)]
 _HISTORY = "signal_history"
 _LOCAL = re.compile(r"/(?:incidents/[\w.-]+)?", re.ASCII)
 
@@ -332,29 +331,29 @@ def _story(incident_id: str) -> Telling:
 
 def _overview(fabric: Fabric) -> dict[str, Any]:
     def read(connection: Connection) -> tuple[Any, ...]:
-        rows = statements.list_incidents(connection, states=_OPEN, limit=MOST_OPEN)
+        rows = statements.first_of_open_incidents(connection, severities=SEVERITIES, limit=MOST_OPEN)
         ended = statements.list_incidents(
             connection, states=[State.RESOLVED.value, State.CLOSED.value], limit=MOST_ENDED
         )
         return (
             rows,
             ended,
+            statements.count_open_incidents(connection),
             mode.current(connection, fabric.settings),
             mode.stricter(connection, fabric.settings),
         )
 
-    rows, ended, overall, (services, strategies) = fabric.store.read(read)
+    rows, ended, (waiting, working), overall, (services, strategies) = fabric.store.read(read)
     found = sorted((summary(row) for row in rows), key=by_urgency)
-    healer = status(fabric)
-    number = sum(count for state, count in healer["incidents"].items() if state in _OPEN)
     return {
         "waiting": [each for each in found if needs_person(each)],
         "working": [each for each in found if not needs_person(each)],
         "ended": [summary(row) for row in ended],
-        "number": number,
+        "number_waiting": waiting,
+        "number_working": working,
         "mode": overall.value,
         "stricter": {**services, **strategies},
-        "healer": healer,
+        "healer": status(fabric),
     }
 
 
