@@ -5,11 +5,13 @@ import io
 import json
 import os
 import pty
+import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ from rich.markup import escape
 from rich.text import Text
 from werkzeug import Request, Response
 
+from deadline import within_deadline
 from self_healing_fabric import __version__, screens
 from self_healing_fabric.cli import main
 from self_healing_fabric.client import FabricClient
@@ -372,7 +375,7 @@ STORY: dict[str, Any] = {
 def test_incidents_are_listed_with_the_filters_asked_for(shf: Shf, httpserver: HTTPServer) -> None:
     """State, service and limit reach the API; the table shows the incident."""
     httpserver.expect_ordered_request(
-        "/api/v1/incidents", query_string="state=resolved&state=closed&limit=5&service=cart"
+        "/api/v1/incidents", query_string="state=resolved&state=closed&service=cart&limit=5"
     ).respond_with_json({"incidents": [STORY], "next_cursor": None})
     url = httpserver.url_for("")
     result = shf(
@@ -603,7 +606,7 @@ def test_watching_in_a_terminal_says_first_how_many_wait(
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=120)
     api = FabricClient(httpserver.url_for(""))
-    watch_list(api, {}, interval=2.0, as_json=False, console=console)
+    watch_list(api, {}, 50, interval=2.0, as_json=False, console=console)
     shown = Text.from_ansi(written.getvalue()).plain
     assert f"{told}As of " in shown
     assert shown.index("As of ") < shown.index(STORY["id"])
@@ -897,6 +900,79 @@ def test_another_server_on_that_port_ends_with_1(
     result = shf("mode", "--url", httpserver.url_for(""))
     assert result.exit_code == 1
     assert result.stderr.startswith("shf: ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("incidents",),
+        ("incidents", "i1"),
+        ("incidents", "--watch"),
+        ("incidents", "i1", "--watch"),
+        ("mode",),
+        ("mode", "paused"),
+        ("status",),
+        ("strategies",),
+        ("close", "i1"),
+        ("approve", "i1"),
+        ("split", "i1", "cart"),
+        ("verdict", "i1", "right"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    "body", ["{}", "{}[", "[" * 100_000, '{"mode": 1, "incidents": [{}], "services": [1]}']
+)
+def test_an_answer_that_is_not_of_this_version_is_a_sentence(
+    shf: Shf, httpserver: HTTPServer, command: tuple[str, ...], body: str
+) -> None:
+    """JSON of another server, or of a fabric whose answers have other fields."""
+    httpserver.expect_request(re.compile("/api/v1/.*")).respond_with_data(body)
+    result = shf(*command, "--url", httpserver.url_for(""))
+    assert result.exit_code == 1
+    assert "as the fabric does" in result.stderr or f"of version {__version__}" in result.stderr
+
+
+def test_an_answer_that_never_ends_is_not_waited_for(
+    shf: Shf, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, and the whole never does. An order may have been carried out: so it says."""
+    monkeypatch.setattr("self_healing_fabric.client.WITHIN", 0.5)
+    ended = threading.Event()
+
+    def drip() -> Iterator[bytes]:
+        while not ended.wait(0.1):
+            yield b" "
+
+    httpserver.expect_request("/api/v1/mode").respond_with_handler(lambda _: Response(drip()))
+    try:
+        result = within_deadline(lambda: shf("mode", "paused", "--url", httpserver.url_for("")))
+    finally:
+        ended.set()
+    assert result.exit_code == 1
+    assert "takes longer than 0.5 s" in result.stderr
+    assert "It may have been carried out" in result.stderr
+
+
+def test_what_was_not_sent_is_not_said_to_be_done_perhaps(shf: Shf) -> None:
+    """Nobody listens there."""
+    assert "may have" not in shf("mode", "paused", "--url", CLOSED).stderr
+
+
+def test_more_incidents_than_one_answer_holds_are_listed(shf: Shf, httpserver: HTTPServer) -> None:
+    """Answer after answer, and it is said when there are older ones still."""
+    rows = [{**STORY, "id": f"i{number}"} for number in range(700)]
+    for query, part, cursor in (
+        ("state=closed&limit=500", rows[:500], "older"),
+        ("state=closed&limit=100&cursor=older", rows[500:600], "oldest"),
+    ):
+        httpserver.expect_ordered_request("/api/v1/incidents", query_string=query).respond_with_json(
+            {"incidents": part, "next_cursor": cursor}
+        )
+    result = shf("incidents", "--limit", "600", "--state", "closed", "--url", httpserver.url_for(""))
+    assert result.exit_code == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == [each["id"] for each in rows[:600]]
+    assert "the newest 600" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,22 @@ def _errors_as_sentences(command: Command) -> Command:
     return run
 
 
+def _answers_as_sentences(command: Command) -> Command:
+    """Of a command that reads the answers of a running fabric, which may be of any version, or none."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ShfError(
+                f"what answered is no fabric of version {__version__}, as this command is "
+                f"({type(error).__name__}: {error}). --json prints its answer as it came"
+            ) from error
+
+    return _errors_as_sentences(run)
+
+
 # Of a write to standard output, which has no name: what the commands do with files names the file.
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
@@ -169,12 +185,12 @@ def demo(keep: bool, shipped_durations: bool, faults: tuple[str, ...]) -> None:
 @click.argument("incident_id", required=False, metavar="[ID]")
 @click.option("--state", "states", multiple=True, help="Only incidents in this state (may repeat).")
 @click.option("--service", help="Only incidents of this service.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 500))
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
 @click.option("--watch", "watching", is_flag=True, help="Go on and show what changes, until Ctrl-C.")
 @click.option("--interval", default="2s", show_default=True, help="Between two looks of --watch.")
 @access_options
 @json_option
-@_errors_as_sentences
+@_answers_as_sentences
 def incidents(
     incident_id: str | None,
     states: tuple[str, ...],
@@ -194,23 +210,22 @@ def incidents(
 
     api = _api(**where)
     console = Console(highlight=False)
+    filters = {"state": list(states)} | ({"service": service} if service else {})
     if watching:
         how: dict[str, Any] = {"interval": _pause(interval), "as_json": as_json, "console": console}
         if incident_id is not None:
             watch.watch_incident(api, incident_id, **how)
         else:
-            filters = {"state": list(states), "limit": limit} | ({"service": service} if service else {})
-            watch.watch_list(api, filters, **how)
+            watch.watch_list(api, filters, limit, **how)
         return
     if incident_id is not None:
         story = api.incident(incident_id)
         click.echo(json.dumps(story, indent=2)) if as_json else screens.show_incident(console, story)
         return
-    arguments: dict[str, Any] = {"state": list(states), "limit": limit}
-    if service:
-        arguments["service"] = service
-    page = api.call("GET", "/api/v1/incidents", params=arguments)
+    page = api.incidents(filters, limit)
     click.echo(json.dumps(page, indent=2)) if as_json else screens.list_incidents(console, page["incidents"])
+    if page.get("next_cursor") is not None:
+        click.echo(f"note: these are the newest {limit}; --limit shows more", err=True)
 
 
 @main.command()
@@ -241,7 +256,7 @@ def drift(service: str | None, config: Path | None, as_json: bool) -> None:
 @main.command()
 @access_options
 @json_option
-@_errors_as_sentences
+@_answers_as_sentences
 def strategies(as_json: bool, **where: Any) -> None:
     """Show how often each strategy healed each target, which decides what is tried first."""
     from self_healing_fabric import screens
@@ -261,7 +276,7 @@ def _decision(name: str, meaning: str) -> None:
     @said_options("Who decides", "Why")
     @access_options
     @json_option
-    @_errors_as_sentences
+    @_answers_as_sentences
     def decide(incident_id: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
         story = _api(**where).decide(incident_id, name, _said(by, reason))
         _tell_decided(story, as_json)
@@ -284,7 +299,7 @@ _decision("close", "End incident ID without proof. Its alerts do not open it aga
 @said_options("Who decides", "Why")
 @access_options
 @json_option
-@_errors_as_sentences
+@_answers_as_sentences
 def approve(
     incident_id: str, asked_for: str | None, by: str, reason: str | None, as_json: bool, **where: Any
 ) -> None:
@@ -316,7 +331,7 @@ def _tell_decided(story: Any, as_json: bool) -> None:
 @said_options("Who decides", "Why")
 @access_options
 @json_option
-@_errors_as_sentences
+@_answers_as_sentences
 def split(incident_id: str, service: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
     """Give SERVICE, wrongly taken for a symptom of incident ID, an incident of its own."""
     body = _said(by, reason) | {"service": service}
@@ -332,7 +347,7 @@ def split(incident_id: str, service: str, by: str, reason: str | None, as_json: 
 @said_options("Who says so", "How you know")
 @access_options
 @json_option
-@_errors_as_sentences
+@_answers_as_sentences
 def verdict(
     incident_id: str,
     answer: str,
@@ -362,7 +377,7 @@ def verdict(
 @click.option("--by", default="", help="Who changes it (default: the system's user name).")
 @access_options
 @json_option
-@_errors_as_sentences
+@_answers_as_sentences
 def mode(
     new_mode: str | None, service: str | None, strategy: str | None, by: str, as_json: bool, **where: Any
 ) -> None:
@@ -475,7 +490,7 @@ def rules(
 @main.command()
 @access_options
 @json_option
-@_errors_as_sentences
+@_answers_as_sentences
 def status(as_json: bool, **where: Any) -> None:
     """Show what the fabric is doing. Exits with 1 when it does not answer or does not do its work."""
     from self_healing_fabric import screens

@@ -13,7 +13,11 @@ from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError, UnknownIncident, UsageError
 from self_healing_fabric.settings import read_secret
 
-TIMEOUT = 10.0  # seconds
+TIMEOUT = 10.0  # seconds, for each part of an answer
+WITHIN = 30.0  # seconds, for all of it
+LARGEST = 64 * 1024 * 1024  # bytes
+PAGE = 500  # incidents in one answer, at most
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol)
 
 
 class ApiError(ShfError):
@@ -54,6 +58,18 @@ class FabricClient:
         """The whole story of an incident. Raises ApiError, UnknownIncident, UsageError."""
         return self.call("GET", _incident_path(incident_id))
 
+    def incidents(self, filters: Mapping[str, Any], limit: int) -> Any:
+        """The newest incidents, out of as many answers as it takes. Raises ApiError, UsageError."""
+        found: list[Any] = []
+        asked = {**filters, "limit": min(limit, PAGE)}
+        while True:
+            page = self.call("GET", "/api/v1/incidents", params=asked)
+            found += page["incidents"]
+            cursor, left = page.get("next_cursor"), limit - len(found)
+            if cursor is None or left <= 0:
+                return {**page, "incidents": found}
+            asked = {**filters, "limit": min(left, PAGE), "cursor": cursor}
+
     def decide(self, incident_id: str, decision: str, body: Mapping[str, Any]) -> Any:
         """Tell the fabric a person's decision. Raises ApiError, UnknownIncident, UsageError."""
         return self.call("POST", f"{_incident_path(incident_id)}/{decision}", json=body)
@@ -61,18 +77,20 @@ class FabricClient:
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call the API and return the JSON of its answer. Raises ApiError, UsageError."""
         try:
-            answer = self._http.request(method, path, **arguments)
+            answer = outbound.answer_to(self._http, method, path, within=WITHIN, largest=LARGEST, **arguments)
         except UnicodeEncodeError as error:  # bytes on the command line that are no text
             raise UsageError(f"only text in UTF-8 can be sent: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             untrusted = outbound.UNTRUSTED in str(error)
             advice = "Name its authority with --ca-file." if untrusted else "Does `shf serve` run?"
+            if method != "GET" and not isinstance(error, _NOT_SENT):
+                advice = "It may have been carried out all the same; asked again, it is not done twice."
             raise ApiError(f"the fabric at {self._url} does not answer ({error}). {advice}") from error
         try:
             body = answer.json()
             if not isinstance(body, dict):
                 raise TypeError("not an object")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ApiError(
                 f"{self._url} answered {answer.status_code}, but not as the fabric does"
             ) from error

@@ -113,11 +113,19 @@ def client_to(
     return _client(named, limits, base_url=url, timeout=timeout, headers=headers, auth=auth)
 
 
-def answer_to(client: Client, method: str, url: str, *, within: float, **options: Any) -> httpx.Response:
+def answer_to(
+    client: Client,
+    method: str,
+    url: str,
+    *,
+    within: float,
+    largest: int = LARGEST_ANSWER,
+    **options: Any,
+) -> httpx.Response:
     """The answer, when it has come to its end `within` seconds after it began.
 
     A client's timeout is for each part of an answer: one that comes byte by byte would be waited for for
-    ever, and whoever waits works on nothing else. Of a large one only the beginning is kept.
+    ever, and whoever waits works on nothing else. Of one that is larger only the beginning is kept.
 
     Raises:
         httpx.HTTPError: there is no answer, or it does not end.
@@ -125,7 +133,7 @@ def answer_to(client: Client, method: str, url: str, *, within: float, **options
     with client.stream(method, url, **options) as answer:
         ends, body = time.monotonic() + within, bytearray()
         for part in answer.iter_bytes():
-            body += part[: LARGEST_ANSWER - len(body)]
+            body += part[: largest - len(body)]
             if time.monotonic() > ends:
                 raise httpx.ReadTimeout(f"its answer takes longer than {within:g} s", request=answer.request)
     return httpx.Response(answer.status_code, content=bytes(body), request=answer.request)

@@ -26,27 +26,35 @@ Json = Mapping[str, Any]
 
 
 def watch_list(
-    api: FabricClient, arguments: Mapping[str, Any], *, interval: float, as_json: bool, console: Console
+    api: FabricClient,
+    filters: Mapping[str, Any],
+    limit: int,
+    *,
+    interval: float,
+    as_json: bool,
+    console: Console,
 ) -> None:
-    """Show the list, and what changes in it, every `interval` seconds until Ctrl-C.
+    """Show the newest `limit` incidents, and what changes in them, every `interval` seconds until Ctrl-C.
 
     Raises ApiError when the first look fails.
     """
 
-    def ask() -> list[Json]:
-        page: list[Json] = api.call("GET", "/api/v1/incidents", params=dict(arguments))["incidents"]
+    def ask() -> Json:
+        page: Json = api.incidents(filters, limit)
         return page
 
     with suppress(KeyboardInterrupt):
         if console.is_terminal and not as_json:
             with Live(console=console, auto_refresh=False) as live:
-                for rows in _again_and_again(ask, interval):
-                    lines = [_head(rows, interval), "", *screens.incident_lines(rows, console.width)]
+                for page in _again_and_again(ask, interval):
+                    rows = page["incidents"]
+                    more = f"The newest {limit}. " if page.get("next_cursor") is not None else ""
+                    lines = [more + _head(rows, interval), "", *screens.incident_lines(rows, console.width)]
                     live.update(Text("\n").join(map(Text.from_markup, lines)), refresh=True)
             return
         known: dict[str, tuple[Any, ...]] = {}
-        for rows in _again_and_again(ask, interval):
-            for row in reversed(rows):  # the oldest first, as they happened
+        for page in _again_and_again(ask, interval):
+            for row in reversed(page["incidents"]):  # the oldest first, as they happened
                 seen = (row["state"], row["outcome"], row["level"], row["acknowledged_by"], row["service"])
                 if known.get(row["id"]) != seen:
                     known[row["id"]] = seen
