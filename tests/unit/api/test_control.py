@@ -233,6 +233,18 @@ def test_a_split_answers_with_the_new_incident(merged: Any) -> None:
     assert "ada decided so: its own release" in story["timeline"][0]["message"]
 
 
+def test_a_split_that_is_asked_for_again_answers_the_same(merged: Any) -> None:
+    """A double click, or a retry whose first answer got lost: one incident, told and counted once."""
+    (incident,) = merged.client.get("/api/v1/incidents").get_json()["incidents"]
+    opened = merged.metric("shf_incidents_opened_total", service="cart")
+    first, again = (split(merged, incident["id"], service="cart", by="ada") for _ in range(2))
+    assert (again.status_code, again.get_json()) == (200, first.get_json())
+    decide(merged, incident["id"], "close")
+    assert split(merged, incident["id"], service="cart").get_json()["id"] == first.get_json()["id"]
+    assert merged.metric("shf_incidents_opened_total", service="cart") == opened + 1
+    assert len(merged.client.get("/api/v1/incidents?merged=true").get_json()["incidents"]) == 2
+
+
 @pytest.mark.parametrize(
     ("body", "status", "detail"),
     [

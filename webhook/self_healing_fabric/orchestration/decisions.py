@@ -121,31 +121,36 @@ def possible_decisions(context: Context, incident: Incident, *, under_way: bool)
 def split_off(context: Context, incident_id: str, service: str, *, by: str, reason: str | None = None) -> str:
     """Give a service that was wrongly taken for a symptom an incident of its own; return its id.
 
+    Asked again, it is the same incident.
+
     Raises:
         UnknownIncident: there is no such incident.
         DecisionRefused: no alert of the service belongs to it, or the service is its suspected cause.
     """
     now = context.clock()
 
-    def write(connection: Connection) -> str:
+    def write(connection: Connection) -> tuple[str, bool]:
         statements.serialize(connection, "correlation")
         row = statements.incident(connection, incident_id, lock=True)
         if row is None:
             raise UnknownIncident(f"no incident has the id {incident_id!r}")
-        if row.state == State.CLOSED.value:
-            raise DecisionRefused("the incident is closed already")
         members = {each.service for each in statements.alerts_of(connection, incident_id)} - {
             row.service,
             None,
         }
+        if service not in members and (split_id := statements.split_from(connection, incident_id, service)):
+            return split_id, False
+        if row.state == State.CLOSED.value:
+            raise DecisionRefused("the incident is closed already")
         if service not in members:
             others = ", ".join(sorted(members)) or "none"
             raise DecisionRefused(f"{service} is no symptom in this incident; those that are: {others}")
         why = f"{by} decided so" + (f": {reason}" if reason else "")
-        return correlation.split(connection, row, service, why, now)
+        return correlation.split(connection, row, service, why, now), True
 
-    split_id = context.store.write(write)
-    context.metrics.opened.labels(service).inc()
+    split_id, is_new = context.store.write(write)
+    if is_new:
+        context.metrics.opened.labels(service).inc()
     return split_id
 
 
