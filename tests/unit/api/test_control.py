@@ -184,6 +184,18 @@ def test_the_mode_is_kept_across_restarts(make_api: Callable[..., Any]) -> None:
     assert second.client.get("/api/v1/status").get_json()["mode"] == "paused"
 
 
+def test_the_mode_of_a_service_that_has_gone_can_be_taken_back(make_api: Callable[..., Any]) -> None:
+    """It is told as long as it is kept, and nobody can set another one."""
+    first = make_api()
+    first.client.put("/api/v1/mode", json={"mode": "paused", "service": "cart"})
+    first.fabric.stop()
+    second = make_api(services={"db": {}})
+    assert second.client.get("/api/v1/mode").get_json()["services"] == {"cart": "paused"}
+    assert second.client.put("/api/v1/mode", json={"mode": "paused", "service": "cart"}).status_code == 422
+    taken_back = second.client.put("/api/v1/mode", json={"mode": None, "service": "cart"})
+    assert (taken_back.status_code, taken_back.get_json()) == (200, {"mode": "automatic"})
+
+
 @pytest.mark.parametrize(
     ("data", "status"),
     [

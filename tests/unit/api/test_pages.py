@@ -369,6 +369,21 @@ def test_a_service_is_paused_from_its_incident(api: Any) -> None:
     assert post(api, "/mode", mode="reckless").status_code == 409
 
 
+def test_what_was_paused_on_a_page_goes_on_by_a_page(make_api: Callable[..., Any]) -> None:
+    """Of a service and of a strategy whose mode a person has set; a configured one stays as it is."""
+    api = make_api(services={"cart": {}, "db": {"mode": "approval"}})
+    post(api, "/mode", pause="cart")
+    api.client.put("/api/v1/mode", json={"mode": "paused", "strategy": "rollback"})
+    page = get(api, "/").text
+    assert "cart is on paused, db is on approval, rollback is on paused" in page
+    offered = re.findall(r'name="take_back" value="([^"]+)"', page)
+    assert offered == ["service cart", "strategy rollback"]
+    for each in offered:
+        assert post(api, "/mode", take_back=each).location == "/?done=mode"
+    assert api.client.get("/api/v1/mode").get_json() == {"mode": "automatic", "services": {"db": "approval"}}
+    assert post(api, "/mode", take_back="everything").status_code == 409
+
+
 @pytest.mark.parametrize("field", ["", "0" * 43])
 @pytest.mark.parametrize("path", ["/mode", "/incidents/{}/close", "/login", "/logout", "/incidents/{}/split"])
 def test_a_form_without_our_secret_changes_nothing(api: Any, path: str, field: str) -> None:

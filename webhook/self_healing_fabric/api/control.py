@@ -149,7 +149,8 @@ def set_mode() -> Response:
     """Set the mode of everything, a service or a strategy; `paused` is the kill switch."""
     fabric: Fabric = current_app.extensions["fabric"]
     body = ModeChange.model_validate_json(request.get_data() or b"{}")
-    if body.service is not None and body.service not in fabric.settings.services:
+    known = body.service is None or body.service in fabric.settings.services
+    if not known and body.mode is not None:  # what was set before the service went can be taken back
         return problem(422, f"service: none is called {body.service}")
     now, by = fabric.context.clock(), decided_by(body.by)
     fabric.store.write(

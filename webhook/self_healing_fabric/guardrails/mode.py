@@ -83,6 +83,14 @@ def stricter(connection: Connection, settings: Settings) -> tuple[Mapping[str, M
     return only_stricter(services), only_stricter(strategies)
 
 
+def set_by_people(connection: Connection) -> frozenset[str]:
+    """For which services and strategies a person has set a mode, as `service NAME` and `strategy NAME`."""
+    beginning = f"{CONTROL} of "
+    return frozenset(
+        name.removeprefix(beginning) for name in statements.controls_that_begin(connection, beginning)
+    )
+
+
 def change(
     connection: Connection,
     mode: Mode | None,

@@ -226,7 +226,9 @@ _WAITS_FOR_PERSON = or_(
 
 def split_from(connection: Connection, incident_id: str, service: str) -> str | None:
     """The newest incident that a service was given when it was split off from this one."""
-    query = select(incidents.c.id).where(incidents.c.split_from == incident_id, incidents.c.service == service)
+    query = select(incidents.c.id).where(
+        incidents.c.split_from == incident_id, incidents.c.service == service
+    )
     found: str | None = connection.scalar(query.order_by(incidents.c.opened_at.desc()).limit(1))
     return found
 

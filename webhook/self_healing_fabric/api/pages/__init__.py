@@ -177,17 +177,23 @@ def judge(incident_id: str) -> Response:
 @blueprint.post("/mode")
 @requires(Right.CONTROL)
 def set_mode() -> Response:
-    """Pause, or let it act again: for everything or for a service."""
-    fabric, wanted, service = _fabric(), request.form.get("mode", ""), None
+    """Pause, or let it act again: for everything, for a service, or where a person has set a mode before."""
+    fabric, wanted, service, strategy = _fabric(), request.form.get("mode", ""), None, None
     if "pause" in request.form:  # on an incident: its service, or nothing for everything
         wanted, service = Mode.PAUSED.value, forms.text("pause", forms.MAX_NAME)
+    if "take_back" in request.form:
+        kind, _, name = request.form["take_back"].partition(" ")
+        wanted = "configured" if kind in ("service", "strategy") else ""
+        service, strategy = (name, None) if kind == "service" else (None, name)
+    elif service is not None and service not in fabric.settings.services:
+        raise DecisionRefused(f"no service is called {service}")
     if wanted not in (*Mode, "configured"):
         raise DecisionRefused("say which mode")
-    if service is not None and service not in fabric.settings.services:
-        raise DecisionRefused(f"no service is called {service}")
     new = None if wanted == "configured" else Mode(wanted)
     by, now = _person(), fabric.context.clock()
-    fabric.store.write(lambda connection: mode.change(connection, new, by=by, now=now, service=service))
+    fabric.store.write(
+        lambda connection: mode.change(connection, new, by=by, now=now, service=service, strategy=strategy)
+    )
     fabric.orchestrator.wake()
     return _see(request.form.get("back", "/"), "mode")
 
@@ -341,9 +347,10 @@ def _overview(fabric: Fabric) -> dict[str, Any]:
             statements.count_open_incidents(connection),
             mode.current(connection, fabric.settings),
             mode.stricter(connection, fabric.settings),
+            mode.set_by_people(connection),
         )
 
-    rows, ended, (waiting, working), overall, (services, strategies) = fabric.store.read(read)
+    rows, ended, (waiting, working), overall, (services, strategies), set_by_people = fabric.store.read(read)
     found = sorted((summary(row) for row in rows), key=by_urgency)
     return {
         "waiting": [each for each in found if needs_person(each)],
@@ -352,7 +359,11 @@ def _overview(fabric: Fabric) -> dict[str, Any]:
         "number_waiting": waiting,
         "number_working": working,
         "mode": overall.value,
-        "stricter": {**services, **strategies},
+        "stricter": [
+            *((f"service {name}", name, value) for name, value in sorted(services.items())),
+            *((f"strategy {name}", name, value) for name, value in sorted(strategies.items())),
+        ],
+        "set_by_people": set_by_people,
         "healer": status(fabric),
     }
 
