@@ -20,9 +20,9 @@ from self_healing_fabric import outbound
 from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
-from self_healing_fabric.errors import ShfError
+from self_healing_fabric.errors import ConfigurationError, ShfError
 from self_healing_fabric.escalation.channels import channels
-from self_healing_fabric.extensions import GROUPS, clashes, installed
+from self_healing_fabric.extensions import GROUPS, clashes, installed, make
 from self_healing_fabric.orchestration.reconciliation import ReceiverMissing, require_receiver
 from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
@@ -33,6 +33,7 @@ from self_healing_fabric.store import examine
 from shf_queries import PrometheusClient, QueryError, Sample, Series, catalogue
 
 ASKING_AT_ONCE = 16
+MADE_WITHIN = 10.0  # seconds for what a plugin makes at the start
 PROBE_TIMEOUT = 5.0  # seconds for a health endpoint
 SCRAPES_WINDOW = 300.0  # seconds of scrapes that are looked at
 SLOWER = 1.5  # times the configured interval: from here on the rules' windows hold too few samples
@@ -96,7 +97,21 @@ def _plugins(settings: Settings) -> Iterator[Finding]:
                     yield Finding(subject, False, f"{told}. Rename the plugin, or uninstall it.")
                     continue
                 use = "used" if name in used[group] else "not named in the configuration, so not used"
-                yield Finding(subject, True, f"{plugin.distribution} {plugin.version}, {use}")
+                told = f"{plugin.distribution} {plugin.version}, {use}"
+                mistake = _not_made(settings, group, name) if name in used[group] else None
+                yield Finding(subject, mistake is None, mistake or told)
+
+
+def _not_made(settings: Settings, group: str, name: str) -> str | None:
+    """Why the fabric would not start with a plugin; a channel is made and asked below."""
+    if group not in ("strategies", "guardrails", "event_sinks"):
+        return None
+    options = getattr(settings.plugins, group).get(name)
+    try:
+        make(group, name, settings, options, within=MADE_WITHIN)
+    except ConfigurationError as error:
+        return "; ".join(problem.message for problem in error.problems)
+    return None
 
 
 def _used_plugins(settings: Settings) -> Mapping[str, Collection[str]]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from plugin_packages import write_package
@@ -128,6 +129,35 @@ def test_a_factory_that_raises_or_hangs_is_a_configuration_error(packages: Path)
     settings = Settings(plans={"degradation": ("flush",)})
     with pytest.raises(ConfigurationError, match=r"plugins.strategies.flush: plugin flush raised ZeroDiv"):
         strategies(settings)
+
+
+@pytest.mark.parametrize(
+    ("group", "named", "told"),
+    [
+        ("strategies", {"plans": {"degradation": ["odd"]}}, "no method on"),
+        ("guardrails", {"plugins": {"guardrails": {"odd": {}}}}, "no method check"),
+        ("event_sinks", {"plugins": {"event_sinks": {"odd": {}}}}, "no method send"),
+        (
+            "channels",
+            {"escalation": {"channels": {"human": {"plugin": {"odd": {}}}}}},
+            "no method send and no check",
+        ),
+    ],
+)
+@pytest.mark.parametrize("makes", ["return None", "1 / 0"])
+def test_what_a_plugin_does_not_make_is_found_before_it_is_needed(
+    packages: Path, tmp_path: Path, group: str, named: dict[str, object], told: str, makes: str
+) -> None:
+    """`shf check` says so, and the fabric does not start: a channel of nothing would reach nobody."""
+    write_package(packages, f"def odd(settings, options):\n    {makes}", {group: {"odd": "odd"}})
+    settings = {"store": f"sqlite:///{tmp_path}/shf.db", "prometheus": {"url": "http://127.0.0.1:1"}, **named}
+    path = written(tmp_path, yaml.safe_dump(settings))
+    told = told if makes == "return None" else "odd raised ZeroDivisionError"
+    for command in ("check", "serve"):
+        answer = CliRunner().invoke(main, [command, "--config", str(path)])
+        assert isinstance(answer.exception, SystemExit), answer.exception
+        assert answer.exit_code
+        assert told in answer.output
 
 
 def test_a_built_in_one_cannot_be_replaced(packages: Path) -> None:

@@ -13,6 +13,7 @@ from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress
 from self_healing_fabric.recovery.effects_of_plugins import EffectOfPlugin
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.strategies.of_plugin import OfPlugin
+from self_healing_fabric.settings import MAX_EFFECT_TIMEOUT
 
 DONE = Outcome(Status.SUCCEEDED, "done")
 
@@ -102,6 +103,24 @@ def test_looking_at_the_target_fails_as_unreadable() -> None:
         EffectOfPlugin("plugin test", Told(settled=fail)).settled({})
     with pytest.raises(TargetUnreadable):
         EffectOfPlugin("plugin test", Told(settled=lambda _: "fine")).settled({})
+
+
+def test_what_lacks_a_method_fails_as_what_raises() -> None:
+    """An effect that does not come from `Effect` may have forgotten one; it is asked for like the others."""
+    lacking = type("Lacking", (), {"platform": "test", "target": "test:cart", "longest_effect": 0.2})()
+    effect = EffectOfPlugin("plugin test", lacking)
+    for look in (effect.snapshot, effect.check):
+        with pytest.raises(TargetUnreadable, match="plugin test raised AttributeError"):
+            look()
+    done = effect.perform(key="k", attempt=1, before={}, permit=lambda: True)
+    assert done.status is effect.observe({}).status is Status.INDETERMINATE
+
+
+@pytest.mark.parametrize("pause", ["soon", math.nan, -1.0, 1e9])
+def test_a_pause_that_is_none_is_the_longest(pause: Any) -> None:
+    """What was done stays done, and is asked about later."""
+    outcome = perform(perform=lambda **_: Outcome(Status.FAILED, "busy", pause))
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, MAX_EFFECT_TIMEOUT)
 
 
 def test_after_an_interruption_it_may_not_know() -> None:

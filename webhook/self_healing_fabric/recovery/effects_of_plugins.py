@@ -64,7 +64,7 @@ class EffectOfPlugin(Effect):
 
     def snapshot(self) -> Mapping[str, Any]:
         """What the plugin says, if it is JSON."""
-        before = looked(self._who, self._effect.snapshot)
+        before = looked(self._who, lambda: self._effect.snapshot())
         try:
             kept: Any = json.loads(json.dumps(before, allow_nan=False))
         except (TypeError, ValueError) as error:
@@ -125,7 +125,7 @@ class EffectOfPlugin(Effect):
 
     def check(self) -> str:
         """What the plugin found. Raises TargetUnreadable."""
-        return str(looked(self._who, self._effect.check))
+        return str(looked(self._who, lambda: self._effect.check()))
 
     def _outcome(self, outcome: Any) -> Outcome:
         if not isinstance(outcome, Outcome) or outcome.status not in (
@@ -135,6 +135,8 @@ class EffectOfPlugin(Effect):
         ):
             return Outcome(Status.INDETERMINATE, f"{self._who} answered {outcome!r}"[:LONGEST_DETAIL])
         retry_in = outcome.retry_in
-        if retry_in is not None and not 0 <= retry_in <= MAX_EFFECT_TIMEOUT:
+        if retry_in is not None and not (
+            isinstance(retry_in, int | float) and 0 <= retry_in <= MAX_EFFECT_TIMEOUT
+        ):
             retry_in = MAX_EFFECT_TIMEOUT
         return Outcome(outcome.status, str(outcome.detail)[:LONGEST_DETAIL], retry_in)
