@@ -100,6 +100,23 @@ def test_of_a_cause_that_was_not_named_the_lead_is_judged(store: Store, service:
 
 
 @pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ((True, "db"), "it was in db."),
+        ((False, "web"), "it was in web."),
+        ((True, "db", Pattern.CODE_BUG), "it was code_bug in db."),
+    ],
+)
+def test_who_names_the_cause_that_a_diagnosis_did_not_name_is_not_said_to_name_another_one(
+    store: Store, said: Any, told: str
+) -> None:
+    """There was none that it could be something else than."""
+    give(store, diagnosed(store, ABSTAINED), *said)
+    (entry,) = store.read(lambda connection: statements.timeline_of(connection, "one"))
+    assert entry.message == f"ada: the diagnosis named no cause; {told} seen in the log"
+
+
+@pytest.mark.parametrize(
     ("diagnosis", "said", "told"),
     [
         (NAMED, (True, "web"), "not right if it was something else"),

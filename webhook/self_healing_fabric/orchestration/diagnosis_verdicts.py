@@ -179,6 +179,9 @@ def _says_the_same(row: Any, values: Mapping[str, Any]) -> bool:
 
 
 def _sentence(values: Mapping[str, Any]) -> str:
+    if values["named_pattern"] == Pattern.UNKNOWN:
+        pattern = f"{values['pattern']} " if values["pattern"] else ""
+        return f"the diagnosis named no cause; it was {pattern}in {values['service']}."
     named = f"{values['named_pattern']} in {values['named_service']}"
     if values["service_right"] and values["pattern_right"]:
         return f"the diagnosis was right: {named}."
