@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from self_healing_fabric import guardrails
 from self_healing_fabric.guardrails import Proposal, mode
+from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Mode, Settings
 from self_healing_fabric.store import Store, statements
 
@@ -27,6 +29,35 @@ def test_the_configured_mode_holds_until_a_person_sets_one(store: Store, configu
     assert current(store, configured) is configured
     change(store, Mode.PAUSED)
     assert current(store, configured) is Mode.PAUSED
+
+
+def test_a_pause_in_the_file_that_a_person_has_overruled_is_logged_at_the_start(tmp_path: Path) -> None:
+    """Whoever pauses by the configuration must not believe it; what people made stricter needs no word."""
+    settings = Settings(
+        store=f"sqlite:///{tmp_path}/shf.db",
+        prometheus={"url": "http://127.0.0.1:1"},
+        mode=Mode.PAUSED,
+        services={"cart": {"mode": "approval"}, "db": {"mode": "approval"}, "mail": {"mode": "paused"}},
+        strategy_modes={"restart": Mode.DRY_RUN},
+    )
+    fabric = Fabric(settings)
+    set_: tuple[tuple[Mode, dict[str, str]], ...] = (
+        (Mode.AUTOMATIC, {}),
+        (Mode.AUTOMATIC, {"service": "cart"}),
+        (Mode.PAUSED, {"service": "db"}),
+        (Mode.APPROVAL, {"strategy": "restart"}),
+    )
+    for new, scope in set_:
+        fabric.store.write(lambda c, n=new, s=scope: mode.change(c, n, by="ada", now=5.0, **s))
+    with capture_logs() as logged:
+        fabric.start()
+        fabric.stop()
+    told = [each for each in logged if each["event"] == "configured_mode_not_in_force"]
+    assert [(each["control"], each["configured"], each["set_by_people"]) for each in told] == [
+        ("mode", "paused", "automatic"),
+        ("mode of service cart", "approval", "automatic"),
+        ("mode of strategy restart", "dry_run", "approval"),
+    ]
 
 
 @pytest.mark.parametrize("disruptive", [True, False])

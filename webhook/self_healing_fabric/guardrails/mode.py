@@ -83,6 +83,18 @@ def stricter(connection: Connection, settings: Settings) -> tuple[Mapping[str, M
     return only_stricter(services), only_stricter(strategies)
 
 
+def less_strict_than_configured(
+    connection: Connection, settings: Settings
+) -> Mapping[str, tuple[Mode, Mode]]:
+    """Where a person has set a mode that allows more than the configured one: that one, and the set one."""
+    modes: dict[str, Mode | None] = {CONTROL: settings.mode}
+    modes |= {control_of(service=name): each.mode for name, each in settings.services.items()}
+    modes |= {control_of(strategy=str(name)): each for name, each in settings.strategy_modes.items()}
+    set_ = statements.controls_that_begin(connection, CONTROL)
+    both = {name: (mode, Mode(set_[name])) for name, mode in modes.items() if mode and name in set_}
+    return {name: (mode, other) for name, (mode, other) in both.items() if is_stricter(mode, other)}
+
+
 def set_by_people(connection: Connection) -> frozenset[str]:
     """For which services and strategies a person has set a mode, as `service NAME` and `strategy NAME`."""
     beginning = f"{CONTROL} of "

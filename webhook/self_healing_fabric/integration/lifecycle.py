@@ -15,7 +15,7 @@ import structlog
 
 from self_healing_fabric import outbound, servers_asked
 from self_healing_fabric.escalation.channels import channels
-from self_healing_fabric.guardrails import outside
+from self_healing_fabric.guardrails import mode, outside
 from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.integration.events import EventSink, Telling, tellings
 from self_healing_fabric.orchestration.caller import Caller
@@ -117,6 +117,15 @@ class Fabric:
         if self.page_hold is not None:
             self.page_hold.start()
         self.drift.start()
+        overruled = self.store.read(lambda found: mode.less_strict_than_configured(found, self.settings))
+        for name, (configured, in_force) in overruled.items():
+            log.warning(
+                "configured_mode_not_in_force",
+                control=name,
+                configured=configured,
+                set_by_people=in_force,
+                advice="`shf mode configured`, with --service or --strategy, takes back what people have set",
+            )
         log.info("started", services=len(self.settings.services), prometheus=self.settings.prometheus.url)
 
     def drain(self) -> None:
