@@ -197,6 +197,20 @@ def test_the_mode_of_a_service_that_has_gone_can_be_taken_back(make_api: Callabl
 
 
 @pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"service": "cart", "strategy": "restart"}, "body: name a service or a strategy, not both"),
+        ({"strategy": "reboot"}, "strategy: no strategy is called so"),
+    ],
+)
+def test_what_is_wrong_with_a_mode_is_told_in_our_words(api: Any, body: dict[str, str], told: str) -> None:
+    """Without what the library puts before them."""
+    answer = api.client.put("/api/v1/mode", json={"mode": "paused", **body})
+    assert answer.status_code == 422
+    assert answer.get_json()["detail"].startswith(told)
+
+
+@pytest.mark.parametrize(
     ("data", "status"),
     [
         (b"{", 400),
