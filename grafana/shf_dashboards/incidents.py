@@ -82,9 +82,13 @@ def _first_row() -> list[stat.Panel]:
 
 
 def in_states(matcher: str) -> str:
-    """How many incidents are in these states: every replica of a fabric exports the same ones."""
-    each = "max by (cluster, service, failure_class, severity, state)"
-    return f"sum({each} (shf_incidents{{{SERVICE}, {matcher}}}))"
+    """How many incidents are in these states: every replica of a fabric exports the same ones.
+
+    Counted in each replica before they are compared: one that is scraped a little later has an incident in
+    its next state, which would be one more.
+    """
+    of_replica = f"sum by (cluster, service, job, instance) (shf_incidents{{{SERVICE}, {matcher}}})"
+    return f"sum(max by (cluster, service) ({of_replica}))"
 
 
 def time_to_recover(title: str) -> stat.Panel:

@@ -108,14 +108,15 @@ def _chosen(name: str, label: str, query: str) -> dashboard.QueryVariable:
 def annotations(*, enabled: bool) -> list[dashboard.AnnotationQuery]:
     """Marks on all graphs: an incident was opened, an action ended.
 
-    The window is that of the step and one scrape more, so that nothing falls between two steps.
+    The window is that of the step and one scrape more, so that nothing falls between two steps. A fabric that
+    starts anew counts from 0: that is no increase, but it would be a change.
     """
     opened = (
-        f"sum by (cluster, service) (changes(shf_incidents_opened_total{{{SERVICE}}}[$__rate_interval])) > 0"
+        f"sum by (cluster, service) (increase(shf_incidents_opened_total{{{SERVICE}}}[$__rate_interval])) > 0"
     )
     done = (
         "sum by (cluster, service, strategy, outcome) "
-        f"(changes(shf_recovery_actions_total{{{SERVICE}}}[$__rate_interval])) > 0"
+        f"(increase(shf_recovery_actions_total{{{SERVICE}}}[$__rate_interval])) > 0"
     )
     return [
         _annotation("Incidents", opened, "Incident of {{service}}", WORKING, enabled),

@@ -23,12 +23,15 @@ ADDRESS = f"topk by (cluster) (1, max by (cluster, url) (shf_external_url_info{{
 
 
 def open_incidents(title: str, *, width: int = 24) -> table.Panel:
-    """One row an open incident, joined in PromQL with its state and with the address of its fabric."""
-    age = (
-        "time() - max by (cluster, incident, service, severity, signal) "
-        f"(shf_incident_start_timestamp_seconds{{{SERVICE}}})"
-    )
-    state = f"max by (cluster, incident, state) (shf_incident_state{{{SERVICE}}} == 1)"
+    """One row an open incident, joined in PromQL with its state and with the address of its fabric.
+
+    Replicas are scraped one after another, so they differ while an incident changes: the join needs one state
+    an incident, and the newest scrape has it.
+    """
+    one = "topk by (cluster, incident) (1, max by (cluster, incident"
+    age = f"time() - {one}, service, severity, signal) (shf_incident_start_timestamp_seconds{{{SERVICE}}}))"
+    states = f"shf_incident_state{{{SERVICE}}}"
+    state = f"({one}, state) (timestamp({states}) and {states} == 1)) > bool 0)"
     none = f'label_replace({ALIVE} - 1, "state", "no open incident", "", "")'
     return rows(
         title,

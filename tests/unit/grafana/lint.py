@@ -378,7 +378,7 @@ def marks_are_events(content: Content) -> Iterator[str]:
         yield f"marks {[each['name'] for each in found]}"
     repeated = any(panel.get("repeat") for panel in panels(content))
     for each in found:
-        if not re.search(r"changes\(.*\) > 0$", each["expr"]):
+        if not re.search(r"increase\(.*\) > 0$", each["expr"]):
             yield f"{each['name']}: {each['expr']}"
         if bool(each["enable"]) is repeated:
             yield f"{each['name']}: enable {each['enable']}"

@@ -150,7 +150,7 @@ FAULTS: dict[str, list[Fault]] = {
         lambda c: c["annotations"]["list"].pop(),
         lambda c: c["annotations"]["list"][0].update(enable=False),
         lambda c: c["annotations"]["list"][0].update(
-            expr='sum(changes(shf_incidents_opened_total{cluster=~"$cluster"}[$__rate_interval]))'
+            expr='sum(increase(shf_incidents_opened_total{cluster=~"$cluster"}[$__rate_interval]))'
         ),
     ],
     "rows_repeat_for_a_choice": [lambda c: the(c, "$service").update(repeat="host")],
