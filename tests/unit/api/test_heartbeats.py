@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import Connection, update
 
 from self_healing_fabric.app import create_app
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Settings
+from self_healing_fabric.store import Store
+from self_healing_fabric.store.schema import heartbeats, leases
 
 
 def timestamp(client: Any, service: str) -> float | None:
@@ -40,6 +45,28 @@ def test_heartbeat_is_kept_across_restarts(tmp_path: Path) -> None:
     again.start()
     assert timestamp(create_app(again).test_client(), "nightly") == pushed
     again.stop()
+
+
+def test_a_fabric_that_was_away_does_not_make_a_live_job_look_silent(tmp_path: Path) -> None:
+    """A minute in which nobody could hear the job says nothing about it; what came before still counts."""
+    fabric = Fabric(settings(tmp_path, "batch"))
+    fabric.start()
+    assert create_app(fabric).test_client().post("/api/v1/heartbeats/batch").status_code == 204
+    before = fabric.context.clock() - 20  # as if it had been silent for 20 s when the fabric went away
+
+    def a_minute_passes(connection: Connection) -> None:
+        connection.execute(update(heartbeats).values(at=before - 60))
+        connection.execute(update(leases).values(until=leases.c.until - 60))
+
+    fabric.stop()
+    with closing(Store(f"sqlite:///{tmp_path}/shf.db")) as store:
+        store.write(a_minute_passes)
+    again = Fabric(settings(tmp_path, "batch"))
+    again.start()
+    heard = timestamp(create_app(again).test_client(), "batch")
+    again.stop()
+    assert heard is not None
+    assert before - 5 < heard < again.started_at - 15
 
 
 def test_only_registered_services_push(tmp_path: Path) -> None:

@@ -494,3 +494,19 @@ def test_what_is_only_watched_is_claimed_in_the_end(
     for _ in range(4):
         claimed |= {incident.id for incident in leases.claim(limit, first=first)}
     assert "i1" in claimed
+
+
+def test_who_stops_to_hear_heartbeats_notes_no_more_that_it_hears_them(store: Store, passing: Time) -> None:
+    """While it drains, and while it is away, jobs are refused: that silence is not theirs."""
+    hears = True
+    leases = Leases(store, passing.clock, hears=lambda: hears)
+    leases.listen()
+    store.write(lambda c: statements.beat(c, "batch", START, expected=True))
+    hears = False
+    passing.passed = 100.0
+    leases.listen()
+    passing.passed = 200.0
+    assert store.read(statements.heartbeat_times) == {"batch": START}
+    hears = True
+    leases.listen()
+    assert store.read(statements.heartbeat_times) == {"batch": START + 200.0}

@@ -663,6 +663,27 @@ def test_heartbeats_are_expected_of_those_that_are_registered(store: Store) -> N
     assert store.read(statements.heartbeat_times) == {"a": 5.0}
 
 
+def test_silence_that_nobody_could_hear_is_none(store: Store) -> None:
+    """A pause of all replicas moves every heartbeat; a shorter one than they may be late by moves none."""
+
+    def listen(now: float) -> None:
+        store.write(lambda connection: statements.listen_for_heartbeats(connection, now, longest_pause=6.0))
+
+    def beat(service: str, at: float) -> None:
+        assert store.write(lambda connection: statements.beat(connection, service, at, expected=True))
+
+    beat("silent", 10.0)
+    listen(100.0)
+    assert store.read(statements.heartbeat_times) == {"silent": 10.0}  # nobody knows of a pause
+    beat("lively", 101.0)
+    listen(106.0)
+    assert store.read(statements.heartbeat_times) == {"silent": 10.0, "lively": 101.0}
+    beat("last", 107.0)
+    store.write(statements.release_all_leases)  # as a process does that begins
+    listen(206.0)
+    assert store.read(statements.heartbeat_times) == {"silent": 110.0, "lively": 201.0, "last": 206.0}
+
+
 def test_a_control_keeps_its_last_value(store: Store) -> None:
     """With who set it and when; none before somebody did."""
     assert store.write(lambda c: statements.control(c, "mode", lock=True)) is None

@@ -1,8 +1,8 @@
 """POST /api/v1/heartbeats/SERVICE: a job that cannot be scraped says that it is alive.
 
 The time is stored before the answer, so a restart of the fabric neither loses a heartbeat nor makes a silent
-job look fresh. Only services that are configured for it may push: a typo in a cron job must not look like a
-heartbeat.
+job look fresh. Nor does it make a live one look silent: the time in which nobody could hear it does not
+count. Only services that are configured for it may push: a typo in a cron job must not look like a heartbeat.
 """
 
 from __future__ import annotations

@@ -76,7 +76,12 @@ class Fabric:
                 channels=called,
                 alertmanager=settings.alertmanager is not None,
             ),
-            leases=Leases(self.store, self.store.clock, services=settings.services),
+            leases=Leases(
+                self.store,
+                self.store.clock,
+                services=settings.services,
+                hears=lambda: bool(settings.pushing) and not self.draining,
+            ),
             graph=ServiceGraph(settings, prometheus),
             calibrator=Calibrator(self.store),
             outside=asked_outside,
@@ -105,6 +110,7 @@ class Fabric:
         pushing = sorted(self.settings.pushing)
         now = self.started_at = self.context.clock()
         forget_before = now - OTHERS_HEARD_WITHIN if self.store.shared else now
+        self.context.leases.listen()
         self.store.write(
             lambda connection: statements.register_heartbeats(
                 connection, pushing, now, forget_before=forget_before

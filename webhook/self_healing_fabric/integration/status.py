@@ -150,7 +150,7 @@ class StateCollector(Collector):
     def _heartbeats(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "shf_heartbeat_timestamp_seconds",
-            "When a service that pushes heartbeats was heard last, or registered; kept across restarts.",
+            "When a service that pushes was heard last, or registered, moved by the fabric's own pauses.",
             labels=["service"],
         )
         pushing = self._fabric.settings.pushing

@@ -63,6 +63,8 @@ class Leases:
     An incident of a service that is not among `services`, those of this process's configuration, is left to
     replicas that know it: who does not know it can only give it up. So it is claimed when nobody has taken it
     for a while.
+
+    Beside its leases a process that `hears` pushed heartbeats notes that it does.
     """
 
     def __init__(
@@ -71,12 +73,15 @@ class Leases:
         clock: Callable[[], float],
         going_on: Callable[[], float] | None = None,
         services: Container[str] | None = None,
+        *,
+        hears: Callable[[], bool] = lambda: False,
     ) -> None:
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
         self._store = store
         self._clock = clock
         self._going_on = going_on
         self._services = services
+        self._hears = hears
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._leader_until = 0.0
@@ -234,6 +239,15 @@ class Leases:
                     else:
                         del self._held[incident_id]
 
+    def listen(self) -> None:
+        """Note that heartbeats can be heard now, if they can. Raises StoreUnavailable."""
+        if self._hears():
+            now = self._clock()
+            # Who is late by less than a lease is not taken for dead elsewhere either.
+            self._store.write(
+                lambda connection: statements.listen_for_heartbeats(connection, now, longest_pause=LEASE)
+            )
+
     def _run(self) -> None:
         clock_checked = self._steady()
         away = False
@@ -241,6 +255,7 @@ class Leases:
             try:
                 self.renew()
                 self.lead()
+                self.listen()
                 if self._steady() - clock_checked > CLOCK_CHECK:
                     self._store.set_clock()
                     clock_checked = self._steady()

@@ -370,7 +370,7 @@ def release_all_leases(connection: Connection) -> None:
     connection.execute(held.values(lease_owner=None, lease_until=None))
     sending = update(calls).where(calls.c.lease_owner.is_not(None))
     connection.execute(sending.values(lease_owner=None, lease_until=None))
-    connection.execute(delete(leases))
+    connection.execute(delete(leases).where(leases.c.name != _LISTENING))
 
 
 def acquire_lease(connection: Connection, *, name: str, owner: str, now: float, lease: float) -> bool:
@@ -812,6 +812,22 @@ def register_heartbeats(
     for service in services:
         statement = _upsert(connection, heartbeats).values(service=service, at=now)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["service"]))
+
+
+_LISTENING = "heartbeats"  # no lease that anybody holds: `until` is when somebody could last hear them
+_LISTENED_UNTIL = select(leases.c.until).where(leases.c.name == _LISTENING).with_for_update()
+
+
+def listen_for_heartbeats(connection: Connection, now: float, *, longest_pause: float) -> None:
+    """Note that they can be heard now, and leave out a longer pause before: while no replica ran, or none
+    reached the store, silence says nothing about a service."""
+    heard_until = connection.execute(_LISTENED_UNTIL).scalar()
+    if heard_until is not None and now - heard_until > longest_pause:
+        silent_before = heartbeats.c.at <= heard_until
+        at = case((silent_before, heartbeats.c.at + (now - heard_until)), else_=now)
+        connection.execute(update(heartbeats).values(at=at))
+    statement = _upsert(connection, leases).values(name=_LISTENING, owner="", until=now)
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"until": now}))
 
 
 def beat(connection: Connection, service: str, now: float, *, expected: bool) -> bool:
