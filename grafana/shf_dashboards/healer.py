@@ -11,6 +11,7 @@ from shf_dashboards.parts import (
     ALIVE,
     BAD,
     CLUSTER,
+    CLUSTER_OR_NONE,
     HEALTHY,
     NO_FABRIC,
     NO_RULES,
@@ -43,7 +44,7 @@ def healer() -> dashboard.Dashboard:
             "Alerts about the healer",
             "While one of these fires, do not rely on the fabric: whoever is called repairs by hand. The "
             "name leads to its runbook.",
-            f'{CLUSTER}, alertname=~"{ABOUT_THE_HEALER}"',
+            f'alertname=~"{ABOUT_THE_HEALER}"',
             width=12,
         )
     )
@@ -139,7 +140,7 @@ def _hears() -> list[stat.Panel]:
             "Rules that fail",
             "Evaluations of the fabric's rules that failed or were left out in the last 5 min. What they "
             "detect goes unseen: see the rules' page of Prometheus.",
-            f"max(job:shf_rule_failures:increase{{{CLUSTER}}})",
+            f"max(job:shf_rule_failures:increase{{{CLUSTER_OR_NONE}}})",
             unknown=NO_RULES,
             thresholds=neutral_below((0, HEALTHY), (1, BAD)),
         ),
@@ -147,7 +148,7 @@ def _hears() -> list[stat.Panel]:
             "Alerts that Prometheus lost",
             "Alerts that reached no Alertmanager in the last 5 min. Look whether one answers, and at the "
             "queue of Prometheus.",
-            f"max(job:shf_alert_losses:increase{{{CLUSTER}}})",
+            f"max(job:shf_alert_losses:increase{{{CLUSTER_OR_NONE}}})",
             unknown=NO_RULES,
             thresholds=neutral_below((0, HEALTHY), (1, BAD)),
         ),
@@ -155,7 +156,7 @@ def _hears() -> list[stat.Panel]:
             "Webhooks that fail",
             "Share of the notifications of the last 5 min that Alertmanager gave up or the fabric refused. "
             "Above 10 %: ShfWebhookFailing.",
-            f"max(job:shf_webhook_failures:ratio{{{CLUSTER}}}) or {RULES_WITHOUT_NOTIFICATION}",
+            f"max(job:shf_webhook_failures:ratio{{{CLUSTER_OR_NONE}}}) or {RULES_WITHOUT_NOTIFICATION}",
             unit="percentunit",
             mappings=[nothing_yet("none sent")],
             unknown=NO_RULES,

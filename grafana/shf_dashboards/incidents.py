@@ -34,7 +34,7 @@ def overview() -> dashboard.Dashboard:
             "Alerts that fire",
             "Alerts of the shipped rules, whether or not the fabric heals them. Those without a service are "
             "about the monitoring and the healer: see to them first. The name leads to the runbook.",
-            SERVICE,
+            'service=~"$service"',
         )
     )
 

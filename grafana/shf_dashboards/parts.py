@@ -24,6 +24,8 @@ TAG = "self-healing-fabric"
 RUNBOOKS = "https://github.com/self-healing-fabric/self-healing-fabric/blob/main/alert_rules/runbooks"
 
 CLUSTER = 'cluster=~"$cluster"'
+# A service of the registry, and a Prometheus outside of all clusters, name none: they belong to each.
+CLUSTER_OR_NONE = 'cluster=~"$cluster|"'
 SERVICE = 'cluster=~"$cluster", service=~"$service"'
 ALIVE = f"0 * max(shf_build_info{{{CLUSTER}}})"  # zero as long as a fabric is scraped, else nothing
 NOTHING_YET = f"{ALIVE} - 1"

@@ -60,7 +60,7 @@ def healing() -> dashboard.Dashboard:
         alerts(
             "Alerts of the services",
             "What fires for them. The service leads to its signals, the alert to its runbook.",
-            f'{SERVICE}, service!=""',
+            'service=~"$service", service!=""',
             width=24,
         )
     )

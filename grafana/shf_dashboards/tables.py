@@ -5,7 +5,15 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import table
 
 from shf_dashboards.panels import Column, colours, in_unit, in_words, linked, nothing_yet, rows
-from shf_dashboards.parts import ALIVE, CLUSTER, NO_FABRIC, RULES_RUN, SERVICE, WATCHDOG_SILENT
+from shf_dashboards.parts import (
+    ALIVE,
+    CLUSTER,
+    CLUSTER_OR_NONE,
+    NO_FABRIC,
+    RULES_RUN,
+    SERVICE,
+    WATCHDOG_SILENT,
+)
 
 HERE = "${__url_time_range}&${datasource:queryparam}&${cluster:queryparam}"
 OF_SERVICE = f"{HERE}&var-service=${{__value.text:percentencode}}"
@@ -62,7 +70,7 @@ def open_incidents(title: str, *, width: int = 24) -> table.Panel:
 
 def alerts(title: str, description: str, matchers: str, *, width: int = 12) -> table.Panel:
     """One row an alert that fires, with its runbook. Prometheus knows them without Alertmanager."""
-    labels = "cluster, alertname, service, severity"
+    labels, matchers = "cluster, alertname, service, severity", f"{CLUSTER_OR_NONE}, {matchers}"
     fires = f'ALERTS{{alertstate="firing", alertname=~"Shf.+", alertname!="ShfWatchdog", {matchers}}}'
     since = f'max by ({labels}) (ALERTS_FOR_STATE{{alertname=~"Shf.+", {matchers}}})'
     none = f'label_replace({RULES_RUN} - 1, "severity", "no alert fires", "", "")'

@@ -227,7 +227,7 @@ def clusters_can_be_chosen(content: Content) -> Iterator[str]:
     for title, expression in _expressions(content):
         for name, matchers in _SELECTOR.findall(expression):
             of_none = name in _WITHOUT_CLUSTER or 'alertname="ShfWatchdog"' in matchers
-            if not of_none and 'cluster=~"$cluster"' not in matchers:
+            if not of_none and not re.search(r'cluster=~"\$cluster\|?"', matchers):
                 yield f"{title}: {name} of all clusters"
 
 
