@@ -36,11 +36,12 @@ if ! "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1; then
 fi
 if [ "${1:-}" = test ]; then
     need postgresql 'PostgreSQL server' postgres "$PACKAGED_POSTGRESQL"/*/bin/postgres
+    need pgbouncer 'PgBouncer, the pooler before it' pgbouncer
     need nodejs 'Node.js, which runs the code of Grafana that the dashboards are checked with' node
     need npm 'npm, which comes with Node.js in most places' npm
     need chromium 'Chromium, in which the pages are tested' chromium chromium-browser google-chrome
     need nginx-light 'nginx, the proxy that asks for client certificates' nginx
-    homebrew="$homebrew postgresql node chromium nginx"
+    homebrew="$homebrew postgresql pgbouncer node chromium nginx"
 fi
 # The tests start an engine of their own, which only root can: for others those tests are skipped.
 if [ "${1:-}" = test ] && [ "$(id -u)" -eq 0 ]; then

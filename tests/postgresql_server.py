@@ -82,7 +82,7 @@ class PostgresqlServer:
 
     def __init__(self, directory: Path) -> None:
         self._programs = find_postgresql()
-        self._account = _account()
+        self._account = account()
         self._directory = directory
         self.log = directory / "log"
         self._held = contextlib.ExitStack()
@@ -304,7 +304,7 @@ class PostgresqlServer:
         return f"PostgreSQL {what}. The end of its log:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _account() -> pwd.struct_passwd | None:
+def account() -> pwd.struct_passwd | None:
     """Whom the server runs as instead of root; None: as ourselves."""
     if os.geteuid() != 0:
         return None

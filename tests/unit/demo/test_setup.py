@@ -12,7 +12,7 @@ import pytest
 
 SETUP = Path(__file__).resolve().parents[3] / "demo" / "setup.sh"
 PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager", "prometheus-blackbox-exporter")
-FOR_TESTS = ("node", "npm", "chromium", "nginx")  # of the dashboards, of the pages and of the proxy
+FOR_TESTS = ("node", "npm", "chromium", "nginx", "pgbouncer")  # of dashboards, pages, proxy and pooler
 TOOLS = ("sh", "env", "cat", "sort", "tr", "mkdir", "tee", "rm")
 
 
@@ -126,7 +126,8 @@ def test_only_the_tests_want_node_and_a_browser(machine: Machine) -> None:
     assert machine.run().returncode == 0
     missing = machine.run("test")
     assert missing.returncode == 1
-    assert "apt-get install --no-install-recommends chromium nginx-light nodejs npm \n" in missing.stderr
+    packages = "chromium nginx-light nodejs npm pgbouncer"
+    assert f"apt-get install --no-install-recommends {packages} \n" in missing.stderr
     for program in FOR_TESTS:
         machine.put(program)
     assert machine.run("test").returncode == 0

@@ -11,6 +11,10 @@ A server that accepts and never answers would keep every thread of ours, for the
 own: a watchdog shuts the socket of a connection whose statement gets no answer for too long. In turn the
 server ends the transactions of a replica that was frozen in the middle of one, for it may hold locks.
 
+A pooler in between may have several of our connections share one session of the server. Locks are ours only
+within a transaction, but deadlines and prepared statements stay with a session, so such a pooler is refused
+when the store is opened. Deadlines are set by a statement: as options of the connection poolers refuse them.
+
 After a failover a pool can be left with sessions on a server that was the primary and only reads now: they go
 on, refuse every write, and nobody closes them. Who is refused so connects anew, to whoever takes writes then.
 """
@@ -59,6 +63,16 @@ SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 NO_TRANSACTION = ""  # each statement is one
 _ACTIVE = 1  # libpq's PQTRANS_ACTIVE: a statement was sent and its answer has not come
 _MAY_CREATE = text("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+_SESSION = text("SELECT pg_backend_pid()")
+_SHARED_SESSIONS = (
+    "a pooler shares the server's sessions between transactions: let it keep one for each connection "
+    "(PgBouncer: pool_mode = session), or connect directly"
+)
+# What the connection's own options say goes first.
+_SET_DEADLINES = """
+    SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS deadlines (name, value)
+    WHERE name NOT IN (SELECT name FROM pg_settings WHERE source = 'client')
+"""
 _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
@@ -82,6 +96,8 @@ class PostgresqlBackend:
             migrate(connection)
 
         try:
+            if not _keeps_sessions(self.engine):
+                raise StoreUnavailable(f"{self._name}: {_SHARED_SESSIONS}")
             self._insist(prepare)  # replicas of the version before are at work on what it locks
             self._watchdog.patience = TRANSACTION_TIMEOUT
             self.set_clock()
@@ -178,6 +194,8 @@ def examine(url: URL, password_file: Path | None = None) -> str:
     """Ask the server without changing anything; return what was found. Raises StoreUnavailable."""
     engine = _engine(url, password_file)
     try:
+        if not _keeps_sessions(engine):
+            raise StoreUnavailable(_SHARED_SESSIONS)
         with engine.connect() as connection:
             server = connection.execute(text("SHOW server_version")).scalar_one()
             if not connection.execute(_MAY_CREATE).scalar_one():
@@ -220,6 +238,7 @@ def _engine(url: URL, password_file: Path | None, begin: str = TRANSACTION) -> E
         ) from error
     _begin_with(engine, begin)
     engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement
+    event.listen(engine, "connect", _set_deadlines)
     event.listen(engine, "do_executemany", _one_by_one)
     event.listen(engine, "handle_error", _leave_who_only_reads)
     if password_file is not None:
@@ -269,6 +288,17 @@ def _leave_who_only_reads(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
+def _keeps_sessions(engine: Engine) -> bool:
+    """Whether each connection has a session of the server to itself, between transactions, too."""
+    with engine.connect() as one:
+        one.info[_BEGIN] = NO_TRANSACTION
+        one.detach()  # it is not counted, nor kept: the pool may be of one connection
+        with engine.connect() as another:
+            another.info[_BEGIN] = NO_TRANSACTION
+            sessions = [each.execute(_SESSION).scalar_one() for each in (one, another) * 2]
+    return bool(sessions[:2] == sessions[2:] and sessions[0] != sessions[1])
+
+
 def _with_password_of(file: Path) -> Callable[[Dialect, ConnectionPoolEntry, Any, dict[str, Any]], None]:
     """Read the password for each new connection: one that was rotated needs no restart."""
 
@@ -304,9 +334,13 @@ def _deadlines() -> dict[str, float]:
     }
 
 
+def _set_deadlines(connection: Any, _: Any) -> None:
+    deadlines = {name: f"{seconds * 1000:.0f}" for name, seconds in _deadlines().items()}
+    connection.execute(_SET_DEADLINES, [list(deadlines), list(deadlines.values())], prepare=False)
+
+
 def _connect_arguments(url: URL) -> dict[str, Any]:
-    """The deadlines of a connection; what the URL itself says goes first."""
-    options = [f"-c {name}={seconds * 1000:.0f}" for name, seconds in _deadlines().items()]
+    """How a connection notices that the server is gone; what the URL itself says goes first."""
     defaults = {
         "application_name": "self-healing-fabric",
         "connect_timeout": 3,
@@ -315,9 +349,7 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
         "keepalives_count": 2,
         "tcp_user_timeout": int(TRANSACTION_TIMEOUT * 1000),
     }
-    arguments: dict[str, Any] = {name: value for name, value in defaults.items() if name not in url.query}
-    # The last one of a name counts, so these are beside what the URL says and not instead of it.
-    return arguments | {"options": " ".join([*options, *url.normalized_query.get("options", ())])}
+    return {name: value for name, value in defaults.items() if name not in url.query}
 
 
 def _steady() -> float:
@@ -341,7 +373,7 @@ class _Watchdog:
         self._steps: dict[Any, int] = {}  # how often each open connection got an answer or changed hands
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        event.listen(engine, "connect", self._went_on)
+        event.listen(engine, "connect", self._went_on, insert=True)  # before the first statement on it
         event.listen(engine, "checkout", self._went_on)
         event.listen(engine, "checkin", self._went_on)
         event.listen(engine, "do_execute", self._execute)
