@@ -266,9 +266,9 @@ def _run(sandbox: Sandbox, command: Command) -> None:
 
 
 def _findings(shown: str) -> list[str]:
-    """What `shf check` says, but for times, and for how many scrapes it has seen."""
+    """What `shf check` says, but for times, and for what Prometheus has scraped and sent so far."""
     said = [re.sub(r"\d+\.\d+$", "TIME", line) for line in shown.splitlines()]
-    return [line for line in said if "scrape" not in line]
+    return [line for line in said if not re.search("scrape|alerts? of Prometheus", line)]
 
 
 def _filled_in(sandbox: Sandbox, text: str) -> str:

@@ -2,17 +2,20 @@
 
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pytest_httpserver import HTTPServer
 
 from missing_extra import take_away
 from postgresql_server import PostgresqlServer
 from scripted_api_server import ScriptedApiServer
 from self_healing_fabric.check import Finding, run_checks
+from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store
 from self_healing_fabric.store.schema import VERSION
@@ -71,6 +74,27 @@ def prometheus(
             )
 
 
+def alertmanager(
+    server: HTTPServer,
+    *routes: dict[str, Any],
+    alerts: Sequence[dict[str, Any]] = ({"labels": {"alertname": "ShfWatchdog"}},),
+    since: str = "2026-01-01T00:00:00.000Z",
+    **request: Any,
+) -> str:
+    """Make the server answer the check as Alertmanager does; by default with the shipped routes."""
+    shipped = yaml.safe_load((deployment_files("alert_rules") / "alertmanager.yml").read_text())
+    if routes:
+        shipped["route"]["routes"] = list(routes)
+    configuration = {"original": yaml.safe_dump(shipped)}
+    for path, answer in {
+        "receivers": shipped["receivers"],
+        "status": {"config": configuration, "uptime": since},
+        "alerts": list(alerts),
+    }.items():
+        server.expect_request(f"/api/v2/{path}", **request).respond_with_json(answer)
+    return server.url_for("").rstrip("/")
+
+
 def settings(server: HTTPServer | None = None, **more: Any) -> Settings:
     """A configuration with one service that points at the server."""
     url = server.url_for("") if server else CLOSED
@@ -102,7 +126,7 @@ def test_who_may_do_what_is_told_and_what_is_wrong_with_it(tmp_path: Path) -> No
 def test_a_sound_installation_has_no_failure(httpserver: HTTPServer) -> None:
     """Prometheus with the rules, Alertmanager with the receiver, health and recovery that answer."""
     prometheus(httpserver)
-    httpserver.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+    alertmanager(httpserver)
     httpserver.expect_request("/health").respond_with_data("ok")
     httpserver.expect_request("/state").respond_with_json({"started_at": 5})
     url = httpserver.url_for
@@ -200,6 +224,58 @@ def test_an_alertmanager_that_would_not_notify_us_is_a_failure(
     assert text in finding.message
 
 
+OURS = {"receiver": "self-healing-fabric", "matchers": ['signal=~"heartbeat|cpu"']}
+
+
+@pytest.mark.parametrize(
+    ("routes", "ok", "told"),
+    [
+        ([{"receiver": "people"}], False, "ShfHeartbeatMissed, ShfServiceAbsent, ShfErrorRateHigh"),
+        ([{"receiver": "pager", "matchers": ['severity="critical"']}, OURS], False, "ShfHeartbeatMissed"),
+        ([OURS | {"matchers": ['service="shop"']}], False, "ShfHeartbeatMissed"),
+        ([OURS], None, ": ShfErrorRateHigh, ShfLatencyHigh, ShfMemoryExhausted"),
+    ],
+)
+def test_an_alertmanager_whose_routes_do_not_lead_here_is_told(
+    httpserver: HTTPServer, routes: list[dict[str, Any]], ok: bool | None, told: str
+) -> None:
+    """A receiver without a route gets nothing: services died, and all was said to be well."""
+    url = alertmanager(httpserver, *routes)
+    (finding,) = [each for each in found(settings(alertmanager={"url": url}), "alertmanager") if not each.ok]
+    assert finding.ok is ok
+    assert finding.message.startswith("no route leads these alerts of cart to self-healing-fabric: ")
+    assert told in finding.message
+    assert ("README" in finding.message) is (ok is False)
+
+
+@pytest.mark.parametrize(
+    ("since", "ok", "told"),
+    [
+        ("2026-01-01T00:00:00.000Z", False, "Name it in prometheus.yml, under `alerting`"),
+        ("2999-01-01T00:00:00.000Z", None, "look again soon"),
+    ],
+)
+def test_an_alertmanager_that_prometheus_does_not_tell_is_a_failure(
+    httpserver: HTTPServer, since: str, ok: bool | None, told: str
+) -> None:
+    """What always fires in Prometheus is not in its list; one that has just started may not have it yet."""
+    prometheus(httpserver)
+    url = alertmanager(httpserver, alerts=[], since=since)
+    *sound, finding = found(settings(httpserver, alertmanager={"url": url}), "alertmanager")
+    assert [each.ok for each in sound] == [True, True]
+    assert finding.ok is ok
+    assert told in finding.message
+
+
+def test_an_alertmanager_that_tells_no_routes_is_a_note(httpserver: HTTPServer) -> None:
+    """What stands in for Alertmanager need not have its status."""
+    httpserver.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+    httpserver.expect_request("/api/v2/status").respond_with_json({"config": {"original": "route: ["}})
+    url = httpserver.url_for("").rstrip("/")
+    findings = found(settings(alertmanager={"url": url}), "alertmanager")
+    assert [finding.ok for finding in findings] == [True, None]
+
+
 def test_an_absent_alertmanager_is_said_not_to_answer() -> None:
     """That nobody listens says nothing of what would answer."""
     (finding,) = found(settings(alertmanager={"url": CLOSED}), "alertmanager")
@@ -210,12 +286,9 @@ def test_alertmanager_is_asked_with_its_token(httpserver: HTTPServer, tmp_path: 
     """Where Alertmanager wants a token, the check sends the configured one."""
     token = tmp_path / "token"
     token.write_text("abc\n")
-    httpserver.expect_request("/api/v2/receivers", headers={"Authorization": "Bearer abc"}).respond_with_json(
-        [{"name": "self-healing-fabric"}]
-    )
-    url = httpserver.url_for("").rstrip("/")
-    (finding,) = found(settings(alertmanager={"url": url, "bearer_token_file": token}), "alertmanager")
-    assert finding.ok is True, finding.message
+    url = alertmanager(httpserver, headers={"Authorization": "Bearer abc"})
+    findings = found(settings(alertmanager={"url": url, "bearer_token_file": token}), "alertmanager")
+    assert [finding.ok for finding in findings] == [True, True], findings
     missing = settings(alertmanager={"url": url, "bearer_token_file": tmp_path / "missing"})
     (finding,) = found(missing, "alertmanager")
     assert finding.ok is False

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 import httpx
 import numpy as np
+import yaml
 
 from self_healing_fabric import outbound
 from self_healing_fabric.deployment import deployment_files
@@ -23,10 +26,11 @@ from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
 from self_healing_fabric.errors import ConfigurationError, ShfError
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.extensions import GROUPS, clashes, installed, make
-from self_healing_fabric.orchestration.reconciliation import ReceiverMissing, require_receiver
+from self_healing_fabric.orchestration.reconciliation import HEARD_AGAIN, ReceiverMissing, require_receiver
 from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.strategies.repair import Repair
+from self_healing_fabric.routes import may_lead, signal_alerts
 from self_healing_fabric.rules import check_rules
 from self_healing_fabric.settings import AuthSettings, Right, ServiceSettings, Settings, bearer_headers
 from self_healing_fabric.store import examine
@@ -71,10 +75,10 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     )
     client = outbound.prometheus_client(settings)
     try:
-        yield from _prometheus(client, settings)
+        fires = yield from _prometheus(client, settings)
     finally:
         client.close()
-    yield from _alertmanager(settings)
+    yield from _alertmanager(settings, fires)
     with ThreadPoolExecutor(ASKING_AT_ONCE) as pool:
         for findings in pool.map(
             lambda item: list(_service(item[0], item[1], settings)), settings.services.items()
@@ -162,7 +166,8 @@ def _access(auth: AuthSettings) -> Iterator[Finding]:
             yield Finding("access", None, f"nobody has the right `{right}`")
 
 
-def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Finding]:
+def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Finding, None, bool]:
+    """Returns whether its rules fire what always fires."""
     subject = f"prometheus {settings.prometheus.url}"
     try:
         loaded = client.instant(catalogue.watchdog())
@@ -176,13 +181,13 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
         signals = client.instant(catalogue.recorded_lately(names)) if names else ()
     except QueryError as error:
         yield Finding(subject, False, str(error))
-        return
+        return False
     yield Finding(subject, True, "answers queries")
     if not loaded:
         yield Finding(
             subject, False, "the shipped rules are not loaded: add the output of `shf rules` to `rule_files`"
         )
-        return
+        return False
     yield Finding(subject, True, "evaluates the shipped rules")
     missing = sorted(set(settings.services) - recorded)
     interval = list(_scrape_interval(subject, scrapes, settings.prometheus.scrape_interval))
@@ -193,6 +198,7 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Iterator[Findin
         remedy = "Name their job as the service, or give their targets the label `service`"
         yield Finding(subject, False, f"no heartbeat of: {', '.join(missing)}. {remedy}.")
     yield from _unprovable(subject, signals)
+    return True
 
 
 def _unprovable(subject: str, signals: Sequence[Sample]) -> Iterator[Finding]:
@@ -223,33 +229,83 @@ def _scrape_interval(subject: str, scrapes: Sequence[Series], configured: float)
     yield Finding(subject, False, message)
 
 
-def _alertmanager(settings: Settings) -> Iterator[Finding]:
+def _alertmanager(settings: Settings, fires: bool) -> Iterator[Finding]:
+    """`fires`: Prometheus is known to fire ShfWatchdog, so that Alertmanager has to have it."""
     if settings.alertmanager is None:
         yield Finding("alertmanager", None, "not configured: a lost notification is not found")
         return
-    url = settings.alertmanager.url
+    url, receiver = settings.alertmanager.url, settings.alertmanager.receiver
     subject = f"alertmanager {url}"
     try:
         headers = bearer_headers(settings.alertmanager.bearer_token_file)
         with outbound.client_for(settings.alertmanager, timeout=settings.alertmanager.timeout) as client:
-            answer = client.get(f"{url}/api/v2/receivers", headers=headers)
-        names = [str(item["name"]) for item in answer.raise_for_status().json()]
+
+            def ask(path: str, **query: str) -> Any:
+                answer = client.get(f"{url}/api/v2/{path}", params=query, headers=headers)
+                return answer.raise_for_status().json()
+
+            require_receiver(receiver, [str(item["name"]) for item in ask("receivers")])
+            yield Finding(subject, True, f"has the receiver {receiver}")
+            yield from _heard(subject, ask, receiver, settings.services, fires)
     except OSError as error:
         yield Finding(subject, False, f"cannot be asked: {error}")
-        return
     except httpx.TransportError as error:
         yield Finding(subject, False, f"does not answer: {error or type(error).__name__}")
-        return
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        yield Finding(subject, False, f"does not answer as Alertmanager does: {error}")
-        return
-    receiver = settings.alertmanager.receiver
-    try:
-        require_receiver(receiver, names)
     except ReceiverMissing as error:
         yield Finding(subject, False, str(error))
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        yield Finding(subject, False, f"does not answer as Alertmanager does: {error}")
+
+
+def _heard(
+    subject: str, ask: Callable[..., Any], receiver: str, services: Collection[str], fires: bool
+) -> Iterator[Finding]:
+    """Whether alerts come to Alertmanager, and from there to us: nothing else tells of a missing link."""
+    try:
+        status = ask("status")
+        since = time.time() - datetime.fromisoformat(status["uptime"]).timestamp()
+        route = yaml.safe_load(status["config"]["original"])["route"]
+        unrouted = list(_unrouted(subject, route, receiver, services))
+    except (httpx.HTTPStatusError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
+        yield Finding(
+            subject, None, "does not tell its routes: whether they lead to the receiver is not known"
+        )
+        return
+    yield from unrouted
+    if not fires:
+        return
+    if ask("alerts", filter='alertname="ShfWatchdog"'):
+        yield Finding(subject, True, "gets the alerts of Prometheus")
+    elif since < HEARD_AGAIN:
+        yield Finding(subject, None, "has just started, and has no alert of Prometheus yet: look again soon")
     else:
-        yield Finding(subject, True, f"has the receiver {receiver}")
+        remedy = "Name it in prometheus.yml, under `alerting`; a minute later it hears"
+        message = "does not have ShfWatchdog, which fires in Prometheus: its alerts do not get here"
+        yield Finding(subject, False, f"{message}. {remedy}.")
+
+
+def _unrouted(
+    subject: str, route: Mapping[str, Any], receiver: str, services: Collection[str]
+) -> Iterator[Finding]:
+    """Which alerts certainly do not come to the receiver. That services are silent has to: without it nothing
+    that dies is healed; another signal may be left to people on purpose."""
+    alerts = list(signal_alerts(catalogue.SIGNALS))
+    silent = {each["alertname"] for each in alerts if each["signal"] == catalogue.HEARTBEAT.name}
+    lost: dict[tuple[str, ...], list[str]] = {}
+    for service in services:
+        led = [may_lead(route, {**each, "service": service}, receiver) for each in alerts]
+        names = tuple(each["alertname"] for each, leads in zip(alerts, led, strict=True) if not leads)
+        if names:
+            lost.setdefault(names, []).append(service)
+    for names, of in lost.items():
+        message = f"no route leads these alerts of {', '.join(of)} to {receiver}: {', '.join(names)}"
+        if silent.isdisjoint(names):
+            yield Finding(subject, None, message)
+        else:
+            remedy = "Put the route of step 3 of the README before your own routes"
+            yield Finding(subject, False, f"{message}. {remedy}.")
+    if services and not lost:
+        yield Finding(subject, True, f"leads the alerts of the services to {receiver}")
 
 
 def _escalation(settings: Settings) -> Iterator[Finding]:
