@@ -79,6 +79,14 @@ def test_a_value_in_place_of_a_part_is_told_in_words(problems: Problems) -> None
     assert set(found.values()) == {"must hold names and values, as `name: value`, or nothing"}
 
 
+def test_a_value_in_place_of_a_list_is_told_in_words(problems: Problems) -> None:
+    """YAML has no tuples."""
+    services = {"db": {}, "cart": {"depends_on": "db"}}
+    found = problems({"services": services, "escalation": {"contacts": {"ada": "mail"}}})
+    assert set(found) == {"services.cart.depends_on", "escalation.contacts.ada"}
+    assert set(found.values()) == {"must hold a list, as `[first, second]`"}
+
+
 def test_a_caller_without_anything_is_told_what_it_needs(problems: Problems) -> None:
     """As if the braces had been written."""
     assert problems({"auth": {"callers": {"am": None}}}) == {"auth.callers.am.rights": "Field required"}

@@ -112,6 +112,8 @@ def _problem(location: tuple[str | int, ...], message: str, kind: str) -> Proble
         return Problem(path, f"unknown setting{_suggestion(location)}")
     if kind in ("model_type", "dict_type", "mapping_type"):
         return Problem(path, "must hold names and values, as `name: value`, or nothing")
+    if kind in ("tuple_type", "frozen_set_type"):
+        return Problem(path, "must hold a list, as `[first, second]`")
     return Problem(path, message.removeprefix("Value error, "))
 
 
