@@ -187,6 +187,9 @@ def watchdog() -> str:
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
 
+# The jobs that are the fabric: 1 while one of its replicas answers its scrape.
+FABRIC = "job:shf_fabric:up"
+
 # What a diagnosis reads over time, and what each series measures. Left out: limits and baselines, which are
 # computed from these, and the short windows, which repeat them with more noise.
 DIAGNOSED = {

@@ -38,9 +38,10 @@ def prometheus(
     scrape_interval: int = 5,
     by: str = "service",
     signals: tuple[str, ...] = (),
+    fabric: bool = True,
 ) -> None:
-    """Make the server answer the check's queries as Prometheus does; `by` tells what names the service, and
-    `signals` which series are recorded of cart."""
+    """Make the server answer the check's queries as Prometheus does; `by` tells what names the service,
+    `signals` which series are recorded of cart, and `fabric` whether the fabric is scraped."""
 
     def vector(*labels: dict[str, str]) -> dict[str, Any]:
         result = [{"metric": each, "value": [1, "1"]} for each in labels]
@@ -49,6 +50,9 @@ def prometheus(
     watchdog = 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
     server.expect_request("/api/v1/query", query_string={"query": watchdog}).respond_with_json(
         vector(*([{}] if rules else []))
+    )
+    server.expect_request("/api/v1/query", query_string={"query": "job:shf_fabric:up"}).respond_with_json(
+        vector(*([{"job": "self-healing-fabric"}] if fabric else []))
     )
     heartbeat = "service:shf_heartbeat:answered"
     server.expect_request("/api/v1/query", query_string={"query": heartbeat}).respond_with_json(
@@ -167,6 +171,16 @@ def test_a_configured_service_without_heartbeat_is_named(httpserver: HTTPServer)
     prometheus(httpserver, services=("cart",))
     finding = found(settings(httpserver, services={"cart": {}, "db": {}}), "prometheus")[-1]
     assert (finding.ok, finding.message.split(".")[0]) == (False, "no heartbeat of: db")
+
+
+def test_a_prometheus_that_does_not_scrape_the_fabric_is_told(httpserver: HTTPServer) -> None:
+    """Only by the fabric's registry do the rules know that a service whose target is gone should be there."""
+    prometheus(httpserver, fabric=False)
+    (finding,) = [each for each in found(settings(httpserver), "prometheus") if not each.ok]
+    assert finding.ok is None
+    assert finding.message.startswith(
+        "has not scraped the fabric: so services whose targets vanish go unnoticed"
+    )
 
 
 def test_a_signal_that_is_detected_and_could_not_be_proved_is_named(httpserver: HTTPServer) -> None:

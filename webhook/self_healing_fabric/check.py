@@ -179,6 +179,7 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Findi
             for each in client.raw(selector, seconds=SCRAPES_WINDOW)
         ]
         signals = client.instant(catalogue.recorded_lately(names)) if names else ()
+        scraped = client.instant(catalogue.FABRIC)
     except QueryError as error:
         yield Finding(subject, False, str(error))
         return False
@@ -198,6 +199,10 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Findi
         remedy = "Name their job as the service, or give their targets the label `service`"
         yield Finding(subject, False, f"no heartbeat of: {', '.join(missing)}. {remedy}.")
     yield from _unprovable(subject, signals)
+    if not scraped:  # a note: under another name it is first known when it has answered
+        lost = "services whose targets vanish go unnoticed, and limits of single services are not in force"
+        remedy = "Give it a job self-healing-fabric in prometheus.yml"
+        yield Finding(subject, None, f"has not scraped the fabric: so {lost}. {remedy}.")
     return True
 
 
