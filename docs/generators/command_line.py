@@ -14,6 +14,9 @@ HEAD = """\
 `shf COMMAND --help` shows the same. Exit status: 0 well, 1 failed, 2 wrong usage or configuration; never a traceback. Commands that ask
 a running fabric find it by `--url`, else by `listen` of the configuration.
 
+The shell completes commands and options with `eval "$(_SHF_COMPLETE=bash_source shf)"` in `~/.bashrc`, with `zsh_source` in `~/.zshrc`;
+in fish: `_SHF_COMPLETE=fish_source shf | source`.
+
 This page is generated from the code (`docs/generate_reference.py`).
 """
 
