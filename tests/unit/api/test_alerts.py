@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
+from structlog.testing import capture_logs
 from werkzeug import Request, Response
 from werkzeug.test import TestResponse
 
@@ -212,6 +213,27 @@ def test_every_answer_is_counted_by_its_code(make_api: Callable[..., Any], tmp_p
     assert {code: api.metric("shf_webhook_requests_total", code=code) for code in codes} == dict.fromkeys(
         codes, 1
     )
+
+
+def test_a_refusal_is_told_in_the_log_and_not_at_every_try(
+    make_api: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Why and whose, once a minute for each status: who wonders why nothing arrives looks here."""
+    (tmp_path / "token").write_text("abc")
+    api = make_api(auth={"token_file": tmp_path / "token"})
+
+    def refused(**request: Any) -> list[Any]:
+        with capture_logs() as logs:
+            assert api.client.post(PATH, json={}, **request).status_code in (401, 422)
+        return [line for line in logs if line["event"] == "notification_refused"]
+
+    (line,) = refused(headers={"Authorization": "Bearer wrong"})
+    assert (line["status"], line["sender"]) == (401, "127.0.0.1")
+    assert line["reason"] == "send `Authorization: Bearer <token>` that the fabric knows"
+    assert refused() == []
+    assert [line["status"] for line in refused(headers={"Authorization": "Bearer abc"})] == [422]
+    api.clock.now += 60
+    assert len(refused(headers={"Accept": "text/html"})) == 1
 
 
 def test_other_paths_are_not_counted_as_notifications(api: Any) -> None:

@@ -7,6 +7,7 @@ not its shape will never be right and gets a 4xx; what cannot be stored now gets
 
 from __future__ import annotations
 
+import structlog
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import ValidationError
 
@@ -18,7 +19,10 @@ from self_healing_fabric.incidents.notifications import WebhookMessage
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Right
 
+log = structlog.get_logger()
 blueprint = Blueprint("alerts", __name__)
+
+TOLD_AGAIN = 60.0  # seconds; whoever is refused tries on, and anybody can be refused as often as they like
 
 
 @blueprint.post("/api/v1/alerts")
@@ -62,8 +66,22 @@ def _take(fabric: Fabric) -> Response:
 
 @blueprint.after_request
 def count(response: Response) -> Response:
-    """Count the answer, also one that an error handler or the check of the token gave."""
-    current_app.extensions["fabric"].context.metrics.requests.labels(str(response.status_code)).inc()
+    """Count the answer, also one that an error handler or the check of the token gave, and tell of a refusal:
+    a missing token would else be seen in Alertmanager's log alone."""
+    fabric: Fabric = current_app.extensions["fabric"]
+    code, now = response.status_code, fabric.context.clock()
+    fabric.context.metrics.requests.labels(str(code)).inc()
+    if 400 <= code < 500:
+        told: dict[int, float] = current_app.extensions.setdefault("refusals_told", {})
+        if not 0 <= now - told.get(code, -TOLD_AGAIN) < TOLD_AGAIN:
+            told[code] = now
+            document = response.get_json() or {}  # a browser gets a page
+            log.warning(
+                "notification_refused",
+                status=code,
+                reason=document.get("detail"),
+                sender=request.remote_addr,
+            )
     return response
 
 
