@@ -151,6 +151,7 @@ class Target:
         self.replicas_url = server.url_for(f"/{name}/replicas")
         self.replicas = 2
         self.scalings: list[int] = []
+        self.scale_answer = 200
         self.on_scale: Callable[[], None] = lambda: None
         self.health = 200
         self.health_body = ""
@@ -168,6 +169,8 @@ class Target:
         return Response(status=self.answer)
 
     def _replicas(self, request: Request) -> Response:
+        if request.method == "PUT" and self.scale_answer >= 400:
+            return Response(status=self.scale_answer)
         if request.method == "PUT":
             self.replicas = request.get_json()["replicas"]
             self.scalings.append(self.replicas)

@@ -361,7 +361,9 @@ def test_of_two_incidents_in_a_circle_the_older_one_stays(store: Store) -> None:
     assert cause_of(second).id == first.id
 
 
-@pytest.mark.parametrize("change", [{"state": "resolved"}, {"state": "closed", "closed_at": 1.0}])
+@pytest.mark.parametrize(
+    "change", [{"state": "resolved", "resolved_at": 1.0}, {"state": "closed", "closed_at": 1.0}]
+)
 def test_a_cause_that_is_over_is_none(store: Store, change: dict[str, Any]) -> None:
     """Before an action only an incident that is open, and not healed, counts as the cause."""
     fleet, first, second = in_a_circle(store)

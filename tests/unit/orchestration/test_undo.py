@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from deadline import within_deadline
+from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.orchestration.leases import steady
 from self_healing_fabric.recovery.platforms.http import HttpScale
+from self_healing_fabric.settings import Mode
 from shf_queries.catalogue import CPU, ERROR_RATIO
 
 
@@ -201,3 +204,95 @@ def test_what_was_scaled_to_nothing_stays_off(world: Any) -> None:
     fails(world)
     world.run(seconds=30)
     assert world.target.scalings == []
+
+
+def lent(world: Any) -> None:
+    """One replica more healed it, and its alert has ended; in 400 s it is to be taken back."""
+    world.target.on_scale = lambda: world.measure(ERROR_RATIO, 0.0)
+    world.values["plans"] = {"degradation": ["scale"]}
+    world.crash()
+    fails(world)
+    world.run(seconds=30)
+    alert_ends(world)
+
+
+def set_mode(world: Any, wanted: Mode) -> None:
+    """A person sets it."""
+    world.context.store.write(lambda each: mode.change(each, wanted, by="ada", now=world.clock.now))
+
+
+def closed_as_healed(world: Any) -> bool:
+    """Whether the incident ended as what it was, and was counted once."""
+    incident = world.incident()
+    counted = world.context.metrics.resolved
+    outcomes = [counted.labels("cart", each)._value.get() for each in ("healed", "recovered")]
+    return (incident.state, incident.outcome, outcomes) == (State.CLOSED, "healed", [1, 0])
+
+
+def test_a_target_that_refuses_to_be_scaled_back_calls_people_once(world: Any) -> None:
+    """It is theirs from then on: not tried again and again, with a level more each time."""
+    lent(world)
+    world.target.scale_answer = 403
+    world.run(seconds=1500, tick=5)
+    assert [(call.level, "undo failed" in call.reason) for call in world.calls] == [(1, True)]
+    assert closed_as_healed(world)
+    assert "note: Not scaled back: that was left to people." in world.story()
+
+
+def test_a_dry_run_tells_once_that_it_would_scale_back(world: Any) -> None:
+    """The service is well, and whoever may do it has heard what is left to do."""
+    lent(world)
+    set_mode(world, Mode.DRY_RUN)
+    world.run(seconds=1500, tick=5)
+    assert [call.level for call in world.calls] == [1]
+    assert closed_as_healed(world)
+    assert world.target.scalings == [3]
+
+
+def test_nobody_is_called_for_what_has_healed_while_a_pause_keeps_its_replica(world: Any) -> None:
+    """Paused for an hour, then scaled back: the time of the levels does not run for what is well."""
+    lent(world)
+    set_mode(world, Mode.PAUSED)
+    world.run(seconds=3600, tick=5)
+    assert world.target.scalings == [3]
+    set_mode(world, Mode.AUTOMATIC)
+    world.run(seconds=400, tick=5)
+    assert world.target.scalings == [3, 2]
+    assert world.calls == []
+    assert closed_as_healed(world)
+
+
+def test_what_fails_again_while_a_pause_keeps_its_replica_is_a_relapse(world: Any) -> None:
+    """Its alert does not join what is over: the levels run again, and people hear of it."""
+    lent(world)
+    set_mode(world, Mode.PAUSED)
+    world.run(seconds=600, tick=5)
+    assert world.incident().state is State.RECOVERING
+    world.measure(ERROR_RATIO, 0.1)
+    world.receive(world.alert(signal="error_ratio", starts_at="2026-01-02T00:00:00Z"))
+    world.run(seconds=600, tick=5)
+    assert world.incident().relapses == 1
+    assert world.calls != []
+    assert world.target.scalings == [3]
+
+
+def test_who_may_allow_to_scale_back_is_asked_at_once_and_their_no_ends_it(world: Any) -> None:
+    """A no to that leaves the replica, and calls nobody further: nothing fails."""
+    lent(world)
+    set_mode(world, Mode.APPROVAL)
+    world.run(seconds=420, tick=5)
+    assert ["when a person allows it" in call.reason for call in world.calls] == [True]
+    decide(world.context, world.incident().id, DECISIONS["reject"], by="ada")
+    world.run(seconds=1500, tick=5)
+    assert len(world.calls) == 1
+    assert closed_as_healed(world)
+    assert any("Stays in force" in line for line in world.story())
+
+
+def test_a_question_whether_to_scale_back_that_nobody_answers_is_asked_once(world: Any) -> None:
+    """After its time the replica stays, and the incident is over."""
+    lent(world)
+    set_mode(world, Mode.APPROVAL)
+    world.run(seconds=3600, tick=5)
+    assert len(world.calls) == 1
+    assert closed_as_healed(world)

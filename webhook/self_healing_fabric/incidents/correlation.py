@@ -87,6 +87,7 @@ class _Open:
     severity: str
     opened_at: float
     newest_alert: float
+    resolved_at: float | None = None
     relapses: int = 0
     split_from: str | None = None
     plan: Sequence[str] = ()
@@ -106,6 +107,7 @@ def _known(row: Row[Any], newest_alert: float) -> _Open:
         severity=row.severity,
         opened_at=row.opened_at,
         newest_alert=newest_alert,
+        resolved_at=row.resolved_at,
         relapses=row.relapses,
         split_from=row.split_from,
         plan=row.plan,
@@ -198,7 +200,7 @@ class _Round:
         """The open incident that this service is a symptom of: it is one already, or its dependency fails."""
         current = [self._by_id[each] for each in self._members.get(service, ()) if each in self._by_id]
         for incident in sorted(current, key=lambda each: each.opened_at):
-            if incident.state is not State.RESOLVED:
+            if incident.resolved_at is None:
                 return incident
         for cause in self._topology.dependencies(service):
             incident_of_cause = self._by_subject.get(subject_of(cause))
@@ -233,7 +235,7 @@ class _Round:
         return acts and finishes(incident.plan, str(incident.service), actions)
 
     def _is_recent(self, incident: _Open) -> bool:
-        return incident.state is not State.RESOLVED and self._now - incident.newest_alert <= self._window
+        return incident.resolved_at is None and self._now - incident.newest_alert <= self._window
 
     def _open(self, alert: Alert, subject: str, service: str | None) -> _Open:
         name, title = _names(alert)
@@ -269,12 +271,13 @@ class _Round:
         if incident.service is None and (service := self._service(alert.labels)) is not None:
             incident.service = service
             self._add_more(incident, alert, f"{service} is configured again")
-        elif incident.state is State.RESOLVED:
+        elif self._is_over(incident):
             told = Entry(Kind.STATE, "Re-opened: an alert came back after the incident was resolved.")
             self._entries.append((incident.id, told))
             changes = reopened(incident.relapses, self._now) | {"severity": worst}
             statements.overtake(self._connection, incident.id, changes)
             incident.state, incident.relapses = State.DIAGNOSING, incident.relapses + 1
+            incident.resolved_at = None
         elif symptom is None and incident.state is State.ESCALATED and self._is_new(incident, alert):
             signal = alert.labels["signal"]
             self._add_more(incident, alert, f"{signal} is reported too, which nobody was told of")
@@ -283,6 +286,12 @@ class _Round:
             statements.annotate(self._connection, incident.id, {"due_at": self._now})
         if worst != incident.severity:
             self._change_severity(incident, worst)
+
+    def _is_over(self, incident: _Open) -> bool:
+        """Whether it was proved to have healed, and nothing is under way that takes back what was lent."""
+        if incident.state is State.VERIFYING or incident.resolved_at is None:
+            return False
+        return statements.unfinished_action_of(self._connection, incident.id) is None
 
     def _is_new(self, incident: _Open, alert: Alert) -> bool:
         """Whether the alert names a signal that no other of its service has named in this incident, since it
@@ -307,7 +316,7 @@ class _Round:
         self._entries.append((incident.id, Entry(Kind.STATE, f"Begun anew: {reason}.")))
         changes |= moved_to(str(incident.service), self._now)
         statements.overtake(self._connection, incident.id, changes)
-        incident.state = State.DIAGNOSING
+        incident.state, incident.resolved_at = State.DIAGNOSING, None
 
     def _change_severity(self, incident: _Open, severity: str) -> None:
         incident.severity = severity
@@ -372,11 +381,7 @@ def cause_among(
     for row in sorted(rows, key=lambda row: (causes[row.service], row.opened_at, row.id)):
         mutual = incident.service in topology.dependencies(row.service)
         recent = now - newest.get(row.id, row.opened_at) <= window
-        if (
-            row.state != State.RESOLVED.value
-            and recent
-            and not (mutual and row.opened_at >= incident.opened_at)
-        ):
+        if row.resolved_at is None and recent and not (mutual and row.opened_at >= incident.opened_at):
             return row
     return None
 

@@ -227,6 +227,8 @@ def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
         return None
     if incident.state is not State.AWAITING_APPROVAL:
         raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
+    if incident.resolved_at is not None:  # what was lent to it stays, and nothing else is left to do
+        return _closed(incident, context, Entry(Kind.NOTE, f"{by} rejected the plan."))
     return _taken_over(hand_to_people(context, f"{by} rejected the plan"), by)
 
 
@@ -248,11 +250,15 @@ def _taken_over(moved: Transition, by: str) -> Transition:
 def _close(incident: Incident, context: Context, by: str) -> Transition | None:
     if incident.state is State.CLOSED:
         return None
+    return _closed(incident, context, Entry(Kind.NOTE, f"{by} closed the incident."))
+
+
+def _closed(incident: Incident, context: Context, told: Entry) -> Transition:
     now = context.clock()
     changes: dict[str, Any] = {"closed_at": now, "level_due_at": None}
-    if incident.state is not State.RESOLVED:
+    if incident.resolved_at is None:
         changes |= {"outcome": Outcome.CLOSED_BY_PERSON.value, "resolved_at": now}
-    return Transition(State.CLOSED, None, (Entry(Kind.NOTE, f"{by} closed the incident."),), changes)
+    return Transition(State.CLOSED, None, (told,), changes)
 
 
 def proposal(strategy: str) -> Decide:

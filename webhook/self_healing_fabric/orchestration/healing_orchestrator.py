@@ -414,7 +414,7 @@ class HealingOrchestrator:
             metrics.actions.labels(acted_on, step.strategy, step.finished[1].status.value).inc()
         if incident.merged_into is None and "merged_into" in transition.changes:
             metrics.merged.labels(service).inc()
-        if transition.state is State.RESOLVED and incident.state is not State.RESOLVED:
+        if transition.state is State.RESOLVED and incident.resolved_at is None:
             metrics.resolved.labels(service, transition.changes["outcome"]).inc()
             metrics.recover_seconds.labels(service).observe(self._context.clock() - incident.opened_at)
         for entry in transition.entries:

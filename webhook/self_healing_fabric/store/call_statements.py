@@ -201,9 +201,11 @@ def end_calls(connection: Connection, ids: Collection[str], changes: Changes) ->
     )
 
 
+# What had healed and only waits to give back what was lent to it needs nobody.
+_UNTIMED = and_(WITHOUT_LEVEL_TIMER, incidents.c.resolved_at.is_(None))
 _WITHOUT_TIMER = (
     select(incidents.c.id, incidents.c.service, incidents.c.level)
-    .where(WITHOUT_LEVEL_TIMER)
+    .where(_UNTIMED)
     .limit(bindparam("_limit"))
     .with_for_update(skip_locked=True)
 )
@@ -230,7 +232,7 @@ _OPEN = and_(
     incidents.c.level_due_at.is_not(None),
     incidents.c.closed_at.is_(None),
     incidents.c.acknowledged_by.is_(None),
-    incidents.c.state != "resolved",
+    incidents.c.resolved_at.is_(None),
 )
 _LEVELS_DUE = (
     select(incidents)
@@ -247,7 +249,7 @@ def levels_due(connection: Connection, now: float, limit: int) -> Sequence[AnyRo
 
 
 _NEXT_LEVEL = select(func.min(incidents.c.level_due_at)).where(_OPEN)
-_ANY_WITHOUT = select(exists().select_from(incidents).where(WITHOUT_LEVEL_TIMER))
+_ANY_WITHOUT = select(exists().select_from(incidents).where(_UNTIMED))
 
 
 def next_level_due(connection: Connection, now: float) -> float | None:

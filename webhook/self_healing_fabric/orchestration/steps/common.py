@@ -140,7 +140,7 @@ def wait(incident: Incident, context: Context, reason: str, poll: float = WAIT_P
     Only waits for evidence count, whichever error each brings: a silence or a pause that was long is no
     reason to call people at the first query that fails after it.
     """
-    ended = incident.state in (State.ESCALATED, State.RESOLVED)
+    ended = incident.state is State.ESCALATED or incident.resolved_at is not None
     if not ended and in_maintenance(incident, context) is not None:
         held = f"maintenance: nobody is called before its window ends: {reason}"
         return Step(Transition(incident.state, poll, waiting_for=held))
@@ -163,10 +163,19 @@ def until_silence_ends(incident: Incident, poll: float = SILENCE_POLL) -> Step:
 
 
 def to_people(
-    context: Context, reason: str, *entries: Entry, suspected_for: Collection[str] = (), **finished: Any
+    incident: Incident,
+    context: Context,
+    reason: str,
+    *entries: Entry,
+    suspected_for: Collection[str] = (),
+    **finished: Any,
 ) -> Step:
-    """Give up acting, call the next level, and only watch from now on."""
-    return Step(hand_to_people(context, reason, *entries, suspected_for=suspected_for), **finished)
+    """Give up acting, call the next level, and only watch from now on.
+
+    Who was called for what had healed was told that it is over: then the levels begin anew.
+    """
+    moved = hand_to_people(context, reason, *entries, suspected_for=suspected_for)
+    return Step(moved if incident.resolved_at is None else with_changes(moved, level=0), **finished)
 
 
 def look_interval(context: Context) -> float:
@@ -221,7 +230,7 @@ def merged_into(
 
     def also(connection: Connection) -> None:
         current = statements.incident(connection, cause.id, lock=True)
-        if current is None or current.state in (State.RESOLVED.value, State.CLOSED.value):
+        if current is None or current.resolved_at is not None or current.closed_at is not None:
             raise LeaseLost(f"incident {cause.id} ended before {incident.id} could join it")
         correlation.merge(connection, incident.id, str(incident.service), cause.id, cause.service, now)
 

@@ -195,8 +195,8 @@ def _suspected_dependency(
         # No alert names a signal by which its health could be told before an action: it is only watched
         # whether that ends for which it is suspected.
         suspected_for = incident.suspected_for.union(_breaches(seen, seen.service))
-        told = _diagnosis_entries(diagnosis)
-        step = to_people(context, f"waited in vain for {reason}", *told, suspected_for=suspected_for)
+        told, vain = _diagnosis_entries(diagnosis), f"waited in vain for {reason}"
+        step = to_people(incident, context, vain, *told, suspected_for=suspected_for)
         transition = with_changes(step.transition, **_diagnosis_columns(diagnosis))
         return Step(transition, also=(_unless_more_came(incident, alerts),))
     if waited_enough:
@@ -209,7 +209,7 @@ def _suspected_dependency(
         return None  # it has changed, but is inside its limits: an alert of its own is not to be expected
     subject = correlation.subject_of(cause.service)
     rows = context.store.read(lambda connection: statements.open_incidents_of(connection, {subject}))
-    if rows and rows[0].state != State.RESOLVED.value:
+    if rows and rows[0].resolved_at is None:
         return merged_into(incident, context, rows[0])
     if rows:
         reason = (
@@ -246,7 +246,7 @@ def _diagnosed(
                 State.RECOVERING, 0.0, entries, changes, rise=_call_at_once(incident, context, diagnosis)
             )
         )
-    step = to_people(context, f"nothing may be tried for {diagnosis.failure_class.value}", *entries)
+    step = to_people(incident, context, f"nothing may be tried for {diagnosis.failure_class.value}", *entries)
     return Step(with_changes(step.transition, **changes), also=(_unless_more_came(incident, alerts),))
 
 

@@ -24,7 +24,7 @@ from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, completes, fin
 from self_healing_fabric.orchestration import journal, questions, waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import UNDOES, Next, effect_of_action, next_effect
-from self_healing_fabric.orchestration.escalation_manager import escalate, watch_from
+from self_healing_fabric.orchestration.escalation_manager import escalate, hand_to_people, watch_from
 from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, steady
 from self_healing_fabric.orchestration.steps.common import (
     LONGEST_PATIENCE,
@@ -41,6 +41,7 @@ from self_healing_fabric.orchestration.steps.common import (
     until_next_look,
     until_silence_ends,
     wait,
+    with_changes,
 )
 from self_healing_fabric.orchestration.steps.verifying import healed_meanwhile, verify_from
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetAway, TargetUnreadable
@@ -72,8 +73,8 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
         return Step(Transition(State.AWAITING_APPROVAL, pause, waiting_for=incident.waiting_for))
     if facts.silenced:
         return until_silence_ends(incident)
-    step = to_people(context, reason := "nobody approved the plan in time")
-    return Step(replace(step.transition, rise=Rise(reason, first=True)))
+    moved = hand_to_people(context, reason := "nobody approved the plan in time")
+    return Step(replace(moved, rise=Rise(reason, first=True)))
 
 
 def recovering(incident: Incident, context: Context) -> Step:
@@ -94,7 +95,7 @@ def recovering(incident: Incident, context: Context) -> Step:
         healed = healed_meanwhile(incident, context, facts)
         return healed or _refused(incident, context, window, (), str(incident.service))
     if strategy is None:
-        return to_people(context, "what was done before is undone, for it did not heal")
+        return to_people(incident, context, "what was done before is undone, for it did not heal")
     if strategy != UNDO and strategy not in context.strategies:
         gone = f"{strategy} is not installed any more"
         return _next(incident, context, gone, Entry(Kind.PLAN, f"{gone}."))
@@ -166,7 +167,7 @@ def _act(
             would = f"{refusal.guardrail} would refuse to {what}: {refusal.reason}"
             told |= {"refused_by": refusal.guardrail}
         note = Entry(Kind.NOTE, f"Dry run: {would}.", told)
-        return to_people(context, "dry run: a person must do it", *entries, note)
+        return to_people(incident, context, "dry run: a person must do it", *entries, note)
     answer = journal.announce(
         context,
         incident,
@@ -230,15 +231,18 @@ def _ask_for_approval(
     told = journal.told_of(action, strategy) | {questions.SEAL: questions.seal(context, action, strategy)}
     now = context.clock()
     deadline = now + waits.for_approval(context.settings, incident.level)
-    return Step(
-        Transition(
-            State.AWAITING_APPROVAL,
-            look_interval(context),
-            (*entries, Entry(Kind.PLAN, message, told)),
-            {"approved_by": None, **watch_from(now, deadline=deadline)},
-            waiting_for="a person's approval",
-        )
+    asking = Transition(
+        State.AWAITING_APPROVAL,
+        look_interval(context),
+        (*entries, Entry(Kind.PLAN, message, told)),
+        {"approved_by": None, **watch_from(now, deadline=deadline)},
+        waiting_for="a person's approval",
     )
+    if incident.resolved_at is None:
+        return Step(asking)
+    # No level's time runs for what has healed: who is to answer hears of it now.
+    reason = "it has healed, and what was lent to it may only be taken back when a person allows it"
+    return Step(escalate(with_changes(asking, level=0), reason))
 
 
 def _refused(
@@ -254,7 +258,7 @@ def _refused(
     if refusal.next:
         return _next(incident, context, reason, *entries, blocked)
     if refusal.retry_at is None:
-        return to_people(context, reason, *entries, blocked)
+        return to_people(incident, context, reason, *entries, blocked)
     pause = min(LONGEST_PATIENCE, refusal.retry_at - context.clock())
     poll = max(PAUSE_POLL, until_next_look(incident, context, pause))
     told = (*entries, blocked) if first else ()
@@ -369,7 +373,7 @@ def _after_action(
         return Step(transition, **finished)
     if outcome.status is Status.INDETERMINATE:
         reason = f"whether {strategy} happened cannot be learnt: {outcome.detail}"
-        return to_people(context, reason, told, **finished)
+        return to_people(incident, context, reason, told, **finished)
     given_up = strategy == UNDO and action["attempt"] >= MOST_UNDOS
     if outcome.retry_in is not None and not given_up:
         transition = Transition(State.RECOVERING, outcome.retry_in, (told,))
@@ -381,7 +385,7 @@ def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **
     """Go on to the next strategy of the plan, or to people when there is none."""
     rest = list(incident.plan[1:])
     if not rest:
-        return to_people(context, reason, *entries, **finished)
+        return to_people(incident, context, reason, *entries, **finished)
     return Step(Transition(State.RECOVERING, 0.0, entries, {"plan": rest}), **finished)
 
 

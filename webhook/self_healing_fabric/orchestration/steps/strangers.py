@@ -38,7 +38,7 @@ def stranger(incident: Incident, context: Context) -> Step:
             f"{incident.service!r}, which the configuration does not" if incident.service else "no service"
         )
         reason = f"the alert names {unknown}: nothing will be done about it"
-        step = to_people(context, reason)
+        step = to_people(incident, context, reason)
         return _once(replace(step, transition=with_changes(step.transition, **STRANGER)), reason)
     facts = facts_of(incident, context)
     # What was taken for a symptom of it is still ours to heal.
@@ -89,7 +89,7 @@ def _left(incident: Incident, context: Context, facts: Facts) -> Step:
         finished = action.id, Outcome(Status.INDETERMINATE, detail)
     told = f"the alert names {incident.service!r}, which the configuration does not any more"
     reason = "; ".join([f"{told}: nothing more will be done about it", *left])
-    step = to_people(context, reason, finished=finished)
+    step = to_people(incident, context, reason, finished=finished)
     # It had perhaps healed, and nothing can prove that any more.
     step = replace(step, transition=with_changes(step.transition, outcome=None, resolved_at=None, **STRANGER))
     # Levels rise only for what is left behind, until somebody acknowledges it.

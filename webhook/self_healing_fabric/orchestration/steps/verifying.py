@@ -291,7 +291,7 @@ def _not_healed(
     if merged is not None:
         return merged
     if not rest:
-        return to_people(context, look.statement, entry, verdict=verdict)
+        return to_people(incident, context, look.statement, entry, verdict=verdict)
     onward = Transition(State.RECOVERING, 0.0, (entry,), {"plan": rest, "verification": None})
     return Step(escalate(onward, look.statement), verdict=verdict)
 

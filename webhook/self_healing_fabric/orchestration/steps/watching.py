@@ -40,6 +40,7 @@ from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Verdict, watched_signals
 from shf_queries import QueryError
 
+LEFT = "left"  # in what is watched: what was lent is people's to take back
 UNTOLD = "no known signal tells whether it has healed"
 CALM = "its signals are inside all limits"
 
@@ -50,6 +51,10 @@ def escalated(incident: Incident, context: Context) -> Step:
     if not telling_signals(incident, facts):
         return _close_when_alerts_ended(incident, context, facts)
     pending = incident.verification or {}
+    if incident.resolved_at is not None:
+        again = _fails_again(incident, context, facts, since=pending["since"])
+        if again is not None:
+            return again
     if OUTLIVED in pending and any(row.status == "firing" for row in facts.own_alerts):
         again = _fails_again(incident, context, facts, since=pending["since"])
         pause = patience(incident, context)
@@ -65,6 +70,9 @@ def escalated(incident: Incident, context: Context) -> Step:
         elif look.verdict is Verdict.HEALED:
             told = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
             resolved_now = resolve(context, Outcome.RECOVERED, told)
+            if incident.resolved_at is not None:  # only what was lent could not be taken back
+                as_before = {"outcome": incident.outcome, "verification": {**pending, LEFT: True}}
+                resolved_now = with_changes(resolved_now, **as_before)
             return Step(resolved_now, also=split_unhealed(incident, context, facts))
     stay = Transition(State.ESCALATED, patience(incident, context), waiting_for=unseen)
     return Step(stay)
@@ -121,7 +129,7 @@ def _outlived(incident: Incident, context: Context, facts: Facts) -> Step:
     entries = tuple(evidence_entry(fact) for fact in shown)
     if health is not Health.CALM:
         return _over_again(incident, context, reason, entries)
-    step = to_people(context, f"{reason}, and {CALM}", *entries)
+    step = to_people(incident, context, f"{reason}, and {CALM}", *entries)
     watched = {**step.transition.changes["verification"], OUTLIVED: True}
     # Who was called was told that it is over: the levels begin anew.
     changes = {"verification": watched, "outcome": None, "resolved_at": None, "level": 0}
@@ -160,6 +168,8 @@ def _take_back(incident: Incident, context: Context, facts: Facts) -> Step | Non
     taken = lent(context, actions)
     if taken is None or incident.resolved_at is None:
         return None
+    if LEFT in (incident.verification or {}):
+        raise NotApplicable("that was left to people")
     service = taken.service
     bounds = context.settings.services[service].recovery.scale
     left = incident.resolved_at + (bounds.calm if bounds else 0.0) - context.clock()
