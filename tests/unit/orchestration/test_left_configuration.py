@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.models import Alert
@@ -13,6 +14,7 @@ from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.store import statements
 from shf_queries.catalogue import ERROR_RATIO
+from world import Target
 
 GONE = "the alert names 'db', which the configuration does not any more: nothing more will be done about it"
 
@@ -148,8 +150,8 @@ def test_an_action_under_way_is_said_to_be_uncertain(pair: Any) -> None:
 
 
 @pytest.fixture
-def lent(make_world: Callable[..., Any]) -> Any:
-    """One replica more was lent to a degraded database, which has healed; its alert still fires."""
+def scaled(make_world: Callable[..., Any]) -> Any:
+    """One replica more was lent to a degraded database a moment ago."""
     world = make_world({"db": ()}, plans={"degradation": ["scale"]}, guardrails={"cooldown": 0})
     world.close()
     db = world.values["services"]["db"]
@@ -159,9 +161,17 @@ def lent(make_world: Callable[..., Any]) -> Any:
     world.measure(ERROR_RATIO, 0.1, "db")
     world.targets["db"].on_scale = lambda: world.measure(ERROR_RATIO, 0.0, "db")
     world.receive(world.alert(signal="error_ratio", service="db", starts_at="2026-01-01T00:00:00Z"))
-    world.run(seconds=30)
-    assert (world.targets["db"].scalings, world.incident().state) == ([3], State.RESOLVED)
+    world.run(seconds=1)
+    assert (world.targets["db"].scalings, world.incident().state) == ([3], State.VERIFYING)
     return world
+
+
+@pytest.fixture
+def lent(scaled: Any) -> Any:
+    """It has healed; its alert still fires."""
+    scaled.run(seconds=30)
+    assert scaled.incident().state is State.RESOLVED
+    return scaled
 
 
 def test_what_was_lent_is_told_when_its_alert_does_not_end(lent: Any) -> None:
@@ -266,3 +276,45 @@ def test_what_had_healed_and_fails_again_when_it_is_put_back_is_healed(lent: Any
     fails(lent)
     lent.run(seconds=60)
     assert (lent.incident().outcome, lent.restarts()) == ("healed", {"db": 1})
+
+
+def moves(world: Any, elsewhere: Target) -> None:
+    """Stop the fabric, give the database another target, and start it again."""
+    world.close()
+    urls = {"restart": elsewhere.restart_url, "started_at": elsewhere.started_at_url}
+    if "scale" in world.values["services"]["db"]["recovery"]:
+        urls["scale"] = elsewhere.replicas_url
+    world.values["services"]["db"]["recovery"]["http"] = urls
+    world.open()
+
+
+def test_another_target_cannot_tell_what_became_of_an_action(pair: Any, httpserver: HTTPServer) -> None:
+    """Killed during a restart, then the service has another target: whatever that says is of no restart."""
+
+    def kill() -> None:
+        raise Killed
+
+    elsewhere = Target(httpserver, "elsewhere")
+    elsewhere.restarts.append("long ago")  # it says that it started at another time than the old one
+    fails(pair)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(pair.context.strategies["restart"].on("db")), "perform", lambda *_, **__: kill())
+        with pytest.raises(Killed):
+            pair.run()
+    moves(pair, elsewhere)
+    pair.run(seconds=200, tick=5)
+    (action,) = pair.actions()
+    assert (action.status, "does not have the target" in action.detail) == ("indeterminate", True)
+    assert [call.level for call in pair.calls] == [1]
+    assert elsewhere.restarts == ["long ago"]
+
+
+def test_what_was_scaled_elsewhere_is_not_measured_at_another_target(
+    scaled: Any, httpserver: HTTPServer
+) -> None:
+    """It has another target before its scaling was proved: that one's replicas do not say that it failed."""
+    moves(scaled, Target(httpserver, "elsewhere"))
+    scaled.run(seconds=200, tick=1)
+    assert [row.verdict for row in scaled.actions()] == ["no_evidence"]
+    assert any("does not have the target" in line for line in scaled.story())
+    assert scaled.targets["db"].scalings == [3]

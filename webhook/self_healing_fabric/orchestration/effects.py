@@ -2,7 +2,8 @@
 
 An incident answers for actions on several services: it may have moved to its cause since, or taken over the
 incident of a symptom. So an effect is that on the service of its action, never on the incident's; and it is
-undone only while that has the target that was acted on, for a configuration may name another one by now.
+looked up, judged and undone only while that has the target that was acted on, for a configuration may name
+another one by now.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def effect_of_action(context: Context, action: Row[Any], actions: Actions) -> Ef
         raise NotApplicable(f"the strategy {action.strategy} is not installed any more")
     if action.service not in context.settings.services:
         raise NotApplicable(f"{action.service} is not configured any more")
-    return context.strategies[action.strategy].on(action.service)
+    effect = context.strategies[action.strategy].on(action.service)
+    if effect.target != action.target:
+        raise NotApplicable(f"{action.service} does not have the target {action.target} any more")
+    return effect
 
 
 def to_undo(context: Context, incident: Incident, actions: Actions) -> Row[Any] | None:
@@ -84,10 +88,7 @@ def not_undone(actions: Actions) -> Iterator[Row[Any]]:
 
 
 def _undoing(context: Context, action: Row[Any]) -> Effect:
-    done = effect_of_action(context, action, ())
-    if done.target != action.target:
-        raise NotApplicable(f"{action.service} does not have the target {action.target} any more")
-    effect = done.undo(action.before)
+    effect = effect_of_action(context, action, ()).undo(action.before)
     if effect is None:
         raise NotApplicable(f"{action.strategy} cannot be undone")
     return effect

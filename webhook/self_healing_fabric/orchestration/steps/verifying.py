@@ -186,22 +186,26 @@ def doubted(look: Look, incident: Incident, context: Context, facts: Facts) -> s
 
 
 def _as_the_target_says(look: Look, incident: Incident, context: Context, facts: Facts) -> Look:
-    """Not healed while the effect is not through: a rollout that hangs half way may look healthy."""
-    action = _verified_repair(incident, facts)
+    """Not healed while the effect is not through: a rollout that hangs half way may look healthy. Where
+    nothing can tell that any more, nothing is proved."""
+    action, unknown = _verified_repair(incident, facts), False
     if action is None:
         return look
     try:
         effect = effect_of_action(context, action, facts.actions)
         settling = effect.settled(action.before)
-    except (NotApplicable, TargetUnreadable) as error:
+    except NotApplicable as error:
+        unknown, settling = True, Settling(Progress.UNDER_WAY, str(error))
+    except TargetUnreadable as error:
         settling = Settling(Progress.UNDER_WAY, str(error))
     over = context.clock() >= (incident.verification or {})["deadline"]
     if settling.progress is Progress.FAILED:
         return Look(Verdict.NOT_HEALED, f"Not healed: {settling.detail}.", look.evidence, look.worse)
     if look.verdict is not Verdict.HEALED or settling.progress is Progress.DONE:
         return look
-    statement = f"Inside all limits, but not through: {settling.detail}."
-    return Look(Verdict.NOT_HEALED if over else None, statement, look.evidence)
+    how = "whether it is through cannot be learnt" if unknown else "not through"
+    verdict = Verdict.NO_EVIDENCE if unknown else Verdict.NOT_HEALED
+    return Look(verdict if over else None, f"Inside all limits, but {how}: {settling.detail}.", look.evidence)
 
 
 def _still_resolved(incident: Incident, context: Context, entry: Entry) -> Transition:
