@@ -92,6 +92,24 @@ def test_a_stricter_mode_holds_for_what_is_being_begun(
     assert world.incident().state is then
 
 
+@pytest.mark.parametrize("scope", [{}, {"service": "cart"}, {"strategy": "restart"}])
+def test_who_lifts_approval_need_not_answer_what_was_asked(
+    make_world: Callable[..., Any], scope: dict[str, str]
+) -> None:
+    """Automatic again: the service is restarted, and nobody is called for an answer that nobody needs."""
+    world = make_world()
+    world.silent()
+    world.target.on_restart = world.healthy
+    set_mode(world, Mode.APPROVAL, **scope)
+    world.receive(world.alert())
+    world.run(seconds=60)
+    assert (world.incident().state, world.restarts()) == (State.AWAITING_APPROVAL, {})
+    set_mode(world, Mode.AUTOMATIC, **scope)
+    world.run(seconds=60)
+    assert (world.incident().state, world.restarts()) == (State.RESOLVED, {"cart": 1})
+    assert world.calls == []
+
+
 def test_a_pause_of_another_service_does_not_matter(make_world: Callable[..., Any]) -> None:
     """`db` is paused, `cart` is healed."""
     world = make_world({"cart": [], "db": []})

@@ -10,7 +10,8 @@
 
 detected            an alert opened it; nothing has been looked at yet
 diagnosing          asking Prometheus what fails and why; waits here while it cannot be asked
-awaiting_approval   a plan exists, a person must allow it; ends when it heals by itself meanwhile
+awaiting_approval   a plan exists, a person must allow it; ends when it heals by itself meanwhile, or
+                    the mode becomes automatic
 recovering          asks once more whether it still fails, asks the guardrails, acts
 verifying           watches fresh samples until they prove healing, or the deadline passes without proof
 escalated           people are called, level by level; the fabric only watches whether it heals, until an

@@ -32,7 +32,6 @@ from self_healing_fabric.orchestration.steps.common import (
     Step,
     evidence_entry,
     facts_and_mode_of,
-    facts_of,
     in_maintenance,
     look_interval,
     merged_into_cause,
@@ -58,14 +57,17 @@ MOST_UNDOS = 3  # tries in a row; no budget bounds them, and what can never begi
 
 
 def awaiting_approval(incident: Incident, context: Context) -> Step:
-    """Watch whether it heals before a person answers; at the deadline people are called.
+    """Watch whether it heals before a person answers, or none need answer; at the deadline people are called.
 
     Who was called meanwhile is not called over again.
     """
-    facts, now = facts_of(incident, context), context.clock()
+    (facts, mode_in_force), now = facts_and_mode_of(incident, context), context.clock()
     healed = healed_meanwhile(incident, context, facts)
     if healed is not None:
         return healed
+    if mode_in_force is Mode.AUTOMATIC and _needs_no_leave(incident, context):
+        told = Entry(Kind.NOTE, "The mode has become automatic: nobody is asked any more.")
+        return Step(Transition(State.RECOVERING, 0.0, (told,), {"verification": None}))
     asked = incident.verification or watch_from(now, deadline=now)["verification"]
     pause, left = patience(incident, context), asked["deadline"] - now
     if left > 0 or in_maintenance(incident, context) is not None:
@@ -181,6 +183,15 @@ def _act(
     if isinstance(answer, Refusal):
         return _refused(incident, context, answer, entries, service)
     return _perform(incident, context, strategy, effect, action, mode_in_force, begun=answer)
+
+
+def _needs_no_leave(incident: Incident, context: Context) -> bool:
+    """Whether what was asked for may be done without; it may be on another service than the incident's."""
+    asked = context.store.ask(lambda connection: questions.asked(connection, incident.id))
+    if asked is None:
+        return False
+    service, strategy = asked.data.get("service", incident.service), asked.data["strategy"]
+    return _mode_of(context, service, strategy) is Mode.AUTOMATIC
 
 
 def _mode_of(context: Context, service: str, strategy: str) -> Mode:
