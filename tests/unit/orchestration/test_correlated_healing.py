@@ -171,6 +171,20 @@ def test_suspect_is_not_healed_while_that_lasts_for_which_it_is_suspected(
     assert len(suspected.ends) == 1
 
 
+@pytest.mark.parametrize("called_before", [0, 1])
+def test_whoever_silences_the_symptom_of_a_suspect_is_not_called(suspected: Any, called_before: int) -> None:
+    """All that fires is silenced: no level is called before that ends."""
+    suspected.run(seconds=100 * called_before)
+    assert len(suspected.calls) == called_before
+    alerts = [row.id for row in suspected.alerts_of(suspected.incident())]
+    suspected.context.store.write(lambda each: statements.set_suppressed(each, alerts, True))
+    suspected.run(seconds=3600, tick=5)
+    assert len(suspected.calls) == called_before
+    suspected.context.store.write(lambda each: statements.set_suppressed(each, alerts, False))
+    suspected.run(seconds=100, tick=5)
+    assert len(suspected.calls) > called_before
+
+
 def test_suspect_that_could_not_be_asked_about_is_still_watched(suspected: Any) -> None:
     """Prometheus was away for so long that people were called: what it is suspected for is not forgotten."""
     suspected.prometheus.away = "Prometheus does not answer"

@@ -463,6 +463,14 @@ def split(connection: Connection, incident: Row[Any], service: str, reason: str,
     return split_id
 
 
+def silenced(alerts: Collection[Row[Any]], service: str | None) -> bool:
+    """Whether people have silenced all that still fires of an incident: then nothing is done and nobody is
+    called. Of a cause that does not alert (any more) its symptoms tell."""
+    firing = [row for row in alerts if row.status == "firing"]
+    own = [row for row in firing if row.service in (None, service)]
+    return bool(firing) and all(row.suppressed for row in own or firing)
+
+
 def moved_to(service: str, now: float) -> dict[str, Any]:
     """The columns of an incident that begins again with another suspected cause."""
     return {

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.durations import format_duration
 from self_healing_fabric.escalation import levels
-from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents import correlation, timeline
 from self_healing_fabric.incidents.lifecycle import Rise, State
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.settings import Settings
@@ -77,13 +77,8 @@ def _held_until(connection: Connection, context: Context, row: AnyRow, now: floa
     window_ends = context.settings.guardrails.maintenance_until(row.service, now)
     if window_ends is not None:
         return window_ends + _wait(context.settings, row)
-    firing = [
-        alert
-        for alert in statements.alerts_of(connection, row.id)
-        if alert.status == "firing" and alert.service in (None, row.service)
-    ]
-    silenced = bool(firing) and all(alert.suppressed for alert in firing)
-    return now + PUT_OFF if silenced else None
+    alerts = statements.alerts_of(connection, row.id)
+    return now + PUT_OFF if correlation.silenced(alerts, row.service) else None
 
 
 def _reason(context: Context, row: AnyRow, now: float) -> str:

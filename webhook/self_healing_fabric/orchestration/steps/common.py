@@ -79,11 +79,8 @@ class Alerts:
 
     @property
     def silenced(self) -> bool:
-        """Whether people have silenced all that still fires: then nothing is done and nobody is called."""
-        firing = [
-            row for row in self.alerts if row.status == "firing" and row.service in (None, self.service)
-        ]
-        return bool(firing) and all(row.suppressed for row in firing)
+        """Whether people have silenced what still fires: then nothing is done and nobody is called."""
+        return correlation.silenced(self.alerts, self.service)
 
     @property
     def symptoms(self) -> dict[str, tuple[str, ...]]:
