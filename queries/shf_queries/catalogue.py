@@ -187,6 +187,8 @@ def watchdog() -> str:
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
 
+RULES = "shf_rules:info"  # its label `digest` tells which rules are loaded
+
 # The jobs that are the fabric: 1 while one of its replicas answers its scrape.
 FABRIC = "job:shf_fabric:up"
 

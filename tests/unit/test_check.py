@@ -16,6 +16,7 @@ from postgresql_server import PostgresqlServer
 from scripted_api_server import ScriptedApiServer
 from self_healing_fabric.check import Finding, run_checks
 from self_healing_fabric.deployment import deployment_files
+from self_healing_fabric.rules import RuleParameters, configured_parameters, digest_of, render_rules
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store
 from self_healing_fabric.store.schema import VERSION
@@ -39,9 +40,11 @@ def prometheus(
     by: str = "service",
     signals: tuple[str, ...] = (),
     fabric: bool = True,
+    digest: str = digest_of(render_rules(RuleParameters())),
 ) -> None:
     """Make the server answer the check's queries as Prometheus does; `by` tells what names the service,
-    `signals` which series are recorded of cart, and `fabric` whether the fabric is scraped."""
+    `signals` which series are recorded of cart, `fabric` whether the fabric is scraped, and `digest` which
+    rules are loaded."""
 
     def vector(*labels: dict[str, str]) -> dict[str, Any]:
         result = [{"metric": each, "value": [1, "1"]} for each in labels]
@@ -53,6 +56,9 @@ def prometheus(
     )
     server.expect_request("/api/v1/query", query_string={"query": "job:shf_fabric:up"}).respond_with_json(
         vector(*([{"job": "self-healing-fabric"}] if fabric else []))
+    )
+    server.expect_request("/api/v1/query", query_string={"query": "shf_rules:info"}).respond_with_json(
+        vector(*([{"digest": digest}] if digest else []))
     )
     heartbeat = "service:shf_heartbeat:answered"
     server.expect_request("/api/v1/query", query_string={"query": heartbeat}).respond_with_json(
@@ -164,6 +170,31 @@ def test_rules_that_are_not_loaded_are_a_failure_with_the_remedy(httpserver: HTT
     _, finding = found(settings(httpserver), "prometheus")
     assert finding.ok is False
     assert "`shf rules` to `rule_files`" in finding.message
+
+
+@pytest.mark.parametrize("digest", ["", "0123456789ab"])
+def test_rules_of_another_version_or_configuration_are_noted(httpserver: HTTPServer, digest: str) -> None:
+    """They load and fire, with the limits and queries of before; the first ones told no digest."""
+    prometheus(httpserver, digest=digest)
+    (finding,) = [each for each in found(settings(httpserver), "prometheus") if not each.ok]
+    assert finding.ok is None
+    assert finding.message.startswith("its rules are not those that `shf rules` writes for this version")
+
+
+def test_the_configured_limits_are_those_that_are_looked_for(httpserver: HTTPServer) -> None:
+    """Rules for other thresholds are noted until they are deployed."""
+    configured = settings(httpserver, thresholds={"heartbeat": "45s"})
+    written = RuleParameters(**configured_parameters(configured))
+    prometheus(httpserver, digest=digest_of(render_rules(written)))
+    assert all(each.ok for each in found(configured, "prometheus"))
+
+
+def test_thresholds_that_no_rules_can_hold_are_a_failure(httpserver: HTTPServer) -> None:
+    """Two samples make a heartbeat; said here, before `shf rules` refuses."""
+    prometheus(httpserver, scrape_interval=30)
+    server = {"url": httpserver.url_for("").rstrip("/"), "scrape_interval": "30s"}
+    (failure,) = [each for each in found(settings(httpserver, prometheus=server), "rules") if not each.ok]
+    assert failure.message.startswith("heartbeat is 30s but needs 2 times scrape_interval")
 
 
 def test_a_configured_service_without_heartbeat_is_named(httpserver: HTTPServer) -> None:

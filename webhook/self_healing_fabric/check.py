@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import yaml
+from pydantic import ValidationError
 
 from self_healing_fabric import outbound
 from self_healing_fabric.deployment import deployment_files
@@ -31,7 +32,13 @@ from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.strategies.repair import Repair
 from self_healing_fabric.routes import may_lead, signal_alerts
-from self_healing_fabric.rules import check_rules
+from self_healing_fabric.rules import (
+    RuleParameters,
+    check_rules,
+    configured_parameters,
+    digest_of,
+    render_rules,
+)
 from self_healing_fabric.settings import AuthSettings, Right, ServiceSettings, Settings, bearer_headers
 from self_healing_fabric.store import examine
 from shf_queries import PrometheusClient, QueryError, Sample, Series, catalogue
@@ -166,6 +173,20 @@ def _access(auth: AuthSettings) -> Iterator[Finding]:
             yield Finding("access", None, f"nobody has the right `{right}`")
 
 
+def _rules_loaded(subject: str, settings: Settings, loaded: Collection[str | None]) -> Iterator[Finding]:
+    try:
+        parameters = RuleParameters(**configured_parameters(settings))
+    except ValidationError as error:
+        for detail in error.errors():
+            yield Finding("rules", False, detail["msg"].removeprefix("Value error, "))
+        return
+    at_own_interval = parameters.model_copy(update={"evaluation_interval": None})  # as they are shipped
+    known = {digest_of(render_rules(each)) for each in (parameters, at_own_interval)}
+    if not loaded or not known.issuperset(loaded):
+        others = "its rules are not those that `shf rules` writes for this version and configuration"
+        yield Finding(subject, None, f"{others}: deploy them again, unless they were written with --set")
+
+
 def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Finding, None, bool]:
     """Returns whether its rules fire what always fires."""
     subject = f"prometheus {settings.prometheus.url}"
@@ -180,6 +201,7 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Findi
         ]
         signals = client.instant(catalogue.recorded_lately(names)) if names else ()
         scraped = client.instant(catalogue.FABRIC)
+        rules = client.instant(catalogue.RULES)
     except QueryError as error:
         yield Finding(subject, False, str(error))
         return False
@@ -190,6 +212,7 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Findi
         )
         return False
     yield Finding(subject, True, "evaluates the shipped rules")
+    yield from _rules_loaded(subject, settings, {each.labels.get("digest") for each in rules})
     missing = sorted(set(settings.services) - recorded)
     interval = list(_scrape_interval(subject, scrapes, settings.prometheus.scrape_interval))
     yield from interval

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from self_healing_fabric.configuration import config_path, load_settings
 from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
-from self_healing_fabric.rules import RuleParameters
+from self_healing_fabric.rules import RuleParameters, configured_parameters
 
 
 def rule_parameters(changes: Sequence[str], config: Path | None) -> tuple[RuleParameters, list[str]]:
@@ -32,15 +32,10 @@ def rule_parameters(changes: Sequence[str], config: Path | None) -> tuple[RulePa
             raise
         return _validated(name_value_pairs("--set", changes)), []
     settings = load_settings(path)
-    configured = settings.thresholds.model_dump()
-    intervals = {
-        "scrape_interval": settings.prometheus.scrape_interval,
-        "evaluation_interval": settings.prometheus.evaluation_interval,
-    }
-    parameters = _validated({**configured, **intervals, **name_value_pairs("--set", changes)})
+    parameters = _validated({**configured_parameters(settings), **name_value_pairs("--set", changes)})
     notes = [
         f"{path} says thresholds.{name} = {value}, which the fabric exports and the rules obey"
-        for name, value in configured.items()
+        for name, value in settings.thresholds.model_dump().items()
         if getattr(parameters, name) != value
     ]
     return parameters, notes

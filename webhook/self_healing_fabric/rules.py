@@ -14,6 +14,7 @@ evaluation.
 The templates use `<< >>` and `<% %>`, since `{{ }}` belongs to Prometheus's own annotations.
 """
 
+import hashlib
 import math
 import re
 import subprocess
@@ -27,12 +28,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.durations import Duration, format_duration
+from self_healing_fabric.settings import Settings
 
 TEMPLATE_SUFFIX = ".yml.j2"
 SAMPLES_OF_A_RATE = 4  # one lost scrape of four still leaves a rate; of two it leaves nothing
 SAMPLES_OF_A_HEARTBEAT = 2  # one failed scrape happens on every loaded machine
 BASELINE_POINTS = 360  # of a full baseline window: enough for a median, cheap for hundreds of services
 PROMTOOL_TIMEOUT = 60.0  # seconds
+DIGEST_LENGTH = 12  # hexadecimal digits
+_DIGEST_HERE = "@digest@"
+_RECORDED_DIGEST = re.compile(rf'digest: "([0-9a-f]{{{DIGEST_LENGTH}}})"')
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 ADAPTERS = (  # the order in which their rules are written: probes are known before scrapes are counted
     *("blackbox", "scrape", "pushed"),
@@ -184,14 +189,40 @@ class RuleParameters(BaseModel):
         return self.heartbeat * 2 / 3
 
 
+def configured_parameters(settings: Settings) -> dict[str, Any]:
+    """What a configuration says of the rules' parameters; the others have their defaults."""
+    intervals = {
+        "scrape_interval": settings.prometheus.scrape_interval,
+        "evaluation_interval": settings.prometheus.evaluation_interval,
+    }
+    return {**settings.thresholds.model_dump(), **intervals}
+
+
 def render_rules(parameters: RuleParameters) -> dict[str, str]:
-    """The rule files: name -> YAML. The same parameters always give the same text."""
+    """The rule files: name -> YAML. The same parameters always give the same text.
+
+    One of the rules records which they are, see `digest_of`.
+    """
     environment = _environment(deployment_files("alert_rules") / "templates")
     names = environment.list_templates(filter_func=lambda name: name.endswith(TEMPLATE_SUFFIX))
-    return {
-        name.removesuffix(".j2"): environment.get_template(name).render(p=parameters, template=name)
+    texts = {
+        name.removesuffix(".j2"): environment.get_template(name).render(
+            p=parameters, template=name, digest=_DIGEST_HERE
+        )
         for name in names
     }
+    digest = hashlib.sha256("\n".join(map(_without_comments, texts.values())).encode()).hexdigest()
+    return {name: text.replace(_DIGEST_HERE, digest[:DIGEST_LENGTH]) for name, text in texts.items()}
+
+
+def digest_of(texts: Mapping[str, str]) -> str:
+    """The digest that rendered rules record: of all that Prometheus reads in them."""
+    (found,) = _RECORDED_DIGEST.findall("\n".join(texts.values()))
+    return str(found)
+
+
+def _without_comments(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
 
 
 def _environment(templates: Path) -> Environment:

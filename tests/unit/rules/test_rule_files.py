@@ -11,7 +11,9 @@ from self_healing_fabric.rules import (
     ADAPTERS,
     RuleParameters,
     check_rules,
+    digest_of,
     prometheus_rule_manifest,
+    render_rules,
     write_rules,
 )
 
@@ -20,6 +22,29 @@ def test_files_are_written_where_asked(tmp_path: Path, shipped: dict[str, str]) 
     paths = write_rules(RuleParameters(), tmp_path / "new" / "folder")
     assert {path.name: path.read_text(encoding="utf-8") for path in paths} == shipped
     assert check_rules(paths, None) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "same"),
+    [
+        ({}, True),
+        ({"heartbeat": 45}, False),
+        ({"keep_firing": "50s"}, False),
+        ({"adapters": ["scrape"]}, False),
+    ],
+)
+def test_the_digest_tells_whether_the_same_is_evaluated(
+    parameters: dict[str, Any], same: bool, shipped: dict[str, str]
+) -> None:
+    found = digest_of(render_rules(RuleParameters(**parameters)))
+    assert (found == digest_of(shipped)) is same
+    (rule,) = [
+        rule
+        for group in yaml.safe_load(shipped["meta.rules.yml"])["groups"]
+        for rule in group["rules"]
+        if rule.get("record") == "shf_rules:info"
+    ]
+    assert rule["labels"] == {"digest": digest_of(shipped)}
 
 
 @pytest.mark.parametrize(
