@@ -171,6 +171,28 @@ def test_what_was_healed_stays_held_until_its_alerts_have_ended(
     assert alertmanager.holds(world.clock.now) == set()
 
 
+@pytest.mark.parametrize("late", ["the deadline", "a call"])
+def test_a_page_that_went_out_is_ended(holding: Holding, alertmanager: Alertmanager, late: str) -> None:
+    """An inhibited alert does not tell its end: held on after it healed, the pager would call for ever."""
+    world, hold = holding
+    healing(world)
+    hold.tell()
+    if late == "a call":
+        level_1 = {"level": 1}
+        world.context.store.write(
+            lambda connection: statements.annotate(connection, world.incident().id, level_1)
+        )
+    else:
+        world.clock.now = world.incident().opened_at + DEADLINE
+    hold.tell()
+    assert alertmanager.holds(world.clock.now) == set()
+    world.healthy()
+    world.run(seconds=10)
+    assert world.incident().state is State.RESOLVED
+    hold.tell()
+    assert alertmanager.holds(world.clock.now) == set()
+
+
 @pytest.mark.parametrize("other", [Mode.PAUSED, Mode.DRY_RUN, Mode.APPROVAL])
 def test_who_may_not_act_holds_nothing(holding: Holding, alertmanager: Alertmanager, other: Mode) -> None:
     """Paused, dry run or waiting for a person: nobody heals."""

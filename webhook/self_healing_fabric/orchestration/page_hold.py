@@ -116,9 +116,9 @@ class PageHold:
         return found
 
     def _may_hold(self, row: AnyRow, now: float) -> bool:
-        if row.state == State.RESOLVED.value:
-            return True
-        in_time = now < row.opened_at + self._settings.deadline
+        """Whether its page waits, or has never gone out: the end of one that did would be held, too."""
+        until = row.resolved_at if row.state == State.RESOLVED.value else now
+        in_time = until < row.opened_at + self._settings.deadline
         return bool(in_time and row.level < self._settings.below_level)
 
 
