@@ -231,6 +231,22 @@ def test_symptom_that_still_fails_is_healed_by_itself(shop: Any) -> None:
     assert [alert.service for alert in shop.alerts_of(healed)] == ["db"]
 
 
+def test_what_a_healed_cause_still_shows_keeps_no_symptom_from_its_repair(shop: Any) -> None:
+    """The window of detection tells of its failures for a while after the proof: it is not suspected anew."""
+    shop.measure(ERROR_RATIO, 0.9, "db")
+    shop.targets["db"].on_restart = lambda: (
+        shop.healthy("db"),
+        shop.set(ERROR_RATIO.fresh_series, 0.0, "db"),
+    )
+    shop.target.on_restart = lambda: shop.measure(ERROR_RATIO, 0.0)
+    shop.receive(cause(shop, signal="error_ratio"), symptom(shop))
+    shop.run(seconds=40)
+    split = shop.incident_of("cart")
+    assert split.split_from == shop.incident_of("db").id
+    assert split.diagnosis["cause"]["service"] == "cart"
+    assert (shop.restarts(), shop.calls) == ({"db": 1, "cart": 1}, [])
+
+
 def test_symptom_whose_alert_outlives_the_cause_is_looked_at_by_itself(shop: Any) -> None:
     """Calm when the cause healed, its alert still firing after the relapse window: split, not lost."""
     first = cause(shop)

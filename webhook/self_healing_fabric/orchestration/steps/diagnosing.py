@@ -69,13 +69,14 @@ def diagnosing(incident: Incident, context: Context) -> Step:
     topology = context.graph.topology
     calibration = context.calibrator.calibration(now)
     dependencies, dependants = sorted(topology.direct_dependencies(service)), topology.dependants(service)
+    acquitted = _acquitted(incident, context)
     with context.metrics.diagnosis_seconds.time():
         sources = context.sources(service, configured, context.settings.kubernetes, dependencies)
         inquiry = Inquiry(sources, at=now, within=context.settings.diagnosis.timeout)
         seen = collect(
             context.prometheus,
             service=service,
-            depends_on=dependencies,
+            depends_on=[each for each in dependencies if each != acquitted],
             thresholds=context.settings.thresholds_of(service),
             at=now,
             called_by=[name for name, hops in dependants.items() if hops == 1],
@@ -104,6 +105,18 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         records=_records(context, service, diagnosis),
     )
     return _diagnosed(incident, context, diagnosis, plan, alerts)
+
+
+def _acquitted(incident: Incident, context: Context) -> str | None:
+    """The service of which this was taken for a symptom, and is none: it has healed, or a person says so.
+
+    Its windows go on telling of a failure that is over, and the repair would be left out for it.
+    """
+    if incident.split_from is None:
+        return None
+    origin = str(incident.split_from)
+    row = context.store.read(lambda connection: statements.incident(connection, origin))
+    return None if row is None else row.service
 
 
 def _records(context: Context, service: str, diagnosis: Diagnosis) -> Mapping[str, Record]:
