@@ -129,7 +129,31 @@ def test_until_when_a_person_may_answer_is_told(make_world: Callable[..., Any]) 
     asked_at = world.clock.now - 5
     world.run(seconds=100, tick=5)
     told = tell(story(world.fabric, world.incident().id)).prospects
-    assert [each.at for each in told if "nobody answers" in each.text] == [asked_at + 2 * LEVEL]
+    assert [each.at for each in told if "nobody answers" in each.text] == [asked_at + 5 * LEVEL]
+
+
+def test_whoever_is_called_while_it_waits_can_answer(make_world: Callable[..., Any]) -> None:
+    """The last level too: it is asked, so the link that it was sent must not be void a moment later."""
+    world = make_world(mode="approval", external_url="https://shf.example.com")
+    asking(world)
+    for level in range(1, 5):
+        world.run(seconds=LEVEL, tick=5)
+        assert (world.incident().state, world.incident().level) == (State.AWAITING_APPROVAL, level)
+    link = approval_links(world.context, world.incident().id, "human")["approve"]
+    world.run(seconds=LEVEL - 20, tick=5)
+    answer(world.context, link.rpartition("/")[2])
+    world.run(seconds=5)
+    assert world.restarts() == {"cart": 1}
+
+
+def test_a_question_that_lapses_says_so(make_world: Callable[..., Any]) -> None:
+    """When all have had their time; nobody is called over again for it."""
+    world = make_world(mode="approval")
+    asking(world)
+    world.run(seconds=5 * LEVEL, tick=5)
+    assert world.incident().state is State.ESCALATED
+    assert [call.level for call in world.calls] == [1, 2, 3, 4]
+    assert sum("Nobody has approved it in time" in line for line in world.story()) == 1
 
 
 def flaps(world: Any) -> None:
@@ -161,7 +185,7 @@ def test_without_proof_an_approval_goes_on_being_asked(
     assert world.incident().state is State.AWAITING_APPROVAL
     assert len([line for line in world.story() if "Asks for approval" in line]) == 1
     world.prometheus.away = None
-    world.run(seconds=began + 2 * LEVEL - 20 - world.clock.now, tick=5)
+    world.run(seconds=began + 5 * LEVEL - 20 - world.clock.now, tick=5)
     assert world.incident().state is State.AWAITING_APPROVAL
     world.run(seconds=30, tick=5)
     assert world.incident().state is State.ESCALATED

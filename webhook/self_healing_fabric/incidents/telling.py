@@ -494,7 +494,7 @@ def _of_state(raw: Json, due: float | None) -> Iterator[Prospect]:
     if state == "awaiting_approval":
         what = f"{plan[0]} {raw['service']}" if plan else "the plan"
         yield Prospect(f"A person must allow it: {what}.")
-        yield Prospect("If nobody answers, people are called.", deadline)
+        yield Prospect("If nobody answers until then, it is not done any more.", deadline)
         return
     if waiting:
         yield Prospect(f"Waits for: {waiting}.", due)

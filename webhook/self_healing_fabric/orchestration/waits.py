@@ -18,9 +18,9 @@ from self_healing_fabric.settings import Settings
 def for_approval(settings: Settings, level: int) -> float:
     """Seconds that people have to allow what an incident asks on this level.
 
-    Whoever is called when the first of its deadlines is over still has time.
+    Whoever is called while it waits is asked, too: the last level still has its time.
     """
-    return sum(each.deadline for each in settings.escalation.levels[level : level + 2])
+    return sum(each.deadline for each in settings.escalation.levels[level:])
 
 
 def longest(settings: Settings) -> float:

@@ -75,7 +75,8 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
         return Step(Transition(State.AWAITING_APPROVAL, pause, waiting_for=incident.waiting_for))
     if facts.silenced:
         return until_silence_ends(incident)
-    moved = hand_to_people(context, reason := "nobody approved the plan in time")
+    lapsed = Entry(Kind.NOTE, "Nobody has approved it in time: nothing of the plan is done any more.")
+    moved = hand_to_people(context, reason := "nobody approved the plan in time", lapsed)
     return Step(replace(moved, rise=Rise(reason, first=True)))
 
 
