@@ -1,5 +1,6 @@
 """Messages: what broke, why, what was tried and what to do next; strangers' text stays harmless."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ def story(**changes: Any) -> dict[str, Any]:
         "id": "i1", "title": "cart does not answer", "service": "cart", "state": "escalated", "outcome": None,
         "severity": "critical", "failure_class": "service_failure", "pattern": "resource_exhaustion",
         "confidence": 0.82, "diagnosis": {"cause": {"service": "cart"}}, "plan": [],
+        "waiting_for": None,
         "actions": [{"strategy": "restart", "status": "succeeded", "verdict": "not_healed"}],
         "alerts": [{"annotations": {"runbook_url": "https://run.example/cart"}, "service": "cart"}],
         **changes,
@@ -57,6 +59,22 @@ def test_who_must_approve_is_told_how() -> None:
         "Next: allow restart: shf approve i1; or reject it"
         in message(state="awaiting_approval", plan=["restart"]).body
     )
+
+
+def test_who_is_called_while_the_fabric_only_waits_is_told_so() -> None:
+    """Nobody is told to trust a repair that a guardrail, a pause or a missing answer keeps from beginning."""
+    waiting = "storm: 8 of 13 services fail at once"
+    body = message(state="recovering", waiting_for=waiting, actions=[]).body
+    assert f'Next: look yourself: the fabric only waits, "{waiting}"; acknowledge i1' in body
+    assert "trust" not in body
+    assert "Next: nothing, if you trust the fabric: it is verifying" in message(state="verifying").body
+
+
+def test_one_is_not_told_as_many() -> None:
+    """Numbers and words agree."""
+    over = replace(CALL, id="i2/call-1", incident_id="i2", kind=Kind.ENDED, reason="Recovered, and proved")
+    stories = {"i1": story(), "i2": story(id="i2")}
+    assert compose("k", [CALL, over], stories, SETTINGS).title == "[level 4] 1 incident needs help, 1 is over"
 
 
 def test_what_is_not_known_is_said() -> None:

@@ -121,8 +121,9 @@ def _single(call: Call, story: Story, settings: Settings) -> tuple[str, list[str
 def _many(calls: Sequence[Call], stories: Mapping[str, Story], settings: Settings) -> tuple[str, list[str]]:
     help_needed = [call for call in calls if call.kind is Kind.ESCALATION]
     over = len(calls) - len(help_needed)
-    parts = [f"{len(help_needed)} incidents need help"] if help_needed else []
-    parts += [f"{over} are over"] if over else []
+    needed = "1 incident needs" if len(help_needed) == 1 else f"{len(help_needed)} incidents need"
+    parts = [f"{needed} help"] if help_needed else []
+    parts += [f"{over} {'is' if over == 1 else 'are'} over"] if over else []
     lines = []
     for call in calls[:MAX_LISTED]:
         story = stories[call.incident_id]
@@ -175,6 +176,9 @@ def _next(story: Story) -> str:
         return f"allow {what}: shf approve {identity}; or reject it"
     if story["state"] == "escalated":
         return f"acknowledge {identity}, then repair by the runbook: the fabric does nothing more by itself"
+    if story["waiting_for"]:
+        reason = words(story["waiting_for"])
+        return f"look yourself: the fabric only waits, {reason}; acknowledge {identity} to stop the levels"
     return (
         f"nothing, if you trust the fabric: it is {story['state']}; acknowledge {identity} to stop the levels"
     )
