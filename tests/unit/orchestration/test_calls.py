@@ -18,6 +18,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from self_healing_fabric.api.incidents import story
 from self_healing_fabric.app import create_app
 from self_healing_fabric.escalation.channels import Receipt
 from self_healing_fabric.guardrails import mode
@@ -459,6 +460,32 @@ def test_a_contact_hears_no_more_than_the_cap_and_is_told_so(guarded: Guarded) -
     world.run(seconds=90)
     assert first.kinds == ["escalation"] * 3 + ["storm"]
     assert len(first.heard[3][2]["calls"]) == 4
+
+
+def test_what_was_collected_tells_of_each_incident_once(guarded: Guarded) -> None:
+    """Levels rise meanwhile, and call the same people: three incidents are three, at their present level."""
+    names = [f"s{number}" for number in range(5)]
+    levels = [
+        {"name": f"level {n}", "call": ["guardian-1"] if n else [], "deadline": DEADLINE} for n in range(5)
+    ]
+    world, (first, *_) = guarded(
+        dict.fromkeys(names, ()),
+        levels=levels,
+        bounds={"messages": 2, "per": 10 * DEADLINE},
+        changes={"guardrails": {"fleet": {"storm": 100}}},
+    )
+    for name in names[:2]:
+        fails(world, name)
+        world.run(seconds=5)
+    for name in names[2:]:
+        fails(world, name)
+    world.run(seconds=10 * DEADLINE + 5, tick=5)
+    assert first.kinds == ["escalation", "escalation", "storm"]
+    told = first.heard[2][2]["calls"]
+    assert sorted(call["incident"]["service"] for call in told) == names
+    assert {call["level"] for call in told} == {4}
+    calls = story(world.fabric, told[0]["incident"]["id"])["calls"]
+    assert "a later call tells of it" in {call["error"] for call in calls if call["status"] == "withdrawn"}
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])

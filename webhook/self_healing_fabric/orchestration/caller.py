@@ -223,7 +223,10 @@ class Caller:
     def _gathered(self, connection: Connection, row: AnyRow, now: float) -> Batch:
         """Alone, together with others that wait for the same contact, or later."""
         bounds = self._context.settings.escalation.bounds
-        rows = call_statements.gathered_calls(connection, row.channel, row.contact, now)
+        waiting = call_statements.gathered_calls(connection, row.channel, row.contact, now)
+        rows = _newest(connection, waiting, now)
+        if row.id not in {each.id for each in rows}:
+            return Batch("", (row,))  # the newer one follows in its time
         heard = call_statements.messages_sent(
             connection, row.channel, row.contact, since=now - bounds.per, now=now
         )
@@ -412,6 +415,17 @@ class Caller:
 
     def _count(self, row: AnyRow, outcome: str) -> None:
         self._context.metrics.calls.labels(str(row.level), row.channel, outcome).inc()
+
+
+def _newest(connection: Connection, rows: Sequence[AnyRow], now: float) -> list[AnyRow]:
+    """Of what waits to be told of one incident only the last says what is so now; the rest is withdrawn."""
+    last = {(row.incident_id, row.kind): row.id for row in rows}
+    kept = [row for row in rows if last[row.incident_id, row.kind] == row.id]
+    if len(kept) < len(rows):
+        outdated = {row.id for row in rows} - set(last.values())
+        why = {"status": Status.WITHDRAWN.value, "error": "a later call tells of it", "ended_at": now}
+        call_statements.end_calls(connection, outdated, why)
+    return kept
 
 
 def _update(connection: Connection, row: AnyRow, changes: Mapping[str, Any]) -> bool:
