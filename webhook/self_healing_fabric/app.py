@@ -98,7 +98,9 @@ def create_app(fabric: Fabric) -> Flask:
             return problem(503, "shutting down")
         if not fabric.orchestrator.alive():
             return problem(503, "the orchestrator does not run")
-        fabric.store.write(statements.anything_new)  # as what matters does: in a transaction that commits
+        fabric.store.write(
+            statements.try_inbox
+        )  # on a full disk what only reads, or writes nothing, goes well
         return Response("ready\n", mimetype="text/plain")
 
     @app.get("/metrics")

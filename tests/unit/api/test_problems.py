@@ -8,6 +8,7 @@ from cuttable_proxy import CuttableProxy
 from postgresql_server import PostgresqlServer
 from self_healing_fabric.api.auth import open_to_all
 from self_healing_fabric.errors import ShfError
+from self_healing_fabric.store import statements
 
 
 def assert_problem(response: Any, status: int) -> None:
@@ -61,6 +62,19 @@ def test_it_is_not_ready_when_the_store_cannot_write(api: Any) -> None:
     api.fabric.start()
     api.store._backend._writer.close()
     assert_problem(api.client.get("/readyz"), 503)
+
+
+def test_it_is_not_ready_while_the_disk_is_full(api: Any) -> None:
+    """What only reads goes well then, and every notification is refused: it says why, and is ready again."""
+    api.fabric.start()
+    full = "CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+    api.store.write(lambda connection: connection.exec_driver_sql(full) and None)
+    response = api.client.get("/readyz")
+    assert_problem(response, 503)
+    assert "the disk is full" in response.get_json()["detail"]
+    api.store.write(lambda connection: connection.exec_driver_sql("DROP TRIGGER full") and None)
+    assert api.client.get("/readyz").status_code == 200
+    assert not api.store.read(statements.anything_new)
 
 
 def test_it_is_not_ready_when_the_database_is_gone(

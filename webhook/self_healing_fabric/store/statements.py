@@ -442,6 +442,14 @@ def put_in_inbox(connection: Connection, notifications: Iterable[tuple[bytes, fl
     execute_for(connection, _PUT, rows)
 
 
+def try_inbox(connection: Connection) -> None:
+    """Put something in and take it out again: what a notification needs, room on the disk among it."""
+    number = connection.execute(
+        insert(inbox).values(body=b"", received_at=0.0).returning(inbox.c.id)
+    ).scalar_one()
+    connection.execute(delete(inbox).where(inbox.c.id == number))
+
+
 def _oldest_in_inbox() -> Select[Any]:
     """The ids of the oldest notifications that still wait, at most `_bytes` of them and at least one."""
     size = func.length(inbox.c.body).label("size")
