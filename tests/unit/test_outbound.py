@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +22,7 @@ from kubernetes import client as kubernetes
 from pydantic import BaseModel
 from pytest_httpserver import HTTPServer
 
+from deadline import within_deadline
 from self_healing_fabric.cluster.connection import api_client, configuration
 from self_healing_fabric.containers import Engine
 from self_healing_fabric.outbound import NotConfigured, answer_to, client_for, client_to
@@ -139,7 +142,7 @@ def test_a_redirect_leads_nowhere(httpserver: HTTPServer, elsewhere: Elsewhere) 
 
 def test_the_command_line_calls_the_fabric_only(httpserver: HTTPServer, elsewhere: Elsewhere) -> None:
     """A fabric's answer cannot send the operator's token to somebody else."""
-    with client_to(httpserver.url_for(""), timeout=1) as client, pytest.raises(NotConfigured):
+    with client_to(httpserver.url_for(""), timeout=httpx.Timeout(1)) as client, pytest.raises(NotConfigured):
         client.get(elsewhere.url)
     assert not elsewhere.was_called()
 
@@ -151,7 +154,7 @@ def test_an_answer_is_not_unpacked(httpserver: HTTPServer) -> None:
         packed, headers={"Content-Encoding": "gzip, gzip"}
     )
     with client_for(EventSettings(url=httpserver.url_for("/"))) as client:
-        assert answer_to(client, "GET", httpserver.url_for("/"), within=10).content == packed
+        assert answer_to(client, "GET", httpserver.url_for("/")).content == packed
 
 
 def test_an_order_to_a_wrong_place_is_not_sent(httpserver: HTTPServer, elsewhere: Elsewhere) -> None:
@@ -358,3 +361,33 @@ def test_urls_are_found_wherever_they_stand() -> None:
     )
     expected = {"prometheus", "am-1", "am-2", "am-3", "cart", "host", "retry"}
     assert {httpx.URL(url).host for url in called_urls(settings)} == expected
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"],
+    ids=["headers", "body"],
+)
+def test_an_answer_that_comes_byte_by_byte_is_given_up(beginning: bytes) -> None:
+    """In its headers or after them, on a connection that has carried one before; by whichever client."""
+    ended = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        with listening.accept()[0] as connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            connection.recv(4096)
+            connection.sendall(beginning)
+            while not ended.wait(0.1):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with client_for(EventSettings(url=url), timeout=0.5) as client:
+            try:
+                assert client.get(url).text == "ok"
+                with pytest.raises(httpx.ReadTimeout, match=r"its answer takes longer than 0\.5 s"):
+                    within_deadline(lambda: client.get(url))
+            finally:
+                ended.set()

@@ -13,8 +13,8 @@ from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError, UnknownIncident, UsageError
 from self_healing_fabric.settings import read_secret
 
-TIMEOUT = 10.0  # seconds, for each part of an answer
-WITHIN = 30.0  # seconds, for all of it
+CONNECTS_WITHIN = 10.0  # seconds
+WITHIN = 30.0  # seconds for an answer
 LARGEST = 64 * 1024 * 1024  # bytes
 PAGE = 500  # incidents in one answer, at most
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol)
@@ -50,7 +50,8 @@ class FabricClient:
             auth = (username, _secret(password_file))
         self._url = url.rstrip("/")
         try:
-            self._http = outbound.client_to(self._url, timeout=TIMEOUT, headers=headers, auth=auth)
+            timeout = httpx.Timeout(WITHIN, connect=CONNECTS_WITHIN)
+            self._http = outbound.client_to(self._url, timeout=timeout, headers=headers, auth=auth)
         except (httpx.InvalidURL, ValueError) as error:
             raise ApiError(f"{url} is no URL: {error}") from error
 
@@ -77,7 +78,7 @@ class FabricClient:
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call the API and return the JSON of its answer. Raises ApiError, UsageError."""
         try:
-            answer = outbound.answer_to(self._http, method, path, within=WITHIN, largest=LARGEST, **arguments)
+            answer = outbound.answer_to(self._http, method, path, largest=LARGEST, **arguments)
         except UnicodeEncodeError as error:  # bytes on the command line that are no text
             raise UsageError(f"only text in UTF-8 can be sent: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

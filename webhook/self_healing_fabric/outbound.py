@@ -9,12 +9,16 @@ used. A rule of the linter forbids to make clients elsewhere (pyproject.toml, `b
 Nor is an answer unpacked: a few kilobytes that were packed twice would become gigabytes, before anybody could
 look at how long it is.
 
+A client's timeout is for an answer as a whole, from its first byte to its last one. For httpx it is for each
+part: whoever got one byte now and then, be it of the headers, would wait for ever and work on nothing else.
+
 The authorities' certificates are loaded once: anew for every client they would cost 30 ms of CPU, also for
 plain HTTP, which in a storm of a thousand repairs leaves nothing for taking notifications in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ssl
 import time
@@ -22,6 +26,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import httpx
 from pydantic import BaseModel
 
@@ -91,7 +96,7 @@ def client_for(
 
     Args:
         sections: of a validated configuration; one that is None names nothing.
-        timeout: seconds for each wait of a call.
+        timeout: seconds to connect, and again for the whole answer.
         headers: sent with each call.
     """
     named = [url for section in sections if section is not None for url in called_urls(section)]
@@ -101,7 +106,7 @@ def client_for(
 def client_to(
     url: str,
     *,
-    timeout: float,
+    timeout: httpx.Timeout,
     headers: Mapping[str, str] | None = None,
     auth: tuple[str, str] | None = None,
 ) -> Client:
@@ -114,28 +119,17 @@ def client_to(
 
 
 def answer_to(
-    client: Client,
-    method: str,
-    url: str,
-    *,
-    within: float,
-    largest: int = LARGEST_ANSWER,
-    **options: Any,
+    client: Client, method: str, url: str, *, largest: int = LARGEST_ANSWER, **options: Any
 ) -> httpx.Response:
-    """The answer, when it has come to its end `within` seconds after it began.
-
-    A client's timeout is for each part of an answer: one that comes byte by byte would be waited for for
-    ever, and whoever waits works on nothing else. Of one that is larger only the beginning is kept.
+    """The answer; of one that is larger only the beginning is kept.
 
     Raises:
-        httpx.HTTPError: there is no answer, or it does not end.
+        httpx.HTTPError: there is none, or it does not end in time.
     """
+    body = bytearray()
     with client.stream(method, url, **options) as answer:
-        ends, body = time.monotonic() + within, bytearray()
         for part in answer.iter_bytes():
             body += part[: largest - len(body)]
-            if time.monotonic() > ends:
-                raise httpx.ReadTimeout(f"its answer takes longer than {within:g} s", request=answer.request)
     return httpx.Response(answer.status_code, content=bytes(body), request=answer.request)
 
 
@@ -163,6 +157,7 @@ class _Bounded(httpx.HTTPTransport):
 
     def __init__(self, named: frozenset[Origin], limits: httpx.Limits) -> None:
         super().__init__(verify=_authorities(), trust_env=False, limits=limits)
+        self._pool._network_backend = _Timed(self._pool._network_backend)
         self._named = named
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -179,6 +174,46 @@ class _Bounded(httpx.HTTPTransport):
         if encoding.strip().lower() != "identity":
             answer.extensions[_PACKED] = encoding
         return answer
+
+
+class _Timed(httpcore.NetworkBackend):
+    """Connections on which a timeout is for a whole answer."""
+
+    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(self, *place: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedStream(self._backend.connect_tcp(*place, **options))
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """What was sent last is what the next answer is to; its time begins then."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+        self._sent = time.monotonic()
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if timeout is None:
+            return self._stream.read(max_bytes)
+        left = self._sent + timeout - time.monotonic()
+        with contextlib.suppress(httpcore.ReadTimeout):
+            if left > 0:
+                return self._stream.read(max_bytes, left)
+        raise httpcore.ReadTimeout(f"its answer takes longer than {timeout:g} s")
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, timeout)
+        self._sent = time.monotonic()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(self, *arguments: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedStream(self._stream.start_tls(*arguments, **options))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def _client(named: frozenset[Origin], limits: httpx.Limits = _KEPT, **options: Any) -> Client:

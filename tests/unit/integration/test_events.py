@@ -17,6 +17,7 @@ from pytest_httpserver import HTTPServer
 from sqlalchemy import Connection
 from werkzeug import Request, Response
 
+from deadline import within_deadline
 from one_step import INCIDENT, open_incident
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.timeline import Entry, Kind
@@ -215,6 +216,33 @@ def test_a_slow_receiver_does_not_hold_up_another(make: Callable[..., Fabric], r
     write(fabric, STORY[0][0], STORY[2][0])
     wait_until(lambda: len(receiver.events) >= 2 and len(heard) >= 2)
     release.set()
+
+
+def test_an_answer_that_never_ends_keeps_neither_the_event_nor_the_stop(
+    make: Callable[..., Fabric], receiver: Receiver, httpserver: HTTPServer
+) -> None:
+    """The receiver gets it again, and the fabric ends: it waited for that answer for ever."""
+    ended, tries = threading.Event(), threading.Semaphore(0)
+
+    def drip(_: Request) -> Response:
+        def parts() -> Iterator[bytes]:
+            tries.release()
+            while not ended.wait(0.1):
+                yield b" "
+
+        return Response(parts(), status=202)
+
+    httpserver.expect_request("/slow").respond_with_handler(drip)
+    fabric = make(events={"url": httpserver.url_for("/slow"), "timeout": 0.5})
+    fabric.start()
+    open_incident(fabric.context, "restart", service="cart")
+    write(fabric, STORY[0][0])
+    try:
+        for _ in range(2):
+            assert tries.acquire(timeout=30)
+        within_deadline(fabric.stop)
+    finally:
+        ended.set()
 
 
 def test_subscribers_do_not_disturb_each_other() -> None:

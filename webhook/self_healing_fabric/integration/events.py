@@ -110,7 +110,9 @@ class HttpSink:
     def send(self, event: Mapping[str, Any]) -> None:
         """Deliver one. Raises EventRefused, httpx.HTTPError, OSError."""
         headers = {"Content-Type": CONTENT_TYPE, **bearer_headers(self._settings.bearer_token_file)}
-        answer = self._http.post(self._settings.url, content=_json(event), headers=headers)
+        answer = outbound.answer_to(
+            self._http, "POST", self._settings.url, content=_json(event), headers=headers
+        )
         if answer.is_client_error and answer.status_code not in RETRIED:
             raise EventRefused(f"{self._settings.url} refused it with {answer.status_code}")
         if not answer.is_success:

@@ -82,7 +82,6 @@ class HttpEndpoint(Document):
                     client,
                     "PUT",
                     self.url,
-                    within=self._timeout,
                     content=content or b"",
                     headers=headers,
                     extensions={"trace": ask_permit},

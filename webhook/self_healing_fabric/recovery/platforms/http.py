@@ -226,7 +226,6 @@ class Calls:
                     client,
                     method,
                     url,
-                    within=self._timeout,
                     headers={"Idempotency-Key": key, **(headers or {})},
                     json=json,
                     content=content,
@@ -252,7 +251,7 @@ class Calls:
         """The value of a key in a URL's JSON answer. Raises TargetUnreadable."""
         try:
             with self.client(READ_TIMEOUT) as client:
-                answer = outbound.answer_to(client, "GET", url, within=READ_TIMEOUT)
+                answer = outbound.answer_to(client, "GET", url)
                 return answer.raise_for_status().json()[key]
         except httpx.HTTPStatusError as error:
             raise TargetUnreadable(f"{url} answered {error.response.status_code}") from error
@@ -272,7 +271,7 @@ class Calls:
         return answer.status_code in self._expect if self._expect else answer.is_success
 
     def client(self, timeout: float) -> outbound.Client:
-        """A client for one call, whose every wait ends after `timeout` seconds. Raises TargetUnreadable."""
+        """A client for one call, whose answer has `timeout` seconds. Raises TargetUnreadable."""
         try:
             headers = bearer_headers(self._bearer_token_file)
         except OSError as error:

@@ -85,9 +85,8 @@ class SafeCall(Effect):
         call = self._call
         try:
             headers = {"Idempotency-Key": key, **bearer_headers(call.bearer_token_file)}
-            within = self._settings.timeout
-            with outbound.client_for(self._service, timeout=within) as client:
-                answer = outbound.answer_to(client, call.method, call.url, within=within, headers=headers)
+            with outbound.client_for(self._service, timeout=self._settings.timeout) as client:
+                answer = outbound.answer_to(client, call.method, call.url, headers=headers)
         except httpx.HTTPError as error:
             return f"{call.url} does not answer: {error or type(error).__name__}"
         except OSError as error:
