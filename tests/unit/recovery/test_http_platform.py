@@ -119,6 +119,15 @@ def test_a_4xx_is_a_refusal(target: Target, status: int) -> None:
     assert len(target.keys) == 1
 
 
+def test_a_conflict_over_an_order_that_was_carried_out_is_no_refusal(target: Target) -> None:
+    """A proxy has sent the POST twice, and the target, which knows the key, answers the second one."""
+    target.status = 409
+    platform = target.platform()
+    outcome = platform.perform(key="k", attempt=1, before=platform.snapshot(), permit=allowed)
+    assert outcome.status is Status.SUCCEEDED
+    assert "refused with 409; the target says it was started anew" in outcome.detail
+
+
 @pytest.mark.parametrize("status", [500, 503, 302, 307])
 def test_what_another_answer_means_is_learnt_from_the_start_time(target: Target, status: int) -> None:
     """Restarted although it answered 500: succeeded. No change: not known, and never done a second time."""

@@ -546,6 +546,13 @@ def test_a_state_that_changed_after_the_vote_is_not_replaced(ledger: Ledger) -> 
     assert [put.status for put in ledger["c"].puts] == [412]
 
 
+def test_a_state_that_a_proxy_has_sent_twice_is_there(ledger: Ledger) -> None:
+    """The replica answers the second with 412, for it holds what it got by the first."""
+    ledger["c"].answer = 412
+    _, outcome = ledger.repair()
+    assert (outcome.status, ledger["c"].state) == (Status.SUCCEEDED, GOOD)
+
+
 def test_a_replica_that_vanishes_before_the_order_was_not_changed(ledger: Ledger) -> None:
     """A refused connection carried nothing."""
     effect = ledger.effect()

@@ -158,6 +158,17 @@ def test_whoever_comes_in_between_wins(endpoint: Endpoint, wanted: Path) -> None
     assert endpoint.content == b"pool: 9\n"
 
 
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_write_that_a_proxy_has_sent_twice_has_succeeded(
+    endpoint: Endpoint, wanted: Path, status: int
+) -> None:
+    """The second is refused because of the first: it is in force, and will be proved or put back."""
+    effect = sync(endpoint, wanted)
+    before, endpoint.status = effect.snapshot(), status
+    outcome = perform(effect, before)
+    assert (outcome.status, endpoint.content) == (Status.SUCCEEDED, WANTED)
+
+
 @pytest.mark.parametrize(
     ("status", "takes", "expected"),
     [

@@ -36,6 +36,22 @@ class Outcome:
     retry_in: float | None = None
 
 
+class Conflict(Outcome):
+    """Failed, as the target says, with 409 or 412: it is at work on this order, or holds another version.
+
+    So it also answers the second copy of an order that it has carried out: proxies send one again when the
+    answer got lost behind them.
+    """
+
+
+def learnt(sent: Outcome | str, look: Callable[[str], Outcome]) -> Outcome:
+    """How an order ended: as it was answered, or, where that is open (a reason), as the target shows."""
+    if isinstance(sent, Conflict):
+        shown = look(sent.detail)
+        return shown if shown.status is Status.SUCCEEDED else sent
+    return sent if isinstance(sent, Outcome) else look(sent)
+
+
 def forbidden() -> Outcome:
     """The permit was over: nothing was done, and whoever holds the incident may try."""
     return Outcome(Status.FAILED, "it might no longer begin when all was ready; nothing was done", 0.0)

@@ -19,7 +19,7 @@ from self_healing_fabric.recovery.configuration.desired import LARGEST, too_larg
 from self_healing_fabric.recovery.configuration.live import Change, Document, Running, stored_bytes
 from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.effects import TargetUnreadable
-from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.outcomes import Conflict, Outcome, Permit, Status, forbidden
 from self_healing_fabric.settings import ConfigurationSettings, bearer_headers
 
 
@@ -95,9 +95,9 @@ class HttpEndpoint(Document):
         except httpx.HTTPError as error:
             return f"no answer from {self.url}: {error or type(error).__name__}"
         if answer.status_code == 412:
-            return Outcome(
-                Status.FAILED, f"somebody has changed {self.url} meanwhile (412); nothing was written"
-            )
+            return Conflict(Status.FAILED, f"somebody has changed {self.url} meanwhile (412)")
+        if answer.status_code == 409:
+            return Conflict(Status.FAILED, f"{self.url} refused with 409")
         if answer.is_client_error:
             return Outcome(Status.FAILED, f"{self.url} refused with {answer.status_code}")
         return f"{self.url} answered {answer.status_code}"

@@ -2,7 +2,8 @@
 
 An answer can get lost after the effect happened. So what the target says of itself is read before the effect
 (`started_at`, the number of replicas), and when the answer does not tell, it is read again. A connection that
-was refused never carried the request; everything else that is neither expected nor 4xx may have.
+was refused never carried the request; everything else that is neither expected nor 4xx may have. Of the 4xx
+two may answer the second copy of an order that a proxy has sent twice: see `outcomes.Conflict`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from self_healing_fabric.recovery.effects import (
     TargetUnreadable,
     changed,
 )
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.outcomes import (
+    BEGINS_WITHIN,
+    Conflict,
+    Outcome,
+    Permit,
+    Status,
+    forbidden,
+    learnt,
+)
 from self_healing_fabric.recovery.scaling import scaled_up
 from self_healing_fabric.settings import HttpRecovery, ScaleSettings, Section, bearer_headers
 
@@ -89,7 +98,7 @@ class HttpRestart(Effect):
     def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """POST once; when the answer does not tell whether it happened, ask the target."""
         sent = self._calls.send("POST", self._url, key=key, permit=permit)
-        return sent if isinstance(sent, Outcome) else self._learn(before, str(sent))
+        return learnt(sent, lambda why: self._learn(before, why))
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare `started_at` with the one before."""
@@ -145,7 +154,7 @@ class HttpScale(Effect):
     def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """PUT once; when the answer does not tell whether it happened, ask the target."""
         sent = self._calls.send("PUT", self._url, key=key, permit=permit, json={"replicas": before["wanted"]})
-        return sent if isinstance(sent, Outcome) else self._learn(before, str(sent), Status.INDETERMINATE)
+        return learnt(sent, lambda why: self._learn(before, why, Status.INDETERMINATE))
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare the replicas with those before."""
@@ -242,7 +251,9 @@ class Calls:
         if self._accepts(answer):
             return Outcome(Status.SUCCEEDED, f"{url} answered {answer.status_code}")
         if answer.status_code == httpx.codes.PRECONDITION_FAILED:
-            return Outcome(Status.FAILED, f"{url} refused with 412: it was changed meanwhile")
+            return Conflict(Status.FAILED, f"{url} refused with 412: it was changed meanwhile")
+        if answer.status_code == httpx.codes.CONFLICT:
+            return Conflict(Status.FAILED, f"{url} refused with 409")
         if answer.is_client_error:
             return Outcome(Status.FAILED, f"{url} refused with {answer.status_code}")
         return f"{url} answered {answer.status_code}"

@@ -25,7 +25,7 @@ from self_healing_fabric.recovery.effects import (
     TargetUnreadable,
     changed,
 )
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Conflict, Outcome, Permit, Status
 from self_healing_fabric.recovery.platforms import owner_of
 from self_healing_fabric.recovery.states import (
     EXTRA,
@@ -169,12 +169,14 @@ class _Replacement(Effect):
             key=key,
             permit=permit,
         )
-        if isinstance(sent, Outcome) and sent.status is not Status.SUCCEEDED:
+        if isinstance(sent, Outcome) and sent.status is Status.FAILED and not isinstance(sent, Conflict):
             return sent
         # An answer is no proof: what counts is what the replica holds now.
         holds, words = self._now(name, change)
         if holds is Holds.WANTED:
             return Outcome(Status.SUCCEEDED, words)
+        if isinstance(sent, Conflict):
+            return sent
         told = sent.detail if isinstance(sent, Outcome) else sent
         return Outcome(Status.INDETERMINATE, f"{told}; {words}")
 

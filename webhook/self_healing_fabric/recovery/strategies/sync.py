@@ -28,7 +28,7 @@ from self_healing_fabric.recovery.effects import (
     Settling,
     TargetUnreadable,
 )
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, learnt
 from self_healing_fabric.settings import Settings
 
 INTERRUPTED = "the fabric was interrupted during the action"
@@ -81,7 +81,7 @@ class Synchronization(Effect):
     def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """Write once; when the answer does not tell whether it happened, or says so, read it again."""
         sent = self._live.write(before[CHANGE], key=key, permit=permit)
-        return sent if isinstance(sent, Outcome) else self._learn(before, sent, Status.INDETERMINATE)
+        return learnt(sent, lambda why: self._learn(before, why, Status.INDETERMINATE))
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare what runs with both sides of the change."""
