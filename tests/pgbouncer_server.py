@@ -25,7 +25,7 @@ class PgbouncerMissing(Exception):
 
 
 @contextlib.contextmanager
-def pgbouncer(url: str, pool_mode: str) -> Iterator[str]:
+def pgbouncer(url: str, pool_mode: str, **settings: int) -> Iterator[str]:
     """Run one; yields the URL of the same database through it. Raises PgbouncerMissing."""
     program = shutil.which("pgbouncer")
     if program is None:
@@ -33,14 +33,15 @@ def pgbouncer(url: str, pool_mode: str) -> Iterator[str]:
     server = make_url(url)
     with tempfile.TemporaryDirectory(prefix="shf-pgbouncer-") as name, reserved_ports(1) as (port,):
         folder = Path(name)
-        settings, users, log = folder / "pgbouncer.ini", folder / "users", folder / "log"
+        file, users, log = folder / "pgbouncer.ini", folder / "users", folder / "log"
         users.write_text(f'"{server.username}" ""\n')
-        settings.write_text(
+        more = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        file.write_text(
             f"[databases]\n* = host={server.host} port={server.port}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-            f"auth_type = trust\nauth_file = {users}\npool_mode = {pool_mode}\n"
+            f"auth_type = trust\nauth_file = {users}\npool_mode = {pool_mode}\n{more}"
         )
-        command = [program, str(settings)]
+        command = [program, str(file)]
         if account() is not None:  # like PostgreSQL, it does not run as root
             folder.chmod(0o755)
             command[1:1] = ["-u", ACCOUNT]

@@ -5,25 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
+from deadline import within_deadline
 from pgbouncer_server import PgbouncerMissing, pgbouncer
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.store import Store, examine, statements
+from self_healing_fabric.store import Store, examine, postgresql, statements
 
 DEADLINES = {"statement_timeout": "8s", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "4s"}
 
 
 @pytest.fixture
-def through(postgresql_url: str) -> Iterator[Callable[[str], str]]:
+def through(postgresql_url: str) -> Iterator[Callable[..., str]]:
     """Start a PgBouncer with that pool mode; returns the URL of the database behind it."""
     with ExitStack() as running:
 
-        def start(pool_mode: str) -> str:
+        def start(pool_mode: str, **settings: Any) -> str:
             try:
-                return running.enter_context(pgbouncer(postgresql_url, pool_mode))
+                return running.enter_context(pgbouncer(postgresql_url, pool_mode, **settings))
             except PgbouncerMissing as error:
                 if os.environ.get("CI"):
                     raise
@@ -51,3 +54,16 @@ def test_a_pooler_that_shares_sessions_is_refused_with_what_to_do(through: Calla
     for attempt in (lambda: examine(url), lambda: Store(url).close()):
         with pytest.raises(StoreUnavailable, match=r"shares .* pool_mode = session"):
             attempt()
+
+
+def test_a_pooler_whose_sessions_are_all_in_use_is_told(
+    through: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes every connection and answers none: `shf check` and the start waited until it gave them up."""
+    monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT", 1.0)
+    url = through("session", default_pool_size=1, query_wait_timeout=0)
+    with psycopg.connect(url.replace("+psycopg", "")) as others:
+        others.execute("SELECT 1")
+        for attempt in (lambda: examine(url), lambda: Store(url).close()):
+            with pytest.raises(StoreUnavailable, match=r"does not answer.* in use.*default_pool_size"):
+                within_deadline(attempt)

@@ -68,6 +68,10 @@ _SHARED_SESSIONS = (
     "a pooler shares the server's sessions between transactions: let it keep one for each connection "
     "(PgBouncer: pool_mode = session), or connect directly"
 )
+_UNANSWERED = (
+    "takes connections and does not answer. A pooler does so while all its sessions are in use: "
+    "let it have 24 for each replica (PgBouncer: default_pool_size)"
+)
 # What the connection's own options say goes first.
 _SET_DEADLINES = """
     SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS deadlines (name, value)
@@ -85,7 +89,7 @@ class PostgresqlBackend:
         self._name = url.difference_update_query(["password"]).render_as_string(hide_password=True)
         self._closed = threading.Event()
         self.engine = _engine(url, password_file)
-        self._watchdog = _Watchdog(self.engine, MIGRATION_TIMEOUT)
+        self._watchdog = _Watchdog(self.engine, TRANSACTION_TIMEOUT)
         self._anchor: tuple[float, float] | None = None
         self._set_forward: float | None = None  # when it was noticed last, on the steady clock
 
@@ -96,8 +100,9 @@ class PostgresqlBackend:
             migrate(connection)
 
         try:
-            if not _keeps_sessions(self.engine):
-                raise StoreUnavailable(f"{self._name}: {_SHARED_SESSIONS}")
+            if (refused := _refused(self.engine, self._watchdog)) is not None:
+                raise StoreUnavailable(f"{self._name}: {refused}")
+            self._watchdog.patience = MIGRATION_TIMEOUT
             self._insist(prepare)  # replicas of the version before are at work on what it locks
             self._watchdog.patience = TRANSACTION_TIMEOUT
             self.set_clock()
@@ -193,9 +198,10 @@ class PostgresqlBackend:
 def examine(url: URL, password_file: Path | None = None) -> str:
     """Ask the server without changing anything; return what was found. Raises StoreUnavailable."""
     engine = _engine(url, password_file)
+    watchdog = _Watchdog(engine, TRANSACTION_TIMEOUT)
     try:
-        if not _keeps_sessions(engine):
-            raise StoreUnavailable(_SHARED_SESSIONS)
+        if (refused := _refused(engine, watchdog)) is not None:
+            raise StoreUnavailable(refused)
         with engine.connect() as connection:
             server = connection.execute(text("SHOW server_version")).scalar_one()
             if not connection.execute(_MAY_CREATE).scalar_one():
@@ -204,6 +210,7 @@ def examine(url: URL, password_file: Path | None = None) -> str:
     except SQLAlchemyError as error:
         raise StoreUnavailable(_reason(error)) from error
     finally:
+        watchdog.close()
         engine.dispose()
 
 
@@ -288,6 +295,16 @@ def _leave_who_only_reads(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
+def _refused(engine: Engine, watchdog: _Watchdog) -> str | None:
+    """Why it cannot be used by us, if so. Raises DBAPIError."""
+    try:
+        return None if _keeps_sessions(engine) else _SHARED_SESSIONS
+    except DBAPIError:
+        if watchdog.has_shut:
+            return _UNANSWERED
+        raise
+
+
 def _keeps_sessions(engine: Engine) -> bool:
     """Whether each connection has a session of the server to itself, between transactions, too."""
     with engine.connect() as one:
@@ -370,6 +387,7 @@ class _Watchdog:
 
     def __init__(self, engine: Engine, patience: float) -> None:
         self.patience = patience
+        self.has_shut = False  # any, ever
         self._steps: dict[Any, int] = {}  # how often each open connection got an answer or changed hands
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -413,6 +431,7 @@ class _Watchdog:
                 before, count = waiting.get(connection, (steps, 0))
                 looks[connection] = (steps, count + 1 if before == steps else 1)
                 if looks[connection][1] > self.patience:
+                    self.has_shut = True
                     with contextlib.suppress(Exception):  # it may be closed just now
                         _shut(connection.fileno())
             waiting = looks
