@@ -119,6 +119,23 @@ def test_a_4xx_is_a_refusal(target: Target, status: int) -> None:
     assert len(target.keys) == 1
 
 
+def test_a_target_that_restarts_itself_is_asked_until_it_is_back(target: Target) -> None:
+    """It breaks off its answer and answers nobody until it is back: no reason to call people."""
+    platform, asked = target.platform(timeout=30.0), []
+
+    def state(_: Request) -> Response:
+        asked.append(target.started_at)
+        return Response("", 503) if len(asked) < 3 else Response(json.dumps({"started_at": 2}))
+
+    before, target.status = platform.snapshot(), 502
+    target.server.clear()
+    target.server.expect_request("/restart", method="POST").respond_with_handler(target._restart)
+    target.server.expect_request("/state").respond_with_handler(state)
+    outcome = platform.perform(key="k", attempt=1, before=before, permit=allowed)
+    assert outcome.status is Status.SUCCEEDED
+    assert (len(target.keys), len(asked)) == (1, 3)
+
+
 def test_a_conflict_over_an_order_that_was_carried_out_is_no_refusal(target: Target) -> None:
     """A proxy has sent the POST twice, and the target, which knows the key, answers the second one."""
     target.status = 409
@@ -180,7 +197,7 @@ def test_a_refused_connection_never_carried_the_request(closed_port: int) -> Non
 
 def test_a_target_that_cannot_tell_after_a_lost_answer_is_not_known(target: Target) -> None:
     """The start time was known before and cannot be read now."""
-    platform = target.platform()
+    platform = target.platform(timeout=0.2)
     before = platform.snapshot()
     target.status, target.restarts = 500, False
     target.started_at = Response("starting", 503)
@@ -219,7 +236,7 @@ def test_a_start_time_on_a_closed_port_is_unreadable(closed_port: int) -> None:
 
 def test_after_a_crash_the_target_tells_what_became_of_it(target: Target) -> None:
     """Observing compares and never acts."""
-    platform = target.platform()
+    platform = target.platform(timeout=0.2)
     before = platform.snapshot()
     assert platform.observe(before).status is Status.FAILED
     target.started_at = "another"

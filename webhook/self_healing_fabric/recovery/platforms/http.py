@@ -8,9 +8,10 @@ two may answer the second copy of an order that a proxy has sent twice: see `out
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -36,7 +37,10 @@ from self_healing_fabric.recovery.outcomes import (
 from self_healing_fabric.recovery.scaling import scaled_up
 from self_healing_fabric.settings import HttpRecovery, ScaleSettings, Section, bearer_headers
 
+T = TypeVar("T")
+
 READ_TIMEOUT = 5.0  # seconds to ask the target for what it says of itself
+ASKS_AGAIN = 0.5  # seconds after a target that did not answer
 INTERRUPTED = "the fabric was interrupted during the action"
 
 
@@ -116,7 +120,7 @@ class HttpRestart(Effect):
                 Status.INDETERMINATE, f"{why}; no `started_at` is configured to learn from the target"
             )
         try:
-            now = self._started_at()
+            now = self._calls.insist(self._started_at)
         except TargetUnreadable as error:
             return Outcome(Status.INDETERMINATE, f"{why}; {error}")
         if now != before["started_at"]:
@@ -177,7 +181,7 @@ class HttpScale(Effect):
 
     def _learn(self, before: Mapping[str, Any], why: str, unchanged: Status) -> Outcome:
         try:
-            current = self._calls.replicas(self._url)
+            current = self._calls.insist(lambda: self._calls.replicas(self._url))
         except TargetUnreadable as error:
             return Outcome(Status.INDETERMINATE, f"{why}; {error}")
         if current == before["wanted"]:
@@ -270,6 +274,21 @@ class Calls:
             raise TargetUnreadable(f"{url} cannot be asked: {error or type(error).__name__}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise TargetUnreadable(f"{url} does not answer with JSON that holds `{key}`") from error
+
+    def insist(self, ask: Callable[[], T]) -> T:
+        """What the target says after an order, asked for as long as one may take.
+
+        Who restarts itself breaks the connection that the order came by, and answers nobody until it is back.
+        Raises TargetUnreadable.
+        """
+        ends = time.monotonic() + self._timeout
+        while True:
+            try:
+                return ask()
+            except TargetUnreadable:
+                if time.monotonic() >= ends:
+                    raise
+            time.sleep(ASKS_AGAIN)
 
     def replicas(self, url: str) -> int:
         """How many replicas the target wants. Raises TargetUnreadable."""
