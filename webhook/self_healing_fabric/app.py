@@ -26,6 +26,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 import waitress
@@ -233,6 +234,8 @@ class _Server:
             max_request_body_size=2 * settings.max_body_bytes,  # Flask's limit answers as the API does
             max_request_header_size=MAX_HEADERS,
             ident=None,
+            # With the path or without: some proxies take it away, and Alertmanager calls us without one.
+            url_prefix=urlsplit(settings.external_url or "").path,
         )
 
     def turn(self, timeout: float) -> None:

@@ -61,7 +61,9 @@ class Settings(BaseSettings):
 
     listen: str = Field("127.0.0.1:9931", description="address and port of the webhook, the API and /metrics")
     external_url: HttpUrl | None = Field(
-        None, description="where people reach the fabric: for links in messages and dashboards"
+        None,
+        description="where people reach the fabric, with its path if a proxy gives it one: for links in "
+        "messages, pages and dashboards",
     )
     store: str = Field(
         "sqlite:///shf.db",
@@ -136,6 +138,11 @@ class Settings(BaseSettings):
                 "or a database as postgresql+psycopg://user@host:5432/database"
             )
         return value
+
+    @field_validator("external_url")
+    @classmethod
+    def _ready_for_a_path(cls, value: str | None) -> str | None:
+        return None if value is None else value.rstrip("/")
 
     @field_validator("listen")
     @classmethod

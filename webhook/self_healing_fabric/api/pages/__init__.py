@@ -227,6 +227,7 @@ def sign_in() -> Response:
         httponly=True,
         samesite="Lax",
         secure=forms.over_tls(settings),
+        path=forms.cookie_path(),
     )
     return response
 
@@ -236,7 +237,7 @@ def sign_in() -> Response:
 def sign_out() -> Response:
     """Forget who this browser is."""
     response = _see("/login")
-    response.delete_cookie(sessions.COOKIE)
+    response.delete_cookie(sessions.COOKIE, path=forms.cookie_path())
     return response
 
 
@@ -402,7 +403,7 @@ def _local(path: str) -> str:
 
 
 def _see(path: str, done: str = "") -> Response:
-    path = path if path == "/login" else _local(path)
+    path = request.script_root + (path if path == "/login" else _local(path))
     response: Response = make_response(redirect(f"{path}?done={done}" if done else path, 303))
     return response
 

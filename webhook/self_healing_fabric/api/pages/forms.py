@@ -36,7 +36,9 @@ def keep_token(response: Response, settings: Settings) -> None:
     """Give the browser the secret if it was made for this answer."""
     made = g.get("new_form_token")
     if made is not None:
-        response.set_cookie(COOKIE, made, httponly=True, samesite="Lax", secure=over_tls(settings), path="/")
+        response.set_cookie(
+            COOKIE, made, httponly=True, samesite="Lax", secure=over_tls(settings), path=cookie_path()
+        )
 
 
 def is_ours() -> bool:
@@ -49,6 +51,11 @@ def over_tls(settings: Settings) -> bool:
     """Whether browsers reach us by TLS, here or at a proxy before us: then cookies are for TLS only."""
     outside = urlsplit(settings.external_url or "")
     return request.is_secure or (outside.scheme == "https" and outside.netloc == request.host)
+
+
+def cookie_path() -> str:
+    """What our cookies are for: not for other programs on the same host, where ours lies below a path."""
+    return request.script_root or "/"
 
 
 def text(name: str, most: int) -> str | None:

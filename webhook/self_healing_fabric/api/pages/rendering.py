@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from flask import Flask, Response, g, make_response, render_template
+from flask import Flask, Response, g, make_response, render_template, request
 from markupsafe import Markup
 
 from self_healing_fabric import __version__
@@ -48,6 +48,7 @@ def page(template: str, settings: Settings, status: int = 200, **values: Any) ->
     html = render_template(
         template,
         settings=settings,
+        root=request.script_root,
         version=__version__,
         form_field=forms.FIELD,
         form_token=forms.token(),

@@ -147,7 +147,7 @@ async function look() {
     if (tag) headers["If-None-Match"] = tag;
     const answer = await fetch(live.dataset.from, { headers, cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(10000) });
     if (answer.status === 401 || answer.status === 403) {
-      tell("You are not signed in any more; what is shown is old.", `/login?next=${encodeURIComponent(location.pathname)}`);
+      tell("You are not signed in any more; what is shown is old.", live.dataset.login);
       return;
     }
     if (answer.status !== 304) {
