@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,41 @@ def test_the_running_fabric_reaches_them(https: Https, tmp_path: Path) -> None:
             return {each["kind"] for each in fabric.status()["servers"] if each["version"]}
 
         fabric.wait("both asked", lambda: told() == set(servers), 30)
+
+
+@pytest.mark.parametrize(
+    ("certified", "days", "remedy"),
+    [
+        ("127.0.0.1", -1, "Its certificate has to be renewed."),
+        ("shop.example", 1, "Call it by a name that stands in its certificate."),
+    ],
+    ids=["expired", "of another host"],
+)
+def test_whose_authority_is_known_is_told_what_else_is_wrong(
+    tmp_path: Path, certified: str, days: int, remedy: str
+) -> None:
+    """To name the authority once more would not help; by `shf check`, and on the command line."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    now = datetime.now(UTC)
+    leaf = authority.issue_cert(
+        certified, not_before=now - timedelta(days=2), not_after=now + timedelta(days=days)
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    leaf.configure_cert(context)
+    with HTTPServer(host="127.0.0.1", ssl_context=context) as server:
+        url = server.url_for("").rstrip("/")
+        written = {
+            "store": f"sqlite:///{tmp_path}/shf.db",
+            "ca_file": str(tmp_path / "authority.pem"),
+            "services": {"cart": {"health": f"{url}/health"}},
+        }
+        (tmp_path / "shf.yaml").write_text(yaml.safe_dump(written))
+        for command in (
+            ["check", "--config", str(tmp_path / "shf.yaml")],
+            ["incidents", "--url", url, "--ca-file", str(tmp_path / "authority.pem")],
+        ):
+            done = subprocess.run([*SHF, *command], capture_output=True, text=True, timeout=60, check=False)
+            told = " ".join((done.stdout + done.stderr).split())
+            assert remedy in told
+            assert "Name its authority" not in told

@@ -327,6 +327,19 @@ def test_an_absent_alertmanager_is_said_not_to_answer() -> None:
     assert (finding.ok, finding.message) == (False, "does not answer: [Errno 111] Connection refused")
 
 
+def test_what_refuses_or_leads_elsewhere_is_told_in_one_line(httpserver: HTTPServer) -> None:
+    """A token that is missing, and the page to sign in of a proxy; no link to a dictionary of HTTP."""
+    httpserver.expect_request("/api/v2/receivers").respond_with_data("", status=401)
+    elsewhere = {"Location": "https://login.example/?state=secret"}
+    httpserver.expect_request("/health").respond_with_data("", status=302, headers=elsewhere)
+    url = httpserver.url_for("").rstrip("/")
+    configured = settings(alertmanager={"url": url}, services={"cart": {"health": f"{url}/health"}})
+    (refused,) = found(configured, "alertmanager")
+    assert refused.message == "does not answer as Alertmanager does: it answers 401 UNAUTHORIZED"
+    led = next(each.message for each in found(configured, "service cart") if each.ok is False)
+    assert led == f"health {url}/health: it answers 302 FOUND and leads to login.example"
+
+
 def test_alertmanager_is_asked_with_its_token(httpserver: HTTPServer, tmp_path: Path) -> None:
     """Where Alertmanager wants a token, the check sends the configured one."""
     token = tmp_path / "token"

@@ -66,8 +66,9 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
         ConfigurationError: `ca_file` cannot be used.
     """
     for finding in _findings(settings):
-        if outbound.UNTRUSTED in finding.message:
-            finding = replace(finding, message=f"{finding.message}. Name its authority as `ca_file`.")
+        remedy = outbound.certificate_remedy(finding.message, authority="as `ca_file`")
+        if remedy is not None:
+            finding = replace(finding, message=f"{finding.message}. {remedy}")
         yield finding
 
 
@@ -270,7 +271,7 @@ def _alertmanager(settings: Settings, fires: bool) -> Iterator[Finding]:
 
             def ask(path: str, **query: str) -> Any:
                 answer = client.get(f"{url}/api/v2/{path}", params=query, headers=headers)
-                return answer.raise_for_status().json()
+                return outbound.succeeded(answer).json()
 
             require_receiver(receiver, [str(item["name"]) for item in ask("receivers")])
             yield Finding(subject, True, f"has the receiver {receiver}")
@@ -400,5 +401,5 @@ def _asked(subject: str, what: str, ask: Callable[[], str]) -> Finding:
 
 def _probe(service: ServiceSettings) -> str:
     with outbound.client_for(service, timeout=PROBE_TIMEOUT) as client:
-        status = client.get(str(service.health)).raise_for_status().status_code
+        status = outbound.succeeded(client.get(str(service.health))).status_code
     return f"answers {status}"

@@ -82,8 +82,8 @@ class FabricClient:
         except UnicodeEncodeError as error:  # bytes on the command line that are no text
             raise UsageError(f"only text in UTF-8 can be sent: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            untrusted = outbound.UNTRUSTED in str(error)
-            advice = "Name its authority with --ca-file." if untrusted else "Does `shf serve` run?"
+            remedy = outbound.certificate_remedy(str(error), authority="with --ca-file")
+            advice = remedy or "Does `shf serve` run?"
             if method != "GET" and not isinstance(error, _NOT_SENT):
                 advice = "It may have been carried out all the same; asked again, it is not done twice."
             raise ApiError(f"the fabric at {self._url} does not answer ({error}). {advice}") from error

@@ -25,12 +25,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
 from pydantic import BaseModel
 
 from self_healing_fabric.errors import ConfigurationError, Problem
+from self_healing_fabric.quoting import quoted
 from self_healing_fabric.settings import Settings, called_urls
 from shf_queries.client import PrometheusClient
 
@@ -39,7 +41,12 @@ Origin = tuple[str, str, int]  # scheme, host, port
 OnCall = Callable[[float, str | None], None]  # seconds, error
 
 LARGEST_ANSWER = 64 * 1024  # bytes
-UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # stands in the error when nobody trusted has signed a certificate
+_REFUSED = "CERTIFICATE_VERIFY_FAILED"  # stands in the error when a certificate does not convince
+_REMEDIES = {  # by what OpenSSL says
+    "has expired": "Its certificate has to be renewed.",
+    "not yet valid": "Compare the clocks of both machines: its certificate is from the future.",
+    "mismatch": "Call it by a name that stands in its certificate.",
+}
 
 _PACKED = "shf_packed"  # of an answer's extensions
 _PORTS = {"http": 80, "https": 443}
@@ -48,6 +55,20 @@ _KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx
 
 class NotConfigured(httpx.ConnectError):
     """A call to somewhere that the client is not made for: nothing was connected to, nothing was sent."""
+
+
+def certificate_remedy(error: str, *, authority: str) -> str | None:
+    """What to do where an error is a certificate that was refused; None where it is something else.
+
+    Args:
+        error: its text.
+        authority: how to name one, where it is the authority that nobody knows.
+    """
+    if _REFUSED not in error:
+        return None
+    return next(
+        (told for said, told in _REMEDIES.items() if said in error), f"Name its authority {authority}."
+    )
 
 
 def trust(ca_file: Path | None) -> None:
@@ -131,6 +152,19 @@ def answer_to(
         for part in answer.iter_bytes():
             body += part[: largest - len(body)]
     return httpx.Response(answer.status_code, content=bytes(body), request=answer.request)
+
+
+def succeeded(answer: httpx.Response) -> httpx.Response:
+    """The answer, if it is a success. httpx tells of others in several lines, which lead to a dictionary.
+
+    Raises httpx.HTTPStatusError.
+    """
+    if answer.is_success:
+        return answer
+    place = urlsplit(answer.headers.get("Location", "")).netloc
+    led = f" and leads to {quoted(place)}" if place else ""
+    told = f"it answers {answer.status_code} {quoted(answer.reason_phrase)}".rstrip() + led
+    raise httpx.HTTPStatusError(told, request=answer.request, response=answer)
 
 
 def refuse_packed(answer: httpx.Response) -> None:

@@ -43,7 +43,7 @@ def send(browser: httpx.Client, page: httpx.Response, action: str, **fields: str
 
 
 def test_a_person_signs_in_looks_and_decides_below_a_path(outside: tuple[Any, httpx.Client]) -> None:
-    """What is outside of the path belongs to another program: nothing leads there, and no cookie is for it."""
+    """What is outside of the path belongs to another program: nothing leads there, no cookie is for it."""
     api, browser = outside
     incident = api.open("cart", state="escalated")
     asked = browser.get(f"{PREFIX}/incidents/{incident}")

@@ -83,7 +83,7 @@ class Alertmanagers:
             for url in self.urls:
                 try:
                     headers = bearer_headers(self._bearer_token_file)
-                    client.get(f"{url}/api/v2/status", headers=headers).raise_for_status()
+                    outbound.succeeded(client.get(f"{url}/api/v2/status", headers=headers))
                 except (httpx.HTTPError, OSError, ValueError) as error:
                     raise NotPosted(f"{url}: {type(error).__name__}: {quoted(error)}") from error
         return f"answers: {', '.join(self.urls)}"

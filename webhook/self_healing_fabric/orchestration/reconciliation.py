@@ -179,7 +179,8 @@ class Reconciliation:
 
         def get(path: str) -> bytes:
             url = f"{settings.url}/api/v2/{path}"
-            return self._http.get(url, headers=headers, timeout=settings.timeout).raise_for_status().content
+            answer = self._http.get(url, headers=headers, timeout=settings.timeout)
+            return outbound.succeeded(answer).content
 
         with asking("alertmanager", settings.url):
             listed = _LISTED.validate_json(get("alerts"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import httpx
 import structlog
 
-from self_healing_fabric import servers_asked
+from self_healing_fabric import outbound, servers_asked
 from self_healing_fabric.outbound import Client
 from self_healing_fabric.quoting import quoted
 from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
@@ -69,5 +69,5 @@ class VersionWatch:
     def _of_alertmanager(self, settings: AlertmanagerSettings) -> str | None:
         headers = bearer_headers(settings.bearer_token_file)
         answer = self._http.get(f"{settings.url}/api/v2/status", headers=headers, timeout=settings.timeout)
-        version = answer.raise_for_status().json()["versionInfo"]["version"]
+        version = outbound.succeeded(answer).json()["versionInfo"]["version"]
         return version if isinstance(version, str) else None
