@@ -18,10 +18,15 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from docker_engine import wait_until
 from kubernetes_cluster import ADMIN, FABRIC, Cluster, require_cluster
+from pytest_httpserver import HTTPServer
+from rules_server import prometheus_with_rules
 
 from self_healing_fabric.cli import main
 from self_healing_fabric.configuration import load_settings
+from self_healing_fabric.rules import RuleParameters
+from shf_demo.ports import reserved_ports
 
 pytestmark = pytest.mark.e2e
 
@@ -144,6 +149,31 @@ def test_what_is_configured_is_valid_where_it_runs(
     assert settings.mode == "dry_run"
 
 
+def test_the_operator_leaves_the_fabrics_own_labels(tmp_path: Path, httpserver: HTTPServer) -> None:
+    """A target of a ServiceMonitor is labelled with its own service; dashboards ask for the healed one."""
+    (monitor,) = of_kind(render("sqlite"), "ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    state = 'shf_service_state{service="cart"} 0\nshf_build_info{version="1"} 1\n'
+    httpserver.expect_request(endpoint["path"]).respond_with_data(state, content_type="text/plain")
+    labels = {"service": NAME, "namespace": NAME, "endpoint": endpoint["port"]}  # as the operator sets them
+    job = {
+        "job_name": NAME,
+        "honor_labels": endpoint.get("honorLabels", False),
+        "static_configs": [{"targets": [f"{httpserver.host}:{httpserver.port}"], "labels": labels}],
+    }
+    with (
+        reserved_ports(1) as (port,),
+        prometheus_with_rules(tmp_path, port, RuleParameters(), [job]) as prometheus,
+    ):
+
+        def services() -> list[str | None]:
+            found = prometheus.get("/api/v1/query", params={"query": "shf_service_state"}).json()
+            return [each["metric"].get("service") for each in found["data"]["result"]]
+
+        wait_until("the fabric is scraped", lambda: bool(services()))
+        assert services() == ["cart"]
+
+
 def test_generated_files_are_what_the_commands_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """The roles are those of the base's configuration, the rules those of the templates."""
     monkeypatch.chdir(FOLDER / "base")
@@ -175,7 +205,8 @@ def served(cluster: Cluster, document: dict[str, Any]) -> dict[str, Any]:
 def test_an_api_server_takes_all_of_it(
     cluster: Cluster, rendered: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Applied by kubectl with validation, also over the other overlay, then unchanged; the rights hold."""
+    """Applied by kubectl with validation, also over the other overlay, then unchanged; by the server too, as
+    Argo CD and Flux do; the rights hold."""
     manifest = tmp_path / "all.yaml"
     # Not the operator's kinds: custom resources end the process of some builds of old API servers.
     core = [served(cluster, each) for each in rendered if not each["apiVersion"].startswith(OPERATOR)]
@@ -183,6 +214,8 @@ def test_an_api_server_takes_all_of_it(
     said = [kubectl(cluster, "apply", "--validate=true", "--filename", str(manifest)) for _ in range(2)]
     assert len(said[0].splitlines()) == len(core)
     assert all(line.endswith(" unchanged") for line in said[1].splitlines()), said[1]
+    server_side = kubectl(cluster, "apply", "--server-side", "--force-conflicts", "--filename", str(manifest))
+    assert len(server_side.splitlines()) == len(core)
     (deployment,) = of_kind(rendered, "Deployment")
     path = f"/apis/apps/v1/namespaces/{NAME}/deployments/{NAME}"
     assert cluster.api.get(path).json()["spec"]["replicas"] == deployment["spec"]["replicas"]
