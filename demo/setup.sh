@@ -47,6 +47,7 @@ fi
 if [ "${1:-}" = test ] && [ "$(id -u)" -eq 0 ]; then
     need docker.io 'Docker engine' dockerd
     need busybox-static 'busybox, statically linked' busybox
+    need systemd 'systemd-analyze, which reads the unit' systemd-analyze
     docker compose version >/dev/null 2>&1 || need docker-compose 'Docker Compose' docker-compose
 fi
 if [ -z "$packages" ]; then exit 0; fi

@@ -36,8 +36,9 @@ pytestmark = pytest.mark.e2e
 
 NOT_RUN = {
     r"make (demo|test|crash|lint|bench.*|scenarios.*|setup|venv)\b": "takes minutes, or runs these tests",
+    r"/opt/shf/bin/pip\b": "needs the package index",
     r"(sudo )?(pip|pipx|apt-get|brew|npm|git clone|docker|helm|kind|cosign)\b": "needs registries, an engine",
-    r"(sudo )?systemctl\b": "needs an init system",
+    r"(sudo )?(systemctl|useradd|install -|python3 -m venv /opt)\b": "needs an init system, and root outside",
     r"kubectl (?!kustomize)": "needs the reader's cluster",
     r"(pg_dump|psql|createdb|createuser|sudo -u postgres)\b": "needs the reader's PostgreSQL",
 }
