@@ -219,16 +219,26 @@ class Expected:
         for identity in new:
             self.problem[identity] = self.problems
 
-    def compare(self, listed: Sequence[Identity], state: State | None, now: float) -> None:
-        """Alertmanager lists exactly these."""
+    def compare(
+        self,
+        listed: Sequence[Identity],
+        measured: Sequence[str] | None,
+        state: State | None,
+        now: float,
+    ) -> None:
+        """Alertmanager lists exactly these. What it has forgotten ends when Prometheus says so, too; what it
+        lists under another start it has not forgotten."""
         for identity in listed:
             if not self.firing.get(identity):
                 self._hear(identity, "firing", now)
                 self.firing[identity] = True
-                over = self.problem.get(identity, self.problems) < self.problems or state is State.CLOSED
-                if over:
+                past = self.problem.get(identity, self.problems) < self.problems or state is State.CLOSED
+                if past:
                     self.problem.pop(identity, None)
-        self.end([each for each in self.firing if each not in listed], now)
+        over = {fingerprint for fingerprint, _ in listed}
+        if measured is not None:
+            over |= {fingerprint for fingerprint, _ in self.firing} - set(measured)
+        self.end([each for each in self.firing if each not in listed and each[0] in over], now)
 
     def end(self, gone: Sequence[Identity], now: float) -> None:
         """A server no longer lists these."""
@@ -318,7 +328,7 @@ class World:
         state = self.state()
         self.process.reconciliation.run()
         if self.listed is not None:
-            self.expected.compare(self.listed, state, self.clock.now)
+            self.expected.compare(self.listed, self.measured, state, self.clock.now)
         elif self.measured is not None:
             gone = [each for each in self.expected.firing if each[0] not in self.measured]
             self.expected.end(gone, self.clock.now)
