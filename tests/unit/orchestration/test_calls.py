@@ -737,6 +737,50 @@ def test_a_silence_holds_the_levels_back(guarded: Guarded) -> None:
     assert len(first.heard) == 1
 
 
+def silence(world: Any, on: bool) -> None:
+    """Silence the alerts of the only incident, or end that."""
+    ids = [row.id for row in world.alerts_of(world.incident())]
+    world.context.store.write(lambda connection: statements.set_suppressed(connection, ids, on))
+
+
+def test_who_cannot_be_reached_in_a_silence_is_followed_at_its_end(guarded: Guarded) -> None:
+    """Nobody else is called for what people have silenced, and then they hear why."""
+    levels = [
+        {"name": f"l{n}", "call": [f"guardian-{n}"] if n else [], "deadline": 1000, "reach_within": 20}
+        for n in range(5)
+    ]
+    world, (first, second, *_) = guarded(levels=levels)
+    first.answers += [(503, None)] * 100
+    failing(world)
+    world.run(seconds=5)
+    silence(world, True)
+    world.run(seconds=200, tick=5)
+    assert (second.heard, world.incident().level) == ([], 1)
+    silence(world, False)
+    world.run(seconds=10)
+    assert len(second.heard) == 1
+    assert second.heard[0][2]["reason"].startswith("nobody of level 1 could be reached; nobody was called")
+
+
+def test_what_is_given_up_in_a_silence_is_called_for_at_its_end(guarded: Guarded) -> None:
+    """Silenced while the target restarts, of which nobody learns what became; levels rise from the end on."""
+    world, (first, second, *_) = guarded()
+    del world.values["services"]["cart"]["recovery"]["http"]["started_at"]
+    world.crash()
+    world.silent()
+    world.target.answer = 500
+    world.target.on_restart = lambda: silence(world, True)
+    world.receive(world.alert())
+    world.run(seconds=3 * DEADLINE, tick=5)
+    assert (first.heard, world.incident().state) == ([], State.ESCALATED)
+    silence(world, False)
+    world.run(seconds=10)
+    assert len(first.heard) == 1
+    assert first.heard[0][2]["reason"].startswith("whether restart happened cannot be learnt")
+    world.run(seconds=DEADLINE, tick=5)
+    assert len(second.heard) == 1
+
+
 def test_a_guardian_hears_the_whole_incident(guarded: Guarded) -> None:
     """The document is what the API tells of the incident, with where to look."""
     world, (first, *_) = guarded(

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.escalation.calls import Kind as CallKind
 from self_healing_fabric.escalation.calls import row_again, rows_of_level
+from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import Rise
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.settings import LOG, Settings
@@ -22,6 +23,8 @@ from self_healing_fabric.store import call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
 
 LAST_LEVEL = 4
+PUT_OFF = 5.0  # seconds between two looks at whether a silence has ended
+HELD = "held"  # in the data of a line: why people would have been called
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def rise(
     unless whoever has acknowledged hands it on (`decided`): then that is called again.
 
     The incident's columns and the calls are written; the caller writes the entries into the timeline. Inside
-    a maintenance window nobody is called before its end, unless a person `decided` so.
+    a maintenance window or a silence nobody is called before its end, unless a person `decided` so.
     """
     row = statements.incident(connection, incident_id, lock=True)
     if row is None or (wanted.first and row.level > 0):
@@ -53,9 +56,9 @@ def rise(
     handed_on = decided and row.acknowledged_by
     if row.level >= LAST_LEVEL and not handed_on:
         return Risen({}, (Entry(Kind.ESCALATION, f"Stays at the last level: {wanted.reason}"),))
-    held_until = None if decided else settings.guardrails.maintenance_until(row.service, now)
-    if held_until is not None:
-        return _held(connection, row, held_until, wanted.reason)
+    held = None if decided else _held(connection, row, wanted.reason, settings, now)
+    if held is not None:
+        return held
     level = next_level(row, settings)
     configured = settings.escalation.levels[level]
     due_at = now + configured.deadline if wanted.climbs and level < LAST_LEVEL else None
@@ -70,19 +73,30 @@ def rise(
     return Risen(changes, (Entry(Kind.ESCALATION, message, data),))
 
 
-def _held(connection: Connection, row: AnyRow, until: float, reason: str) -> Risen:
+def silenced(connection: Connection, incident: AnyRow) -> bool:
+    """Whether people have silenced all that still fires of an incident."""
+    return correlation.silenced(statements.alerts_of(connection, incident.id), incident.service)
+
+
+def _held(connection: Connection, row: AnyRow, reason: str, settings: Settings, now: float) -> Risen | None:
+    """The next level waits for the end of what holds it back; None when nothing does."""
+    until, what = settings.guardrails.maintenance_until(row.service, now), "maintenance window"
+    if until is None and silenced(connection, row):
+        until, what = now + PUT_OFF, "silence"
+    if until is None:
+        return None
     level = min(row.level, LAST_LEVEL - 1)  # above the last is none that could be called at the end
     changes = {"level": level, "level_due_at": until, "acknowledged_by": None}
     statements.annotate(connection, row.id, changes)
-    held = f"Nobody is called before the maintenance window ends: {reason}"
-    return Risen(changes, (Entry(Kind.ESCALATION, held),))
+    held = f"Nobody is called before the {what} ends: {reason}"
+    return Risen(changes, (Entry(Kind.ESCALATION, held, {HELD: reason}),))
 
 
 def call_again(
     connection: Connection, incident_id: str, reason: str, settings: Settings, now: float
 ) -> tuple[Entry, ...]:
-    """Tell everybody who was called that there is more; inside a maintenance window, the next level at its
-    end.
+    """Tell everybody who was called that there is more; inside a maintenance window or a silence, the next
+    level at its end.
 
     Who has acknowledged took on what was known then: unless they do so again, the next level follows. The
     calls are written; the caller writes the entries.
@@ -94,9 +108,9 @@ def call_again(
             told[call.contact if call.channel != LOG else None, call.channel] = call
     if row is None or not told:
         return ()
-    held_until = settings.guardrails.maintenance_until(row.service, now)
-    if held_until is not None:
-        return _held(connection, row, held_until, reason).entries
+    held = _held(connection, row, reason, settings, now)
+    if held is not None:
+        return held.entries
     statements.annotate(connection, incident_id, {"acknowledged_by": None})
     escalation, again = settings.escalation, CallKind.ESCALATION
     calls = [row_again(each, escalation, kind=again, reason=reason, now=now) for each in told.values()]

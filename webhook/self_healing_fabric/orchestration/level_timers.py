@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.durations import format_duration
 from self_healing_fabric.escalation import levels
-from self_healing_fabric.incidents import correlation, timeline
+from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import Rise, State
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.settings import Settings
@@ -21,7 +21,6 @@ from self_healing_fabric.store import call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
 
 AT_ONCE = 100  # incidents in one transaction
-PUT_OFF = 5.0  # seconds between two looks at whether a silence has ended
 
 
 def run(context: Context) -> int:
@@ -61,7 +60,7 @@ def _raise_level(connection: Connection, context: Context, row: AnyRow, now: flo
         call_statements.set_level_timer(connection, [row.id], held_until)
         return
     # What a maintenance window held back may be a stranger's: people are told of that once.
-    wanted = Rise(_reason(context, row, now), climbs=row.known_service or row.level > 0)
+    wanted = Rise(_reason(connection, context, row, now), climbs=row.known_service or row.level > 0)
     risen = levels.rise(connection, row.id, wanted, context.settings, now)
     timeline.append(connection, row.id, risen.entries, now)
     if row.state == State.ESCALATED.value:
@@ -77,14 +76,17 @@ def _held_until(connection: Connection, context: Context, row: AnyRow, now: floa
     window_ends = context.settings.guardrails.maintenance_until(row.service, now)
     if window_ends is not None:
         return window_ends + _wait(context.settings, row)
-    alerts = statements.alerts_of(connection, row.id)
-    return now + PUT_OFF if correlation.silenced(alerts, row.service) else None
+    return now + levels.PUT_OFF if levels.silenced(connection, row) else None
 
 
-def _reason(context: Context, row: AnyRow, now: float) -> str:
+def _reason(connection: Connection, context: Context, row: AnyRow, now: float) -> str:
     deadline = context.settings.escalation.levels[row.level].deadline
     if any(row.level_due_at == window.end.timestamp() for window in context.settings.guardrails.maintenance):
         return "not healed when the maintenance window ended"
+    if row.state == State.ESCALATED.value:
+        line = statements.newest_line(connection, row.id, timeline.Kind.ESCALATION.value)
+        if line is not None and levels.HELD in line.data:
+            return f"{line.data[levels.HELD]}; nobody was called before the silence ended"
     if row.level > 0:
         return "not healed and not acknowledged within the level's deadline"
     if now < row.opened_at + deadline:

@@ -810,6 +810,12 @@ def timeline_of(connection: Connection, incident_id: str) -> Sequence[AnyRow]:
     return connection.execute(query.order_by(timeline.c.id)).all()
 
 
+def newest_line(connection: Connection, incident_id: str, kind: str) -> AnyRow | None:
+    """The newest line of one kind in the timeline of one incident."""
+    query = select(timeline).where(timeline.c.incident_id == incident_id, timeline.c.kind == kind)
+    return connection.execute(query.order_by(timeline.c.id.desc()).limit(1)).first()
+
+
 def register_heartbeats(
     connection: Connection, services: Collection[str], now: float, *, forget_before: float
 ) -> None:
