@@ -12,6 +12,7 @@ from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.settings import Mode
+from self_healing_fabric.store import statements
 from shf_queries.catalogue import HEARTBEAT
 from world import START
 
@@ -96,7 +97,7 @@ CASES: dict[str, tuple[Callable[[Any], None], float, float]] = {
     "no Prometheus": (no_prometheus, START, LEVEL),
     "no samples": (no_samples, START, LEVEL),
     "restarted in vain": (in_vain, START + 10, 0),
-    "unanswered approval": (unanswered, START + 10, 0),
+    "unanswered approval": (unanswered, START + 10, LEVEL),
     "stranger": (stranger, START, 0),
 }
 
@@ -115,6 +116,33 @@ def test_nobody_is_called_inside_a_window_and_somebody_after_it(
     assert world.calls == []
     world.run(seconds=70, tick=5)
     assert [call.level for call in world.calls] == [1]
+
+
+@pytest.mark.parametrize("held_by", ["window", "silence"])
+def test_a_question_has_its_time_when_people_hear_of_it(make_world: Callable[..., Any], held_by: str) -> None:
+    """Nobody was called to answer while it was held back: whoever is called at its end may still allow it."""
+    guardrails = window(START + 10) if held_by == "window" else {}
+    world = make_world(guardrails=guardrails, escalation={"levels": LEVELS})
+    unanswered(world)
+    world.target.on_restart = world.healthy
+    if held_by == "silence":
+        world.run(seconds=100, tick=5)
+        silence(world, True)
+    world.run(seconds=ENDS - world.clock.now - 1, tick=5)
+    assert world.calls == []
+    silence(world, False)
+    world.run(seconds=LEVEL + 20, tick=5)
+    assert [call.level for call in world.calls][:1] == [1]
+    assert world.incident().state is State.AWAITING_APPROVAL
+    decide(world.context, world.incident().id, DECISIONS["approve"], by="ada")
+    world.run(seconds=20)
+    assert (world.restarts(), world.incident().outcome) == ({"cart": 1}, "healed")
+
+
+def silence(world: Any, on: bool) -> None:
+    """Silence the alerts of the only incident, or end that."""
+    ids = [row.id for row in world.alerts_of(world.incident())]
+    world.context.store.write(lambda connection: statements.set_suppressed(connection, ids, on))
 
 
 def test_work_goes_on_when_the_window_ends(make_world: Callable[..., Any]) -> None:

@@ -134,7 +134,9 @@ def _read(context: Context, token: str) -> Link:
     except (BadSignature, TypeError) as error:
         raise InvalidLink("this is no link of this fabric: copy it whole from the message") from error
     if context.clock() >= link.expires:
-        raise DecisionRefused("this link has expired: nobody answered in time, and people were called")
+        raise DecisionRefused(
+            "this link has expired: what still asks is answered on the page of the incident"
+        )
     return link
 
 

@@ -59,7 +59,8 @@ MOST_UNDOS = 3  # tries in a row; no budget bounds them, and what can never begi
 def awaiting_approval(incident: Incident, context: Context) -> Step:
     """Watch whether it heals before a person answers, or none need answer; at the deadline people are called.
 
-    Who was called meanwhile is not called over again.
+    Who was called meanwhile is not called over again. Inside a silence or a maintenance window nobody is
+    called to answer: the whole time for that begins at its end.
     """
     (facts, mode_in_force), now = facts_and_mode_of(incident, context), context.clock()
     healed = healed_meanwhile(incident, context, facts)
@@ -69,12 +70,14 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
         told = Entry(Kind.NOTE, "The mode has become automatic: nobody is asked any more.")
         return Step(Transition(State.RECOVERING, 0.0, (told,), {"verification": None}))
     asked = incident.verification or watch_from(now, deadline=now)["verification"]
-    pause, left = patience(incident, context), asked["deadline"] - now
-    if left > 0 or in_maintenance(incident, context) is not None:
-        pause = min(pause, left) if left > 0 else pause
-        return Step(Transition(State.AWAITING_APPROVAL, pause, waiting_for=incident.waiting_for))
-    if facts.silenced:
-        return until_silence_ends(incident)
+    if facts.silenced or in_maintenance(incident, context) is not None:
+        asked = {**asked, "deadline": now + waits.for_approval(context.settings, incident.level)}
+    left = asked["deadline"] - now
+    if left > 0:
+        pause, changes = min(patience(incident, context), left), {"verification": asked}
+        return Step(
+            Transition(State.AWAITING_APPROVAL, pause, changes=changes, waiting_for=incident.waiting_for)
+        )
     lapsed = Entry(Kind.NOTE, "Nobody has approved it in time: nothing of the plan is done any more.")
     moved = hand_to_people(context, reason := "nobody approved the plan in time", lapsed)
     return Step(replace(moved, rise=Rise(reason, first=True)))
