@@ -759,7 +759,7 @@ def test_who_cannot_be_reached_in_a_silence_is_followed_at_its_end(guarded: Guar
     silence(world, False)
     world.run(seconds=10)
     assert len(second.heard) == 1
-    assert second.heard[0][2]["reason"].startswith("nobody of level 1 could be reached; nobody was called")
+    assert second.heard[0][2]["reason"].startswith("nobody of level 1 could be reached (held back")
 
 
 def test_what_is_given_up_in_a_silence_is_called_for_at_its_end(guarded: Guarded) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -247,6 +248,22 @@ def test_a_dry_run_tells_once_that_it_would_scale_back(world: Any) -> None:
     assert [call.level for call in world.calls] == [1]
     assert closed_as_healed(world)
     assert world.target.scalings == [3]
+
+
+def test_a_question_about_what_was_lent_is_told_when_a_window_ends(world: Any) -> None:
+    """Asked inside a maintenance window: whoever is called at its end hears it, and may still allow it."""
+    start, end = (datetime.fromtimestamp(world.clock.now + each, UTC).isoformat() for each in (60, 3600))
+    world.values["guardrails"]["maintenance"] = [{"start": start, "end": end}]
+    lent(world)
+    set_mode(world, Mode.APPROVAL)
+    world.run(seconds=3565, tick=5)
+    assert (world.calls, world.incident().state) == ([], State.AWAITING_APPROVAL)
+    world.run(seconds=30, tick=5)
+    assert [call.level for call in world.calls] == [1]
+    assert "only be taken back when a person allows it" in world.calls[0].reason
+    decide(world.context, world.incident().id, DECISIONS["approve"], by="ada")
+    world.run(seconds=60)
+    assert world.target.scalings == [3, 2]
 
 
 def test_nobody_is_called_for_what_has_healed_while_a_pause_keeps_its_replica(world: Any) -> None:

@@ -81,12 +81,13 @@ def _held_until(connection: Connection, context: Context, row: AnyRow, now: floa
 
 def _reason(connection: Connection, context: Context, row: AnyRow, now: float) -> str:
     deadline = context.settings.escalation.levels[row.level].deadline
-    if any(row.level_due_at == window.end.timestamp() for window in context.settings.guardrails.maintenance):
+    windows = context.settings.guardrails.maintenance
+    if row.resolved_at is None and any(row.level_due_at == each.end.timestamp() for each in windows):
         return "not healed when the maintenance window ended"
-    if row.state == State.ESCALATED.value:
+    if row.state == State.ESCALATED.value or row.resolved_at is not None:
         line = statements.newest_line(connection, row.id, timeline.Kind.ESCALATION.value)
         if line is not None and levels.HELD in line.data:
-            return f"{line.data[levels.HELD]}; nobody was called before the silence ended"
+            return f"{line.data[levels.HELD]} (held back until now)"
     if row.level > 0:
         return "not healed and not acknowledged within the level's deadline"
     if now < row.opened_at + deadline:

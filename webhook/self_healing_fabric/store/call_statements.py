@@ -232,7 +232,8 @@ _OPEN = and_(
     incidents.c.level_due_at.is_not(None),
     incidents.c.closed_at.is_(None),
     incidents.c.acknowledged_by.is_(None),
-    incidents.c.resolved_at.is_(None),
+    # What has healed has no levels to climb, but what is asked of people for it may have been held back.
+    or_(incidents.c.resolved_at.is_(None), incidents.c.level == 0),
 )
 _LEVELS_DUE = (
     select(incidents)
