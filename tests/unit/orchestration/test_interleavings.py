@@ -8,7 +8,8 @@ The service fails once, and one restart at the target repairs it. What "one prob
 
 - An alert is `fingerprint` and `startsAt`. What is told of it again, or late, changes nothing.
 - A new alert (a new `startsAt` included) belongs to the service's open incident; it re-opens one that is
-  resolved and not closed yet; after the close it is a new problem with a new incident.
+  resolved and not closed yet, unless it began before that; after the close it is a new problem with a new
+  incident.
 - `resolved` that comes before its `firing` is the end of an alert that nobody needs to hear of.
 - What Alertmanager itself lists as active fires, whatever was told before.
 
@@ -68,6 +69,8 @@ SETTINGS = Settings(
     plans={"service_failure": ("restart",), "degradation": ("restart",)},  # all that the target below can do
 )
 METRICS = Metrics(SETTINGS.services)
+STARTS = ("2026-11-22T07:00:00", "2030-11-22T07:00:00", "2030-11-22T07:02:00")
+RESOLVED = "2027"  # all that is resolved in a history
 LABELS = {
     name: {"alertname": name, "service": "cart", "signal": "heartbeat", "severity": "critical"}
     for name in ("f0", "f1")
@@ -215,7 +218,7 @@ class Expected:
         if state in (None, State.CLOSED):
             self.problems += 1
         elif state is State.RESOLVED:
-            self.reopened += 1
+            self.reopened += any(STARTS[number] > RESOLVED for _, number in new)
         for identity in new:
             self.problem[identity] = self.problems
 
@@ -281,7 +284,7 @@ class World:
             [
                 {
                     "fingerprint": fingerprint,
-                    "startsAt": f"2026-11-22T07:0{number}:00.123Z",
+                    "startsAt": f"{STARTS[number]}.123Z",
                     "labels": LABELS[fingerprint],
                     "receivers": [{"name": "self-healing-fabric"}],
                     "status": {"state": "active"},
@@ -307,7 +310,7 @@ class World:
             {
                 "status": status,
                 "labels": LABELS[fingerprint],
-                "startsAt": f"2026-11-22T07:0{number}:00.123456789Z",
+                "startsAt": f"{STARTS[number]}.123456789Z",
                 "fingerprint": fingerprint,
             }
             for (fingerprint, number), status in alerts

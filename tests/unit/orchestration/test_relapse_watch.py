@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,12 +21,17 @@ from shf_queries.catalogue import ERROR_RATIO, LATENCY_P95
 def healed(make_world: Callable[..., Any]) -> Any:
     """A world whose service hung and was healed; to Prometheus the alert still fires."""
     world = make_world(guardrails={"cooldown": 0})
+    hung_and_healed(world)
+    return world
+
+
+def hung_and_healed(world: Any) -> None:
+    """Its restart helped."""
     world.silent()
     world.receive(world.alert())
     world.target.on_restart = world.healthy
     world.run(seconds=20)
     assert world.incident().state is State.RESOLVED
-    return world
 
 
 def pass_time(world: Any, seconds: float, every: float = 10.0) -> None:
@@ -192,3 +199,40 @@ def test_who_was_told_that_it_is_over_hears_that_its_alert_outlives_that(
     assert (world.incident().state, len(world.ends)) == (State.ESCALATED, 1)
     assert "its signals are inside all limits" in world.calls[4].reason
     assert [call.level for call in world.calls[4:]] == [1, 2]
+
+
+def of_the_pair(world: Any, after_resolution: float) -> Any:
+    """The alert of a pair's second server: when it began, in seconds after the incident was resolved."""
+    began = datetime.fromtimestamp(world.incident().resolved_at + after_resolution, UTC)
+    return world.alert(fingerprint="second", labels={"replica": "b"}, starts_at=began.isoformat())
+
+
+def test_an_alert_that_comes_late_re_opens_nothing(make_world: Callable[..., Any]) -> None:
+    """Of a pair's second server, after it was proved that this has healed: nobody is called over again."""
+    world = make_world(escalation={"tiers": {"standard": {"call_at_once": True}}})
+    hung_and_healed(world)
+    assert [call.level for call in world.calls] == [1]
+    world.receive(of_the_pair(world, -20))
+    pass_time(world, 100)
+    assert (world.incident().state, world.incident().relapses) == (State.RESOLVED, 0)
+    assert [call.level for call in world.calls] == [1]
+    assert any("it began before that was resolved" in line for line in world.story())
+
+
+def test_what_fails_again_is_seen_by_the_late_alert(healed: Any) -> None:
+    """The first server's alert has ended, and the second one's tells which samples are to be looked at."""
+    (alert,) = healed.alerts_of(healed.incident())
+    healed.context.store.write(lambda each: statements.end_alert(each, alert.id, healed.clock.now))
+    healed.receive(of_the_pair(healed, -5))
+    healed.silent()
+    pass_time(healed, 40)
+    assert (healed.incident().relapses, len(healed.target.restarts)) == (1, 2)
+
+
+@pytest.mark.parametrize(("began", "signal"), [(5.0, "heartbeat"), (-5.0, "cpu"), (-5.0, "unheard_of")])
+def test_an_alert_of_what_was_not_proved_re_opens(healed: Any, began: float, signal: str) -> None:
+    """It began since, or tells of something else, of which the samples that were looked at say nothing."""
+    late = of_the_pair(healed, began)
+    healed.receive(replace(late, labels={**late.labels, "signal": signal}))
+    healed.run()
+    assert healed.incident().relapses == 1

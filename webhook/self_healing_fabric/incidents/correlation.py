@@ -266,12 +266,16 @@ class _Round:
         why = (
             "" if symptom is None else f": {symptom} depends on {incident.service} and is taken for a symptom"
         )
+        over = self._is_over(incident)
+        if over and self._is_proved(incident, alert):
+            # What fails again all the same is seen by its samples: `orchestration.relapse_watch`.
+            over, why = False, ": it began before that was resolved, and what it tells of has healed since"
         self._entries.append((incident.id, _alert_entry(alert, f"{name} joined the incident{why}.")))
         worst = min(incident.severity, _severity(alert), key=SEVERITIES.index)
         if incident.service is None and (service := self._service(alert.labels)) is not None:
             incident.service = service
             self._add_more(incident, alert, f"{service} is configured again")
-        elif self._is_over(incident):
+        elif over:
             told = Entry(Kind.STATE, "Re-opened: an alert came back after the incident was resolved.")
             self._entries.append((incident.id, told))
             changes = reopened(incident.relapses, self._now) | {"severity": worst}
@@ -293,17 +297,31 @@ class _Round:
             return False
         return statements.unfinished_action_of(self._connection, incident.id) is None
 
+    def _is_proved(self, incident: _Open, alert: Alert) -> bool:
+        """Whether the alert tells late of what the incident was about, such as that of the second server of a
+        pair: newer samples have shown since that it is over."""
+        # While something is taken back nobody looks for what fails again.
+        if incident.service is None or incident.resolved_at is None or incident.state is not State.RESOLVED:
+            return False
+        began, signal = started_at(alert.starts_at), alert.labels.get("signal")
+        early = began is not None and began < incident.resolved_at
+        return early and signal in SIGNALS and signal in self._signals(incident, incident.service)
+
     def _is_new(self, incident: _Open, alert: Alert) -> bool:
         """Whether the alert names a signal that no other of its service has named in this incident, since it
         was proved to have healed if that was."""
         signal = alert.labels.get("signal")
         if incident.service is None or signal not in SIGNALS:
             return False
-        if incident.signals is None:
-            incident.signals = statements.signals_of(self._connection, incident.id, incident.service)
-        new = signal not in incident.signals or OUTLIVED in incident.watched
-        incident.signals.add(str(signal))
+        known = self._signals(incident, incident.service)
+        new = signal not in known or OUTLIVED in incident.watched
+        known.add(str(signal))
         return new
+
+    def _signals(self, incident: _Open, service: str) -> set[str]:
+        if incident.signals is None:
+            incident.signals = statements.signals_of(self._connection, incident.id, service)
+        return incident.signals
 
     def _add_more(self, incident: _Open, alert: Alert, reason: str) -> None:
         self.more[incident.id] = reason
@@ -508,6 +526,15 @@ def reopened(relapses: int, now: float) -> dict[str, Any]:
         "waiting_for": None,
         "waiting_since": None,
     }
+
+
+def started_at(starts_at: str) -> float | None:
+    """When an alert says that it started, in seconds since 1970: a notification may be minutes late, its own
+    time is not."""
+    try:
+        return datetime.fromisoformat(starts_at).timestamp()
+    except ValueError:
+        return None
 
 
 def subject_of(service: str) -> str:

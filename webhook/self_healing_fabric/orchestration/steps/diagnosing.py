@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -169,17 +168,10 @@ def _began(incident: Incident, alerts: Alerts) -> float:
     than an hour before the newest, are of what it was about before.
     """
     firing = [row for row in alerts.alerts if row.status == "firing"]
-    starts = [_started(row.starts_at, incident.opened_at) for row in firing or alerts.alerts]
+    told = (correlation.started_at(row.starts_at) for row in firing or alerts.alerts)
+    starts = [incident.opened_at if each is None else each for each in told]
     newest = max(starts, default=incident.opened_at)
     return min((at for at in starts if newest - at <= HISTORY), default=newest)
-
-
-def _started(starts_at: str, otherwise: float) -> float:
-    """When an alert says that it started: a notification may be minutes late, its own time is not."""
-    try:
-        return datetime.fromisoformat(starts_at).timestamp()
-    except ValueError:
-        return otherwise
 
 
 def _changes(seen: Observations) -> tuple[Change, ...]:
