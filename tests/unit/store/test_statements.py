@@ -293,6 +293,18 @@ def test_actions_are_handed_over_whole_or_by_service(
     assert [row.id for row in store.read(lambda c: statements.actions_of(c, "i1"))] == ["a1", "a2"]
 
 
+def test_an_action_without_a_service_is_handed_over_with_that_of_its_incident(
+    store: Store, announce: Opens, open_incident: Opens
+) -> None:
+    """The version before writes none: what it did to the service goes along all the same."""
+    announce("a1")
+    announce("a2", service="db")
+    open_incident("i2", service="cart")
+    hand_over = statements.hand_over_actions
+    store.write(lambda c: hand_over(c, from_incident="i1", to_incident="i2", service="cart"))
+    assert held(store, "i1", "i2") == [[("a2", "db")], [("a1", "cart")]]
+
+
 def test_an_action_without_a_service_has_that_of_its_incident(store: Store, announce: Opens) -> None:
     """The version before writes none: what reads the rows does not have to know."""
     announce("a1")

@@ -680,7 +680,8 @@ def hand_over_actions(
     """Let another incident answer for what this one does, or only for what was done to one service."""
     query = update(actions).where(_held_by(from_incident))
     if service is not None:
-        query = query.where(actions.c.service == service)
+        announced_for = select(incidents.c.service).where(incidents.c.id == actions.c.incident_id)
+        query = query.where(func.coalesce(actions.c.service, announced_for.scalar_subquery()) == service)
     connection.execute(query.values(held_by=to_incident))
 
 
