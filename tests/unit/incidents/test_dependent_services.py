@@ -327,6 +327,7 @@ def test_a_split_joins_the_incident_that_the_service_has_already(shop: Fleet) ->
     shop.take(alert("cart", 2), at=106.0)
     own = next(row for row in shop.listed() if row.service == "cart")
     assert shop.store.write(lambda c: correlation.split(c, incident, "cart", "so", 110.0)) == own.id
+    shop.take()
     assert shop.members(own) == {"cart": 2}
     assert next(row.split_from for row in shop.listed() if row.id == own.id) == incident.id
 

@@ -376,6 +376,28 @@ def test_split_by_hand_is_healed_by_itself_and_stays_apart(shop: Any) -> None:
     assert shop.restarts() == {"cart": 1}
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_who_was_called_hears_of_what_is_split_off_to_them(shop: Any, by_hand: bool) -> None:
+    """The service has an escalated incident of its own already, of another signal: a symptom that was none is
+    news to those who were called for that."""
+    shop.receive(cause(shop, starts_at="first"), symptom(shop))
+    shop.run(seconds=30)
+    shop.receive(cause(shop, starts_at="first", status="resolved"))
+    shop.silent("cart")
+    shop.target.answer = 403
+    shop.receive(shop.alert())
+    shop.run(seconds=10)
+    own = shop.incident_of("cart")
+    assert (own.state, [call.level for call in shop.calls]) == (State.ESCALATED, [1])
+    if by_hand:
+        assert split_off(shop.context, shop.incident_of("db").id, "cart", by="ada") == own.id
+        shop.run(seconds=10)
+    else:
+        shop.run(seconds=shop.context.settings.relapse_window, tick=5)
+    assert {alert.labels["signal"] for alert in shop.alerts_of(own)} == {"heartbeat", "error_ratio"}
+    assert [call.level for call in shop.calls if "error_ratio is reported too" in call.reason] == [1]
+
+
 def test_acknowledgement_does_not_hold_up_the_cause(shop: Any) -> None:
     """Somebody has taken the symptom's incident; the cause's alert moves it all the same and is healed."""
     shop.receive(symptom(shop))

@@ -442,8 +442,8 @@ def merged_changes(into_id: str, now: float) -> dict[str, Any]:
 def split(connection: Connection, incident: Row[Any], service: str, reason: str, now: float) -> str:
     """Give a symptom's alerts an incident of their own, which is never merged again; return its id.
 
-    Where the service has an open incident already, they go there. What was done to the service goes with
-    them, unless something is under way.
+    Where the service has an open incident already, they go there, and what fires is taken in as if it came
+    now. What was done to the service goes with them, unless something is under way.
     """
     rows = [row for row in statements.alerts_of(connection, incident.id) if row.service == service]
     alerts = [alert_of(row) for row in rows]
@@ -467,6 +467,7 @@ def split(connection: Connection, incident: Row[Any], service: str, reason: str,
     }
     if existing:
         statements.annotate(connection, split_id, {"split_from": incident.id})
+        statements.unassign_alerts(connection, [row.id for row in rows if row.status == "firing"])
     else:
         statements.insert_incidents(connection, [values])
     statements.move_alerts(connection, from_incident=incident.id, to_incident=split_id, service=service)

@@ -616,6 +616,12 @@ def move_alerts(
     return connection.execute(query.values(incident_id=to_incident)).rowcount
 
 
+def unassign_alerts(connection: Connection, alert_ids: Collection[int]) -> None:
+    """They are part of no incident any more, and taken in again."""
+    for part in _parts(alert_ids):
+        connection.execute(update(alerts).where(alerts.c.id.in_(part)).values(incident_id=None))
+
+
 def set_suppressed(connection: Connection, alert_ids: Collection[int], suppressed: bool) -> None:
     """Note that alerts are silenced or inhibited, or no longer so."""
     for part in _parts(alert_ids):
