@@ -184,6 +184,31 @@ def test_the_mode_of_the_service_that_is_scaled_back_counts(shop: Any, joins: Ca
     assert scalings(shop) == {"cart": [3, 2], "db": []}
 
 
+@pytest.mark.parametrize("why", ["refused", "changed by somebody"])
+def test_one_scaling_that_is_left_to_people_keeps_no_other(shop: Any, why: str) -> None:
+    """Both were scaled, and the one that is taken back first cannot be: the other is, and nobody is called
+    twice."""
+    shop.targets["db"].replicas = 2
+    symptom(shop)
+    shop.run(seconds=75)
+    shop.measure(ERROR_RATIO, 0.1, "db")
+    shop.targets["db"].on_scale = lambda: [shop.measure(ERROR_RATIO, 0.0, each) for each in ("cart", "db")]
+    cause(shop, signal="error_ratio")
+    shop.run(seconds=30)
+    assert scalings(shop) == {"cart": [3], "db": [3]}
+    if why == "refused":
+        shop.targets["db"].scale_answer = 403
+    else:
+        shop.targets["db"].replicas = 5
+    cause(shop, signal="error_ratio", status="resolved")
+    symptom(shop, status="resolved")
+    shop.calls.clear()
+    shop.run(seconds=1500, tick=5)
+    assert scalings(shop) == {"cart": [3, 2], "db": [3]}
+    assert len(shop.calls) == (why == "refused")
+    assert shop.incident().state is State.CLOSED
+
+
 def test_an_action_says_whose_target_it_was(shop: Any) -> None:
     """Also the one that takes back: in the answer of the API, not that of the incident."""
     moved(shop)

@@ -22,6 +22,7 @@ from self_healing_fabric.recovery.strategies import SCALE, UNDO
 
 Actions = Sequence[Row[Any]]
 UNDOES = "undoes"  # in an undo's `before`: the id of the action that it takes back
+LEFT = "left"  # in an action's `before`: what it has lent is people's to take back
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ def to_undo(context: Context, incident: Incident, actions: Actions) -> Row[Any] 
 
 
 def lent(context: Context, actions: Actions) -> Row[Any] | None:
-    """The newest action that has lent something to a service, such as more replicas."""
-    return next(in_force(context, [each for each in actions if each.strategy in (SCALE, UNDO)]), None)
+    """The newest action that has lent something, such as more replicas, and is not left to people."""
+    scalings = in_force(context, [each for each in actions if each.strategy in (SCALE, UNDO)])
+    return next((each for each in scalings if LEFT not in each.before), None)
 
 
 def in_force(context: Context, actions: Actions) -> Iterator[Row[Any]]:

@@ -9,13 +9,17 @@ proof, too, goes to people.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Row
 
 from self_healing_fabric.incidents.correlation import OUTLIVED, reopened
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
 from self_healing_fabric.incidents.timeline import Entry, Kind
+from self_healing_fabric.orchestration import journal
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.effects import lent, next_effect
+from self_healing_fabric.orchestration.effects import LEFT, lent, next_effect
 from self_healing_fabric.orchestration.steps.common import (
     EVIDENCE,
     Alerts,
@@ -38,9 +42,9 @@ from self_healing_fabric.orchestration.steps.verifying import (
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Verdict, watched_signals
+from self_healing_fabric.store import statements
 from shf_queries import QueryError
 
-LEFT = "left"  # in what is watched: what was lent is people's to take back
 UNTOLD = "no known signal tells whether it has healed"
 CALM = "its signals are inside all limits"
 
@@ -70,10 +74,13 @@ def escalated(incident: Incident, context: Context) -> Step:
         elif look.verdict is Verdict.HEALED:
             told = Entry(Kind.VERIFICATION, look.statement, look.as_dict())
             resolved_now = resolve(context, Outcome.RECOVERED, told)
-            if incident.resolved_at is not None:  # only what was lent could not be taken back
-                as_before = {"outcome": incident.outcome, "verification": {**pending, LEFT: True}}
-                resolved_now = with_changes(resolved_now, **as_before)
-            return Step(resolved_now, also=split_unhealed(incident, context, facts))
+            also = split_unhealed(incident, context, facts)
+            if incident.resolved_at is None:
+                return Step(resolved_now, also=also)
+            # Only what was lent could not be taken back.
+            kept = Entry(Kind.NOTE, "Not scaled back: that was left to people.")
+            as_before = replace(with_changes(resolved_now, outcome=incident.outcome), entries=(told, kept))
+            return Step(as_before, also=(*also, *_leave(lent(context, facts.actions))))
     stay = Transition(State.ESCALATED, patience(incident, context), waiting_for=unseen)
     return Step(stay)
 
@@ -103,15 +110,10 @@ def resolved(incident: Incident, context: Context) -> Step:
         return _outlived(incident, context, facts)
     reason = f"{incident.service} has healed, and its alert still fires"
     also = tuple(split_off(incident, each, reason, context) for each in facts.symptoms)
-    kept: tuple[Entry, ...] = ()
-    try:
-        taking_back = _take_back(incident, context, facts)
-    except NotApplicable as error:
-        kept = (Entry(Kind.NOTE, f"Not scaled back: {error}."),)
-    else:
-        if taking_back is not None:
-            return replace(taking_back, also=also)
-    return Step(Transition(State.CLOSED, None, kept, {"closed_at": context.clock()}), also=also)
+    taking_back = _take_back(incident, context, facts)
+    if taking_back is not None:
+        return replace(taking_back, also=(*also, *taking_back.also))
+    return Step(Transition(State.CLOSED, None, changes={"closed_at": context.clock()}), also=also)
 
 
 def _outlived(incident: Incident, context: Context, facts: Facts) -> Step:
@@ -161,15 +163,13 @@ def _over_again(incident: Incident, context: Context, reason: str, entries: tupl
 def _take_back(incident: Incident, context: Context, facts: Facts) -> Step | None:
     """Scale back to what was there before; None when nothing was scaled or the scaling was taken back.
 
-    Raises NotApplicable when somebody has changed it since: then it is theirs.
+    What somebody has changed since is theirs.
     """
     # What a service has that is split off now goes with it.
     actions = [row for row in facts.actions if row.service not in facts.symptoms]
     taken = lent(context, actions)
     if taken is None or incident.resolved_at is None:
         return None
-    if LEFT in (incident.verification or {}):
-        raise NotApplicable("that was left to people")
     service = taken.service
     bounds = context.settings.services[service].recovery.scale
     left = incident.resolved_at + (bounds.calm if bounds else 0.0) - context.clock()
@@ -179,6 +179,9 @@ def _take_back(incident: Incident, context: Context, facts: Facts) -> Step | Non
     try:
         next_effect(context, incident, UNDO, actions).effect.snapshot()
         health, evidence = context.verifier.health(service, facts.signals_of(service), context.clock())
+    except NotApplicable as error:
+        kept = Entry(Kind.NOTE, f"Not scaled back: {error}.")
+        return Step(Transition(State.RESOLVED, 0.0, (kept,)), also=_leave(taken))
     except (QueryError, TargetUnreadable) as error:
         reason = f"calm: {service} cannot be looked at: {error}"
         return Step(Transition(State.RESOLVED, pause, waiting_for=reason))
@@ -188,3 +191,11 @@ def _take_back(incident: Incident, context: Context, facts: Facts) -> Step | Non
     told = Entry(Kind.NOTE, f"{service} has been calm long enough to be scaled back.")
     entries = (*(evidence_entry(fact) for fact in evidence), told)
     return Step(Transition(State.RECOVERING, 0.0, entries, {"plan": [UNDO]}))
+
+
+def _leave(taken: Row[Any] | None) -> tuple[journal.Also, ...]:
+    """What an action has lent stays with people: the fabric does not come back to it."""
+    if taken is None:
+        return ()
+    action_id, before = taken.id, {**taken.before, LEFT: True}
+    return (lambda connection: statements.update_action(connection, action_id, {"before": before}),)
