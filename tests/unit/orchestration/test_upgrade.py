@@ -6,8 +6,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from self_healing_fabric.store import statements
+from self_healing_fabric.store.schema import actions
 from world import World
 
 FIRST_RELEASE = Path(__file__).parents[2] / "data" / "store-0.1.0.sql"
@@ -20,6 +22,8 @@ def world(make_world: Callable[..., World], tmp_path: Path) -> World:
     with closing(sqlite3.connect(tmp_path / "shf.db")) as shell:
         shell.executescript(FIRST_RELEASE.read_text(encoding="utf-8"))
     world = make_world({"cart": (), "db": ()})
+    configured = world.context.strategies["restart"].on("cart").target  # its port is another one each time
+    world.context.store.write(lambda c: c.execute(update(actions).values(target=configured)))
     world.clock.now = LEFT_AT + 10.0
     return world
 
