@@ -154,7 +154,7 @@ def test_postgresql_is_installed_without_a_cluster_that_starts_with_the_machine(
     machine: Machine, status: int
 ) -> None:
     """During the install a setting forbids the cluster; afterwards it is gone, also on failure."""
-    for program in (*PROGRAMS, *FOR_TESTS, "dockerd", "busybox", "docker-compose"):
+    for program in (*PROGRAMS, *FOR_TESTS, "dockerd", "busybox", "docker-compose", "systemd-analyze"):
         machine.put(program)
     machine.put("id", "echo 0")
     setting = f"{machine.cluster_settings}/*"
