@@ -158,7 +158,8 @@ def test_where_no_fabric_was_ever_started_people_are_paged(url: str, pager: Page
         jobs = [{"job_name": "services", "static_configs": targets}]
         with prometheus_with_rules(tmp_path, port, rules, jobs, alertmanager=alive) as prometheus:
             wait("paged", lambda: pager.first("orphan") is not None)
-            ours = prometheus.get("/api/v1/series", params={"match[]": '{__name__=~"shf_[^:]+"}'}).json()["data"]
+            exported = {"match[]": '{__name__=~"shf_[^:]+"}'}
+            ours = prometheus.get("/api/v1/series", params=exported).json()["data"]
     assert ours == []
     assert (pager.first("orphan") or (0.0, ""))[1] == "ShfServiceFailing"
     assert pager.first("unfailing") is None

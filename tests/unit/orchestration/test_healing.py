@@ -396,9 +396,9 @@ def test_unanswered_approval_escalates(make_world: Callable[..., Any]) -> None:
     world.silent()
     world.receive(world.alert())
     world.run(seconds=10)
-    world.run(seconds=400, tick=5)
-    assert world.incident().state is State.AWAITING_APPROVAL, "who was called after 300 s may still allow it"
-    world.run(seconds=300, tick=5)
+    world.run(seconds=1400, tick=20)
+    assert world.incident().state is State.AWAITING_APPROVAL, "who was called last may still allow it"
+    world.run(seconds=200, tick=20)
     assert world.incident().state is State.ESCALATED
     assert world.target.restarts == []
 
