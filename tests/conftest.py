@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
 import counted
@@ -30,6 +31,19 @@ settings.load_profile("untimed")
 
 TEMPLATE, SHARED = "migrated", "emptied"  # databases
 _numbers = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loggers_follow_their_configuration() -> Iterator[None]:
+    """One that is kept writes as it was configured by whichever test came first, and is never captured."""
+    configure = structlog.configure
+
+    def unkept(**options: Any) -> None:
+        configure(**{**options, "cache_logger_on_first_use": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", unkept)
+        yield
 
 
 @pytest.fixture(scope="session")
