@@ -24,7 +24,7 @@ from self_healing_fabric import outbound
 from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
-from self_healing_fabric.errors import ConfigurationError, ShfError
+from self_healing_fabric.errors import ConfigurationError, ShfError, words_of
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.extensions import GROUPS, clashes, installed, make
 from self_healing_fabric.orchestration.reconciliation import HEARD_AGAIN, ReceiverMissing, require_receiver
@@ -179,7 +179,7 @@ def _rules_loaded(subject: str, settings: Settings, loaded: Collection[str | Non
         parameters = RuleParameters(**configured_parameters(settings))
     except ValidationError as error:
         for detail in error.errors():
-            yield Finding("rules", False, detail["msg"].removeprefix("Value error, "))
+            yield Finding("rules", False, words_of(detail["msg"]))
         return
     at_own_interval = parameters.model_copy(update={"evaluation_interval": None})  # as they are shipped
     known = {digest_of(render_rules(each)) for each in (parameters, at_own_interval)}

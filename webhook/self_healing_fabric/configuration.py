@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 
 from self_healing_fabric.durations import parse_duration
-from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
+from self_healing_fabric.errors import ConfigurationError, Problem, UsageError, words_of
 from self_healing_fabric.settings import (
     ENVIRONMENT_PREFIX,
     KubernetesRecovery,
@@ -114,7 +114,7 @@ def _problem(location: tuple[str | int, ...], message: str, kind: str) -> Proble
         return Problem(path, "must hold names and values, as `name: value`, or nothing")
     if kind in ("tuple_type", "frozen_set_type"):
         return Problem(path, "must hold a list, as `[first, second]`")
-    return Problem(path, message.removeprefix("Value error, "))
+    return Problem(path, words_of(message))
 
 
 def _suggestion(location: tuple[str | int, ...]) -> str:

@@ -43,6 +43,11 @@ class DecisionRefused(ShfError):
     """The decision does not fit the incident's state, for example approving what awaits no approval."""
 
 
+def words_of(message: str) -> str:
+    """What pydantic says of a mistake; of one that our own code found, only what that says."""
+    return message.removeprefix("Value error, ")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong in the configuration: where (`services.cart.health`) and what to do."""

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from self_healing_fabric.configuration import config_path, load_settings
-from self_healing_fabric.errors import ConfigurationError, Problem, UsageError
+from self_healing_fabric.errors import ConfigurationError, Problem, UsageError, words_of
 from self_healing_fabric.rules import RuleParameters, configured_parameters
 
 
@@ -58,7 +58,7 @@ def _validated(values: dict[str, Any]) -> RuleParameters:
                 ".".join(map(str, detail["loc"])),
                 "no parameter is called so; `shf rules --list` shows all"
                 if detail["type"] == "extra_forbidden"
-                else detail["msg"].removeprefix("Value error, "),
+                else words_of(detail["msg"]),
             )
             for detail in error.errors()
         ]

@@ -359,14 +359,20 @@ def test_a_replica_that_does_not_know_a_channel_leaves_its_calls_to_others(
     assert (len(first.heard), len(second.heard)) == heard
 
 
-def test_nobody_reached_until_the_deadline_calls_the_next_level(guarded: Guarded) -> None:
-    """The call's own deadline, long before that of the level."""
+def first_unreachable(guarded: Guarded) -> tuple[Any, Any]:
+    """A guardian for each level; the first never answers, and a call ends long before its level does."""
     levels = [
         {"name": f"l{n}", "call": [f"guardian-{n}"] if n else [], "deadline": 1000, "reach_within": 20}
         for n in range(5)
     ]
-    world, (first, second, *_) = guarded(levels=levels)
-    first.answers += [(503, None)] * 100
+    world, guardians = guarded(levels=levels)
+    guardians[0].answers += [(503, None)] * 100
+    return world, guardians
+
+
+def test_nobody_reached_until_the_deadline_calls_the_next_level(guarded: Guarded) -> None:
+    """The call's own deadline, long before that of the level."""
+    world, (first, second, *_) = first_unreachable(guarded)
     failing(world)
     world.run(seconds=30)
     assert len(first.heard) > 2
@@ -745,12 +751,7 @@ def silence(world: Any, on: bool) -> None:
 
 def test_who_cannot_be_reached_in_a_silence_is_followed_at_its_end(guarded: Guarded) -> None:
     """Nobody else is called for what people have silenced, and then they hear why."""
-    levels = [
-        {"name": f"l{n}", "call": [f"guardian-{n}"] if n else [], "deadline": 1000, "reach_within": 20}
-        for n in range(5)
-    ]
-    world, (first, second, *_) = guarded(levels=levels)
-    first.answers += [(503, None)] * 100
+    world, (_, second, *_) = first_unreachable(guarded)
     failing(world)
     world.run(seconds=5)
     silence(world, True)

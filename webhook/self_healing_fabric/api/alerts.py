@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from self_healing_fabric.api.answers import ShapeProblem, Stored
 from self_healing_fabric.api.auth import requires
 from self_healing_fabric.api.contract import Contract, contract
-from self_healing_fabric.api.problems import problem, words_of
+from self_healing_fabric.api.problems import problem
+from self_healing_fabric.errors import words_of
 from self_healing_fabric.incidents.notifications import WebhookMessage
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Right
@@ -90,6 +91,7 @@ def _invalid(error: ValidationError) -> Response:
     if any(detail["type"] == "json_invalid" for detail in details):
         return problem(400, "the body is not JSON")
     errors = [
-        {"path": ".".join(map(str, detail["loc"])), "message": words_of(detail)} for detail in details[:20]
+        {"path": ".".join(map(str, detail["loc"])), "message": words_of(detail["msg"])}
+        for detail in details[:20]
     ]
     return problem(422, "the body is not an Alertmanager webhook message of version 4", errors=errors)

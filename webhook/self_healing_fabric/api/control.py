@@ -16,8 +16,9 @@ from self_healing_fabric.api.answers import Incident, ModeInForce, Status
 from self_healing_fabric.api.auth import decided_by, requires
 from self_healing_fabric.api.contract import Contract, contract
 from self_healing_fabric.api.incidents import story
-from self_healing_fabric.api.problems import problem, words_of
+from self_healing_fabric.api.problems import problem
 from self_healing_fabric.diagnosis import Pattern
+from self_healing_fabric.errors import words_of
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.report import status
@@ -190,4 +191,4 @@ def _invalid(error: ValidationError) -> Response:
     detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if detail["type"] == "json_invalid":
         return problem(400, "the body is not JSON")
-    return problem(422, f"{'.'.join(map(str, detail['loc'])) or 'body'}: {words_of(detail)}")
+    return problem(422, f"{'.'.join(map(str, detail['loc'])) or 'body'}: {words_of(detail['msg'])}")

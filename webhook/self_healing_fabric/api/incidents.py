@@ -18,7 +18,8 @@ from sqlalchemy import Connection
 from self_healing_fabric.api.answers import Incident, IncidentPage, Proof, Prospects
 from self_healing_fabric.api.auth import requires
 from self_healing_fabric.api.contract import Contract, contract
-from self_healing_fabric.api.problems import problem, words_of
+from self_healing_fabric.api.problems import problem
+from self_healing_fabric.errors import words_of
 from self_healing_fabric.escalation.levels import LAST_LEVEL, next_level
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
@@ -81,7 +82,7 @@ def list_incidents() -> Response:
         query = IncidentQuery.model_validate(arguments)
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        return problem(400, f"{detail['loc'][0]}: {words_of(detail)}")
+        return problem(400, f"{detail['loc'][0]}: {words_of(detail['msg'])}")
     rows = fabric.store.read(
         lambda connection: statements.list_incidents(
             connection,

@@ -6,9 +6,8 @@ repeated and so loses alerts. Hence exactly one code for "try again", 503, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 
 import structlog
 from flask import Flask, Response, jsonify
@@ -36,12 +35,6 @@ def problem(status: int, detail: str, **extra: object) -> Response:
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
-
-
-def words_of(mistake: Mapping[str, Any]) -> str:
-    """What pydantic says of a mistake; of one that our own code found, only what that says."""
-    told: str = mistake["msg"]
-    return told.removeprefix("Value error, ")
 
 
 def register(app: Flask, shown: Callable[[Response], Response]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from self_healing_fabric.errors import ShfError
+from self_healing_fabric.errors import ShfError, words_of
 
 PREFIX = "self_healing_fabric."
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
@@ -140,7 +140,7 @@ def options_of(
         except ValidationError as error:
             for detail in error.errors():
                 unknown = detail["type"] == "extra_forbidden"
-                message = "unknown setting" if unknown else detail["msg"].removeprefix("Value error, ")
+                message = "unknown setting" if unknown else words_of(detail["msg"])
                 note((name, *detail["loc"]), message, detail["input"])
         except Exception as error:  # noqa: BLE001 - a validator of the plugin may raise anything
             note((name,), f"its `Options` cannot be validated: {type(error).__name__}: {error}", raw)
