@@ -22,7 +22,7 @@ from bench.scenarios.report import write_report
 from bench.scenarios.results import ResultFile
 from bench.scenarios.run import run
 from shf_demo.errors import DemoError
-from shf_demo.runner import signals_interrupt
+from shf_demo.signals import signals_interrupt
 
 LANES = 4  # scenarios at once
 

@@ -1,27 +1,23 @@
 """`shf demo`: the main job from fault to proof, on real servers, for a person who watches.
 
 Everything that is started here ends with it: after the last fault, on an error, on Ctrl-C and on SIGTERM,
-at any moment, start-up included. For that, signals become exceptions that unwind the `with` blocks; while
-those unwind, more signals are ignored, because an impatient second Ctrl-C would leave behind what the first
-one was about to stop.
+at any moment, start-up included.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from shf_demo.errors import DemoError
 from shf_demo.screen import Screen
+from shf_demo.signals import ignore_signals, signals_interrupt
 from shf_demo.stack import Stack
 from shf_demo.timings import SHIPPED, SHORTENED, Timings
 from shf_demo.trials import FAULT_KINDS, Trial, all_trials, run_trial
@@ -29,9 +25,7 @@ from shf_demo.trials import FAULT_KINDS, Trial, all_trials, run_trial
 __all__ = ["FAULT_KINDS", "run"]
 
 _USAGE = 2
-_LAST_WRITES = 5.0  # seconds
 _INTERRUPTED = 130  # the shell's 128 + SIGINT
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(keep: bool = False, shipped_durations: bool = False, faults: Sequence[str] | None = None) -> int:
@@ -62,17 +56,8 @@ def run(keep: bool = False, shipped_durations: bool = False, faults: Sequence[st
         console.print(f"The logs are in {workdir}")
         _blame_a_busy_machine(console)
     else:
-        _remove(workdir)
+        shutil.rmtree(workdir, ignore_errors=True)
     return status
-
-
-def _remove(folder: Path) -> None:
-    """A server that was being started when a signal came may write a moment longer: then once more."""
-    end = time.monotonic() + _LAST_WRITES
-    shutil.rmtree(folder, ignore_errors=True)
-    while folder.exists() and time.monotonic() < end:
-        time.sleep(0.1)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _blame_a_busy_machine(console: Console) -> None:
@@ -80,28 +65,6 @@ def _blame_a_busy_machine(console: Console) -> None:
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores:
         console.print(f"The machine is busy (load {load:.1f} on {cores} cores); try again when it is not.")
-
-
-@contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """The first signal unwinds; what unwinds is not disturbed by another one."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        ignore_signals()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def ignore_signals() -> None:
-    """By a handler that does nothing: SIG_IGN is inherited, and a child just starting would keep it."""
-    for number in _SIGNALS:
-        signal.signal(number, lambda _number, _frame: None)
 
 
 def _run_in(workdir: Path, timings: Timings, trials: list[Trial], console: Console, keep: bool) -> int:

@@ -28,6 +28,7 @@ from shf_demo.errors import DemoError
 from shf_demo.fleet import FLEET, SampleService
 from shf_demo.ports import reserved_ports
 from shf_demo.servers import Programs, Server, find_programs
+from shf_demo.signals import signals_wait
 from shf_demo.supervisor import Supervisor, is_healthy
 from shf_demo.timings import SHORTENED, Timings
 from shf_demo.traffic import Traffic
@@ -72,7 +73,8 @@ class Stack:
                 configuration.write(self.workdir / name, content)
             self._define_servers(programs)
             for server in self.servers():
-                starting.enter_context(server)
+                with signals_wait():
+                    starting.enter_context(server)
             for server in self.servers():
                 server.wait_ready()
             self._running = starting.pop_all()

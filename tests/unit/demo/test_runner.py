@@ -8,10 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from shf_demo import servers
 from shf_demo.runner import run
+from shf_demo.signals import signals_interrupt
+from shf_demo.stack import Stack
 
 RUN = "import sys; from shf_demo.runner import run; sys.exit(run())"
 
@@ -71,6 +76,23 @@ def test_a_signal_during_the_start_stops_everything(number: int, started: int, t
         time.sleep(0.05)
     assert not alive(children)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_between_the_start_of_a_server_and_its_name_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The process runs and nobody has been told of it yet: it ends all the same, before the start is over."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(*arguments, **options))
+        signal.raise_signal(signal.SIGINT)
+        return started[-1]
+
+    monkeypatch.setattr(servers, "subprocess", SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL))
+    with pytest.raises(KeyboardInterrupt), signals_interrupt(), Stack(tmp_path):
+        pass
+    assert [process.returncode is None for process in started] == [False]
 
 
 def test_missing_servers_are_a_message_and_not_a_traceback(tmp_path: Path) -> None:
