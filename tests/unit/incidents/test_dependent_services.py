@@ -293,7 +293,7 @@ def test_an_incident_that_was_split_off_is_never_merged_again(shop: Fleet) -> No
     """Neither when its cause alerts, nor when it is asked before an action."""
     shop.take(alert("db"), alert("cart"), alert("search"))
     (incident,) = shop.listed()
-    split_id = shop.store.write(lambda c: correlation.split(c, incident, "cart", "ada said so", 110.0))
+    split_id, _ = shop.store.write(lambda c: correlation.split(c, incident, "cart", "ada said so", 110.0))
     shop.change(incident, state="closed", closed_at=111.0)
     shop.take(alert("cart", 2), alert("db", 2), at=120.0)
     cart = next(row for row in shop.listed() if row.id == split_id)
@@ -309,7 +309,7 @@ def test_a_split_takes_the_alerts_of_one_service_and_tells_both(shop: Fleet) -> 
     """The new incident is as grave as its alerts, and begins from the start."""
     shop.take(alert("db"), alert("cart", 1, "info"), alert("cart", 2, "warning"), alert("web"))
     (incident,) = shop.listed()
-    split_id = shop.store.write(lambda c: correlation.split(c, incident, "cart", "ada said so", 110.0))
+    split_id, _ = shop.store.write(lambda c: correlation.split(c, incident, "cart", "ada said so", 110.0))
     split = next(row for row in shop.listed() if row.id == split_id)
     assert (split.service, split.state, split.severity) == ("cart", "detected", "warning")
     assert split.due_at == 110.0
@@ -326,7 +326,8 @@ def test_a_split_joins_the_incident_that_the_service_has_already(shop: Fleet) ->
     shop.change(incident, state="resolved", resolved_at=105.0)
     shop.take(alert("cart", 2), at=106.0)
     own = next(row for row in shop.listed() if row.service == "cart")
-    assert shop.store.write(lambda c: correlation.split(c, incident, "cart", "so", 110.0)) == own.id
+    joined = shop.store.write(lambda c: correlation.split(c, incident, "cart", "so", 110.0))
+    assert joined == (own.id, False)
     shop.take()
     assert shop.members(own) == {"cart": 2}
     assert next(row.split_from for row in shop.listed() if row.id == own.id) == incident.id

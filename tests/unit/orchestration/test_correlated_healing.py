@@ -228,6 +228,7 @@ def test_symptom_that_still_fails_is_healed_by_itself(shop: Any) -> None:
     assert (split.split_from, healed.split_from) == (healed.id, None)
     assert shop.restarts() == {"db": 1, "cart": 1}
     assert any("db has healed, and it still fails" in line for line in shop.story(split))
+    assert shop.context.metrics.opened.labels("cart")._value.get() == 1.0
     assert [alert.service for alert in shop.alerts_of(healed)] == ["db"]
 
 
@@ -389,6 +390,8 @@ def test_who_was_called_hears_of_what_is_split_off_to_them(shop: Any, by_hand: b
     shop.run(seconds=10)
     own = shop.incident_of("cart")
     assert (own.state, [call.level for call in shop.calls]) == (State.ESCALATED, [1])
+    opened = shop.context.metrics.opened.labels("cart")
+    before = opened._value.get()
     if by_hand:
         assert split_off(shop.context, shop.incident_of("db").id, "cart", by="ada") == own.id
         shop.run(seconds=10)
@@ -396,6 +399,7 @@ def test_who_was_called_hears_of_what_is_split_off_to_them(shop: Any, by_hand: b
         shop.run(seconds=shop.context.settings.relapse_window, tick=5)
     assert {alert.labels["signal"] for alert in shop.alerts_of(own)} == {"heartbeat", "error_ratio"}
     assert [call.level for call in shop.calls if "error_ratio is reported too" in call.reason] == [1]
+    assert opened._value.get() == before  # none was opened for it
 
 
 def test_acknowledgement_does_not_hold_up_the_cause(shop: Any) -> None:

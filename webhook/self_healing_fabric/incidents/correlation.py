@@ -439,8 +439,11 @@ def merged_changes(into_id: str, now: float) -> dict[str, Any]:
     }
 
 
-def split(connection: Connection, incident: Row[Any], service: str, reason: str, now: float) -> str:
-    """Give a symptom's alerts an incident of their own, which is never merged again; return its id.
+def split(
+    connection: Connection, incident: Row[Any], service: str, reason: str, now: float
+) -> tuple[str, bool]:
+    """Give a symptom's alerts an incident of their own, which is never merged again; return its id, and
+    whether that was opened for it.
 
     Where the service has an open incident already, they go there, and what fires is taken in as if it came
     now. What was done to the service goes with them, unless something is under way.
@@ -479,7 +482,7 @@ def split(connection: Connection, incident: Row[Any], service: str, reason: str,
     here = Entry(Kind.STATE, f"{service} was split off into {split_id}: {reason}", data)
     there = Entry(Kind.STATE, f"Split off from {incident.id}: {reason}", data)
     timeline.append_all(connection, [(incident.id, here), (split_id, there)], now)
-    return split_id
+    return split_id, not existing
 
 
 def silenced(alerts: Collection[Row[Any]], service: str | None) -> bool:

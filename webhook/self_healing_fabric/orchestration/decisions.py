@@ -146,10 +146,10 @@ def split_off(context: Context, incident_id: str, service: str, *, by: str, reas
             others = ", ".join(sorted(members)) or "none"
             raise DecisionRefused(f"{service} is no symptom in this incident; those that are: {others}")
         why = f"{by} decided so" + (f": {reason}" if reason else "")
-        return correlation.split(connection, row, service, why, now), True
+        return correlation.split(connection, row, service, why, now)
 
-    split_id, is_new = context.store.write(write)
-    if is_new:
+    split_id, opened = context.store.write(write)
+    if opened:
         context.metrics.opened.labels(service).inc()
     return split_id
 

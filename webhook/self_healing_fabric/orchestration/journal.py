@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 Finished = tuple[str, Outcome]  # an action's id and how it ended
 NOTHING_MEASURED = Measured()
-Also = Callable[[Connection], None]
+Also = Callable[[Connection], str | None]  # returns the service of an incident that it opened
 
 
 class _StoredBefore(Exception):
@@ -78,7 +78,7 @@ def commit(
     lease = {} if hold else {"lease_owner": None, "lease_until": None}
     changes = {**_columns(context, incident, transition, now), **lease, **transition.changes}
 
-    def write(connection: Connection) -> dict[str, Any]:
+    def write(connection: Connection) -> tuple[dict[str, Any], list[str | None]]:
         if also:
             statements.serialize(connection, "correlation")
         statements.update_claimed(connection, incident.id, incident.epoch, changes)
@@ -97,15 +97,16 @@ def commit(
             entries += rise.entries
             risen = rise.changes
         timeline.append(connection, incident.id, [*entries, *_state_entries(incident, transition)], now)
-        for each in also:
-            each(connection)
-        return risen
+        return risen, [each(connection) for each in also]
 
     risen: dict[str, Any] = {}
     try:
-        risen = context.store.write(write)
+        risen, opened = context.store.write(write)
     except _StoredBefore:
         log.info("step_was_stored", incident=incident.id)
+    else:
+        for service in filter(None, opened):
+            context.metrics.opened.labels(service).inc()
     return incident.after({**changes, **risen})
 
 

@@ -263,13 +263,15 @@ def split_off(incident: Incident, service: str, reason: str, context: Context) -
     """Give the service's alerts an incident of their own, in the transaction of the step."""
     now = context.clock()
 
-    def also(connection: Connection) -> None:
+    def also(connection: Connection) -> str | None:
         row = statements.incident(connection, incident.id)
         # A person may have split it off while its samples were asked for.
-        if row is not None and any(
-            each.service == service for each in statements.alerts_of(connection, incident.id)
+        if row is None or all(
+            each.service != service for each in statements.alerts_of(connection, incident.id)
         ):
-            correlation.split(connection, row, service, reason, now)
+            return None
+        _, opened = correlation.split(connection, row, service, reason, now)
+        return service if opened else None
 
     return also
 
