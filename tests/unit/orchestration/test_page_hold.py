@@ -231,6 +231,32 @@ def test_an_alertmanager_that_is_away_is_told_at_the_next_look(
     assert alertmanager.holds(world.clock.now) == {"cart"}
 
 
+def test_one_of_two_alertmanagers_that_was_not_told_is_told_at_the_next_look(
+    make_world: Callable[..., Any], httpserver: HTTPServer
+) -> None:
+    """They do not pass alerts on to each other: the one that does not know of the hold would page. What the
+    other one took has its end."""
+    first, second = Alertmanager(), Alertmanager(status=503)
+    for name, server in (("first", first), ("second", second)):
+        httpserver.expect_request(f"/{name}/api/v2/alerts", method="POST").respond_with_handler(server.take)
+    hold_page = {"urls": [httpserver.url_for(name) for name in ("first", "second")], "deadline": DEADLINE}
+    world = make_world({"cart": ()}, escalation={"hold_page": hold_page})
+    hold = PageHold(world.context, world.context.settings.escalation.hold_page, world.clock)
+    healing(world)
+    with pytest.raises(NotPosted, match="second answered 503"):
+        hold.tell()
+    assert (first.holds(world.clock.now), second.posts) == ({"cart"}, [])
+    second.status = 200
+    world.clock.now += 1
+    hold.tell()
+    assert second.holds(world.clock.now) == {"cart"}
+    second.status = 503
+    world.clock.now = world.incident().opened_at + DEADLINE
+    with pytest.raises(NotPosted, match="second answered 503"):
+        hold.tell()
+    assert first.holds(world.clock.now) == set()
+
+
 def test_only_the_leader_speaks(holding: Holding, alertmanager: Alertmanager, monkeypatch: Any) -> None:
     """A replica that is not, or no more, says nothing: what the others hold is theirs."""
     world, hold = holding

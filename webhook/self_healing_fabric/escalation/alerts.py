@@ -45,7 +45,14 @@ class PostedAlert:
 
 
 class NotPosted(Exception):
-    """No Alertmanager took the alerts; says what each answered."""
+    """An Alertmanager did not take the alerts; says what each of those answered.
+
+    `taken`: another one did.
+    """
+
+    def __init__(self, told: str, *, taken: bool = False) -> None:
+        super().__init__(told)
+        self.taken = taken
 
 
 class Alertmanagers:
@@ -62,7 +69,7 @@ class Alertmanagers:
         self._named = (named, known)
 
     def post(self, alerts: Sequence[PostedAlert]) -> None:
-        """Tell all of them. Raises NotPosted when none took it."""
+        """Tell all of them. Raises NotPosted when one did not take it."""
         failures = []
         with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
@@ -74,8 +81,8 @@ class Alertmanagers:
                         failures.append(f"{url} answered {answer.status_code}: {quoted(answer.text)}")
                 except (httpx.HTTPError, OSError, ValueError) as error:
                     failures.append(f"{url}: {type(error).__name__}: {quoted(error)}")
-        if len(failures) == len(self.urls):
-            raise NotPosted("; ".join(failures))
+        if failures:
+            raise NotPosted("; ".join(failures), taken=len(failures) < len(self.urls))
 
     def check(self) -> str:
         """Ask each for its status. Raises NotPosted when one does not answer."""

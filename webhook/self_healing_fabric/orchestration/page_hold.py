@@ -97,8 +97,13 @@ class PageHold:
         since = {place: self._held.get(place, now) for place in places}
         alerts = [_alert(place, at, now + EXPIRES) for place, at in since.items()]
         alerts += [_alert(place, self._held[place], now) for place in ended]
-        if alerts:
-            self._alertmanagers.post(alerts)
+        try:
+            if alerts:
+                self._alertmanagers.post(alerts)
+        except NotPosted as error:
+            if error.taken:  # its end has to be told, and the others are told at the next look
+                self._held, self._told = since, float("-inf")
+            raise
         self._held, self._told = since, now
 
     def _healing(self, connection: Connection) -> set[Place]:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import structlog
+
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.escalation.alerts import (
     ESCALATION,
@@ -23,6 +25,8 @@ from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
 from self_healing_fabric.escalation.messages import Message
 from self_healing_fabric.settings import AlertmanagerChannel as AlertmanagerSettings
 from self_healing_fabric.settings import Settings
+
+log = structlog.get_logger()
 
 SIGNS_OF_LIFE = 3  # while an alert lives: one may get lost
 
@@ -73,7 +77,9 @@ class AlertmanagerChannel:
         try:
             self._alertmanagers.post([alert])
         except NotPosted as error:
-            raise CallFailed(str(error), progress=kept) from error
+            if not error.taken:
+                raise CallFailed(str(error), progress=kept) from error
+            log.warning("alertmanager_not_told", call=call.id, error=str(error))
         return Receipt(progress=kept)
 
     def check(self) -> str:
