@@ -128,14 +128,16 @@ class Pager(_Server):
     def __init__(self) -> None:
         super().__init__(0)
         self.pages: list[tuple[float, str, str]] = []  # at, service, alert
+        self.ends: list[tuple[str, str]] = []  # service, alert
 
     def receive(self, path: str, body: bytes) -> int:
-        """Note the alerts that fire."""
-        self.pages += [
-            (time.time(), alert["labels"].get("service", ""), alert["labels"]["alertname"])
-            for alert in json.loads(body)["alerts"]
-            if alert["status"] == "firing"
-        ]
+        """Note the alerts."""
+        for alert in json.loads(body)["alerts"]:
+            told = (alert["labels"].get("service", ""), alert["labels"]["alertname"])
+            if alert["status"] == "firing":
+                self.pages.append((time.time(), *told))
+            else:
+                self.ends.append(told)
         return 200
 
     def first(self, service: str) -> tuple[float, str] | None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from alert_flood import Flood
 from receivers import Pager, set_pager
 from rules_server import prometheus_with_rules
+from served_fabric import one_alert_each, served_fabric, stubbed_world
 
 from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, PostedAlert
 from self_healing_fabric.escalation.calls import Call, Kind
@@ -41,10 +44,9 @@ def pager() -> Iterator[Pager]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def url(programs: Programs, tmp_path_factory: pytest.TempPathFactory, pager: Pager) -> Iterator[str]:
+@contextmanager
+def alertmanager(programs: Programs, folder: Path, pager: Pager) -> Iterator[tuple[str, Server]]:
     """An Alertmanager with the shipped configuration, whose page waits for one second and not for thirty."""
-    folder = tmp_path_factory.mktemp("alertmanager")
     content = configuration.alertmanager("http://127.0.0.1:1")
     set_pager(content, pager.url)
     for route in content["route"]["routes"]:
@@ -63,14 +65,22 @@ def url(programs: Programs, tmp_path_factory: pytest.TempPathFactory, pager: Pag
         ready = f"http://{address}/-/ready"
         with Server("alertmanager", command, ready, folder / "log", environment=os.environ) as server:
             server.wait_ready()
-            yield f"http://{address}"
+            yield f"http://{address}", server
 
 
-def fails(url: str, service: str) -> None:
-    """The page of a service fires, as Prometheus would say."""
+@pytest.fixture(scope="module")
+def url(programs: Programs, tmp_path_factory: pytest.TempPathFactory, pager: Pager) -> Iterator[str]:
+    """That of one for all tests."""
+    with alertmanager(programs, tmp_path_factory.mktemp("alertmanager"), pager) as (address, _):
+        yield address
+
+
+def fails(url: str, service: str, *, since: float = 0.0, over: bool = False) -> None:
+    """The page of a service fires, as Prometheus would say; for some seconds, or no more."""
     labels = {**PLACE, "service": service, "alertname": "ShfServiceFailing", "severity": "critical"}
     now = time.time()
-    posted = PostedAlert({**labels, "page": "unless_healing"}, now, now + 300)
+    ends_at = now if over else now + 300
+    posted = PostedAlert({**labels, "page": "unless_healing"}, now - since, ends_at)
     Alertmanagers(AlertmanagerChannel(urls=(url,)), 5, Settings()).post([posted])
 
 
@@ -130,6 +140,43 @@ def test_an_escalation_pages_at_once_and_ends_with_the_incident(url: str, pager:
     assert (pager.first("shop") or (0.0, ""))[1] == "ShfEscalation"
 
 
+def escalate(url: str, service: str) -> None:
+    """People are called for a service, over Alertmanager."""
+    settings = Settings(escalation={"channels": {"on-call": {"alertmanager": {"urls": [url]}}}})
+    alert = {"service": service, "labels": {**PLACE, "service": service}, "annotations": {}}
+    stories = {"i": {"severity": "critical", "acknowledged_by": None, "alerts": [alert]}}
+    call = Call("c", Kind.ESCALATION, "i", service, 4, "everyone", "human", ("human",), "not healed")
+    message = Message("c", "title", "body", {"links": {}}, (call,), stories)
+    channels(settings)["on-call"].send(message, {})
+
+
+def test_a_page_that_went_out_before_people_were_called_is_ended(url: str, pager: Pager) -> None:
+    """The fabric's own does not hold it: an alert that is held does not tell its end."""
+    fails(url, "paged", since=60)
+    wait("paged", lambda: pager.first("paged") is not None)
+    escalate(url, "paged")
+    wait("called", lambda: any(told[1:] == ("paged", "ShfEscalation") for told in pager.pages))
+    fails(url, "paged", since=60, over=True)
+    wait("its end", lambda: ("paged", "ShfServiceFailing") in pager.ends)
+    assert state_of(url, alertname="ShfEscalation", service="paged") == "active"
+
+
+def test_a_page_that_was_held_until_people_were_called_never_goes_out(url: str, pager: Pager) -> None:
+    """However long it has failed: they have been told already."""
+    now = time.time()
+    labels = {**PLACE, "service": "held", "alertname": HEALING}
+    managers = Alertmanagers(AlertmanagerChannel(urls=(url,)), 5, Settings())
+    managers.post([PostedAlert(labels, now - 120, now + 60)])
+    fails(url, "held", since=120)
+    wait("held", lambda: state_of(url, alertname="ShfServiceFailing", service="held") == "suppressed")
+    escalate(url, "held")
+    managers.post([PostedAlert(labels, now - 120, time.time())])
+    wait("called", lambda: pager.first("held") is not None)
+    wait("the hold is over", lambda: state_of(url, alertname=HEALING, service="held") is None)
+    assert state_of(url, alertname="ShfServiceFailing", service="held") == "suppressed"
+    assert {alert for _, service, alert in pager.pages if service == "held"} == {"ShfEscalation"}
+
+
 def test_who_is_called_again_is_paged_again(url: str, pager: Pager) -> None:
     """Although the first call's alert still fires, which Alertmanager repeats after four hours."""
     settings = Settings(escalation={"channels": {"on-call": {"alertmanager": {"urls": [url]}}}})
@@ -144,6 +191,41 @@ def test_who_is_called_again_is_paged_again(url: str, pager: Pager) -> None:
         before = pages()
         channel.send(Message(name, "title", "body", {"links": {}}, (call,), stories), {})
         wait(f"page {number}", lambda before=before: pages() > before)
+
+
+def test_what_an_alertmanager_has_forgotten_is_posted_again(
+    programs: Programs, tmp_path: Path, pager: Pager
+) -> None:
+    """It restarts and knows no alert any more: people's is back at the next comparison, long before it would
+    have been kept alive; what it holds would page meanwhile."""
+    levels = [{"name": f"level {number}", "call": ["human"] if number else []} for number in range(5)]
+    channel = {"alertmanager": {"expires": "1h"}}
+    with ExitStack() as stack:
+        address, server = stack.enter_context(alertmanager(programs, tmp_path, pager))
+        world = stack.enter_context(
+            stubbed_world(tmp_path, services=1, incurable=1, alerts=1, repair_seconds=0.1)
+        )
+        fabric = stack.enter_context(
+            served_fabric(
+                tmp_path,
+                prometheus={"url": world.url, "scrape_interval": "500ms", "evaluation_interval": "500ms"},
+                alertmanager={"url": address},
+                services={"s0000": {}},
+                escalation={
+                    "levels": levels,
+                    "channels": {"on-call": channel},
+                    "contacts": {"human": ["on-call"]},
+                },
+            )
+        )
+        with Flood(fabric.url, one_alert_each(1), connections=1) as flood:
+            flood.join(PATIENCE)
+        known = {"alertname": "ShfEscalation", "service": "s0000"}
+        wait("called", lambda: state_of(address, **known) == "active")
+        server.stop()
+        server.start()
+        server.wait_ready()
+        wait("called again", lambda: state_of(address, **known) == "active")
 
 
 def test_where_no_fabric_was_ever_started_people_are_paged(url: str, pager: Pager, tmp_path: Path) -> None:

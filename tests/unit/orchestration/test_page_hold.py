@@ -257,6 +257,70 @@ def test_one_of_two_alertmanagers_that_was_not_told_is_told_at_the_next_look(
     assert first.holds(world.clock.now) == set()
 
 
+def calling_over_alertmanager(make_world: Callable[..., Any], httpserver: HTTPServer) -> Holding:
+    """A world where every level calls over an Alertmanager, which is another one than that of the hold."""
+    levels = [{"name": f"level {number}", "call": ["human"] if number else []} for number in range(5)]
+    escalation = {
+        "hold_page": {"urls": [httpserver.url_for("").rstrip("/")], "deadline": DEADLINE},
+        "levels": levels,
+        "channels": {"on-call": {"alertmanager": {"urls": [httpserver.url_for("/people")]}}},
+        "contacts": {"human": ["on-call"]},
+    }
+    world = make_world({"cart": ()}, escalation=escalation)
+    return world, PageHold(world.context, world.context.settings.escalation.hold_page, world.clock)
+
+
+@pytest.mark.parametrize("state", ["suppressed", "active"])
+def test_whom_people_were_called_for_over_alertmanager_pages_no_more(
+    make_world: Callable[..., Any], httpserver: HTTPServer, alertmanager: Alertmanager, state: str
+) -> None:
+    """Their page was held until then, and would tell them the same again; also when the incident has healed,
+    and the alerts that end later are all that is left. Had it gone out, it would have to tell its end."""
+    page = {"startsAt": "2026-11-22T07:31:33.778Z", "status": {"state": state}}
+    httpserver.expect_request("/people/api/v2/alerts", method="GET").respond_with_json([page])
+    httpserver.expect_request("/people/api/v2/alerts", method="POST").respond_with_data()
+    world, hold = calling_over_alertmanager(make_world, httpserver)
+    healing(world, labels={"cluster": "eu"})
+    hold.tell()
+    world.run(seconds=63)
+    assert (world.incident().state, world.incident().level) == (State.ESCALATED, 1)
+    hold.tell()
+    still = {"cart"} if state == "suppressed" else set()
+    assert alertmanager.holds(world.clock.now) == still
+    world.healthy()
+    world.run(seconds=20)
+    assert world.incident().state is State.RESOLVED
+    hold.tell()
+    assert alertmanager.holds(world.clock.now) == still
+    world.silent()
+    world.receive(world.alert(starts_at="later", labels={"cluster": "eu"}))
+    world.clock.now += DEADLINE
+    world.run(seconds=1)
+    assert world.incident().relapses == 1
+    hold.tell()
+    assert alertmanager.holds(world.clock.now) == set()
+
+
+def test_a_page_waits_for_the_call_that_takes_its_place(
+    make_world: Callable[..., Any], httpserver: HTTPServer, alertmanager: Alertmanager
+) -> None:
+    """For a moment, and not for one that does not arrive: then the page is what people hear."""
+    httpserver.expect_request("/people/api/v2/alerts").respond_with_data(status=503)
+    world, hold = calling_over_alertmanager(make_world, httpserver)
+    healing(world)
+    hold.tell()
+    while world.incident().level == 0:
+        world.clock.now += 1
+        world.orchestrator.take_in()
+        for incident in world.orchestrator.claim(8):
+            world.orchestrator.work(incident)
+    hold.tell()
+    assert alertmanager.holds(world.clock.now) == {"cart"}
+    world.run()
+    hold.tell()
+    assert alertmanager.holds(world.clock.now) == set()
+
+
 def test_only_the_leader_speaks(holding: Holding, alertmanager: Alertmanager, monkeypatch: Any) -> None:
     """A replica that is not, or no more, says nothing: what the others hold is theirs."""
     world, hold = holding

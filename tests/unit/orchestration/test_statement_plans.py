@@ -57,7 +57,8 @@ def scanning(world: World) -> Iterator[dict[str, list[str]]]:
 
 def test_no_round_reads_what_is_over(make_world: Callable[..., World]) -> None:
     """A life with an action and a call, a scrape, a comparison, a page that is held: all by indexes."""
-    world = make_world({"cart": (), "db": ()})
+    channels = {"on-call": {"alertmanager": {"urls": ["http://127.0.0.1:9"]}}}
+    world = make_world({"cart": (), "db": ()}, escalation={"channels": channels})
     holding = PageHold(world.context, PageHoldSettings(urls=["http://127.0.0.1:9"]), world.clock)
     world.context.leases.lead()
     with scanning(world) as found:
@@ -66,7 +67,7 @@ def test_no_round_reads_what_is_over(make_world: Callable[..., World]) -> None:
         world.run(seconds=2)
         world.orchestrator.reconciliation.run()
         list(StateCollector(world.fabric).collect())
-        world.context.store.read(holding._healing)
+        world.context.store.read(holding._places)
         world.run(seconds=90)
     assert world.restarts() == {"cart": 1}
     assert len(world.calls) > 1

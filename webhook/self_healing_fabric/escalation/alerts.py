@@ -13,13 +13,38 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
+from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from self_healing_fabric import outbound
 from self_healing_fabric.quoting import quoted
 from self_healing_fabric.settings import AlertmanagerChannel, PageHoldSettings, Settings, bearer_headers
+from shf_queries.catalogue import quote
+
+log = structlog.get_logger()
 
 ESCALATION = "ShfEscalation"
 HEALING = "ShfHealing"
+PAGE = 'page="unless_healing"'  # matches the pages that these two hold
+PAGE_WAITS = 25.0  # seconds for which a page surely waits by itself; the shipped `group_wait` is 30 s
+
+
+class _Status(BaseModel):
+    state: str
+
+
+class _Listed(BaseModel):
+    """An alert of Alertmanager's GET /api/v2/alerts, as far as it is of interest."""
+
+    startsAt: AwareDatetime  # noqa: N815 - Alertmanager's name
+    status: _Status
+
+    def may_be_out(self, now: float) -> bool:
+        """Whether it is held by nothing, and no longer waits by itself."""
+        return self.status.state == "active" and self.startsAt.timestamp() < now - PAGE_WAITS
+
+
+_LISTED = TypeAdapter(list[_Listed])
 
 
 @dataclass(frozen=True)
@@ -83,6 +108,25 @@ class Alertmanagers:
                     failures.append(f"{url}: {type(error).__name__}: {quoted(error)}")
         if failures:
             raise NotPosted("; ".join(failures), taken=len(failures) < len(self.urls))
+
+    def may_have_paged(self, place: Mapping[str, str], now: float) -> bool:
+        """Whether people may have heard by a page of what fails there, or none of the Alertmanagers tells.
+
+        What is held does not tell its end, so a page that went out must not be held any more.
+        """
+        wanted = {"filter": [PAGE, *(f"{name}={quote(value)}" for name, value in place.items())]}
+        answers: list[_Listed] | None = None
+        with outbound.client_for(*self._named, timeout=self._timeout) as client:
+            for url in self.urls:
+                try:
+                    headers = bearer_headers(self._bearer_token_file)
+                    answer = client.get(f"{url}/api/v2/alerts", params=wanted, headers=headers)
+                    listed = _LISTED.validate_json(outbound.succeeded(answer).content)
+                except (httpx.HTTPError, OSError, ValueError) as error:
+                    log.warning("alertmanager_not_asked", url=url, error=quoted(error))
+                else:
+                    answers = [*(answers or ()), *listed]
+        return answers is None or any(each.may_be_out(now) for each in answers)
 
     def check(self) -> str:
         """Ask each for its status. Raises NotPosted when one does not answer."""

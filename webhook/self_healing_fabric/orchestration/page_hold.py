@@ -2,8 +2,10 @@
 
 It fails open. What holds a page is an alert, `ShfHealing`, that lives for half a minute and is posted again
 and again; whatever kills, freezes or cuts off the fabric ends it, and the page goes out. It is said only of
-incidents that the fabric may and does repair by itself right now, not for longer than a deadline, and it
-follows from the store each time, so a restart or another leader just goes on.
+incidents that the fabric may and does repair by itself right now, not for longer than a deadline, and of
+those whose page was held until people were called over Alertmanager: it would tell them the same again, even
+after the incident, for the alerts of a service outlive it. It follows from the store each time, so a restart
+or another leader just goes on.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from sqlalchemy import Connection
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, NotPosted, PostedAlert
+from self_healing_fabric.escalation.channels.alertmanager import HOLDS
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.settings import Mode, PageHoldSettings
-from self_healing_fabric.store import statements
+from self_healing_fabric.store import call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
 
 log = structlog.get_logger()
@@ -31,6 +34,7 @@ EXPIRES = 30.0  # seconds after the last sign of life; a new leader takes 6 to b
 REFRESH = 10.0  # seconds between two signs of life
 LOOK = 1.0  # seconds between two looks at what is healed: a page must be held before it goes out
 TIMEOUT = 5.0  # seconds for one Alertmanager
+CALL_TAKES = 5.0  # seconds for which a page waits for the call that takes its place
 MOST = 2000  # incidents that hold; a storm beyond that pages
 
 # In these the fabric works by itself; resolved: its alerts end a while after it has healed.
@@ -51,6 +55,8 @@ class PageHold:
         self._context = context
         self._settings = settings
         self._clock = clock  # Alertmanager's is the system's
+        channels = context.settings.escalation.channels
+        self._channels = [name for name, channel in channels.items() if channel.alertmanager is not None]
         self._alertmanagers = Alertmanagers(settings, TIMEOUT, context.settings)
         self._held: dict[Place, float] = {}  # since when
         self._told = float("-inf")
@@ -89,7 +95,7 @@ class PageHold:
         if not self._context.leases.leader:
             self._held.clear()
             return
-        places, now = self._context.store.read(self._healing), self._clock()
+        places, now = self._context.store.read(self._places), self._clock()
         ended = [place for place in self._held if place not in places]
         new = [place for place in places if place not in self._held]
         if not ended and not new and now - self._told < REFRESH:
@@ -105,6 +111,22 @@ class PageHold:
                 self._held, self._told = since, float("-inf")
             raise
         self._held, self._told = since, now
+
+    def _places(self, connection: Connection) -> set[Place]:
+        return self._healing(connection) | self._called_for(connection)
+
+    def _called_for(self, connection: Connection) -> set[Place]:
+        """Whose page was held until people were called over Alertmanager: from then on that is their page."""
+        now, found = self._context.clock(), set()
+        for call in call_statements.calls_over(connection, self._channels) if self._channels else ():
+            # One that had ended before the incident resolved is of a failure before: it has relapsed since.
+            of_now = call.ended_at is None or (call.resolved_at or now) <= call.ended_at
+            if of_now and call.sent_at is not None and call.progress.get(HOLDS) is not None:
+                cluster, namespace, service = call.progress[HOLDS]
+                found.add((cluster, namespace, service))
+            elif call.attempts == 0 and call.created_at > now - CALL_TAKES:
+                found.update(place for place in self._held if place[-1] == call.service)
+        return found
 
     def _healing(self, connection: Connection) -> set[Place]:
         """Where the fabric heals by itself, and nobody has to be called."""
@@ -146,5 +168,5 @@ def _place(labels: Mapping[str, Any], service: str) -> Place:
 def _alert(place: Place, since: float, until: float) -> PostedAlert:
     cluster, namespace, service = place
     labels = {"alertname": HEALING, "cluster": cluster, "namespace": namespace, "service": service}
-    summary = {"summary": f"The Self-Healing Fabric heals {service}: its page waits"}
+    summary = {"summary": f"The Self-Healing Fabric heals {service} or has called people: its page waits"}
     return PostedAlert({**labels, "severity": "none"}, min(since, until), until, summary)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
 from self_healing_fabric import outbound
+from self_healing_fabric.escalation.alerts import ESCALATION
 from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
 from self_healing_fabric.incidents.limits import CUT
 from self_healing_fabric.incidents.models import Alert
@@ -151,6 +152,7 @@ class Reconciliation:
             return False
         self._note("alertmanager", True)
         self._context.metrics.alertmanager_compared.set(self._context.clock())
+        self._post_again(settings, listed)
         ours = [
             item for item in listed if settings.receiver in {receiver.name for receiver in item.receivers}
         ]
@@ -173,6 +175,25 @@ class Reconciliation:
         loud = [row.id for identity, row in known.items() if here.get(identity) is False and row.suppressed]
         self._store(alerts, ended, silenced, loud)
         return True
+
+    def _post_again(self, settings: AlertmanagerSettings, listed: Collection[_ListedAlert]) -> None:
+        """What people were called by is posted now, and not at its next sign of life, where Alertmanager has
+        forgotten it, as it does when it restarts: else what that holds would page meanwhile."""
+        context = self._context
+        channels = [
+            name
+            for name, channel in context.settings.escalation.channels.items()
+            if (over := channel.alertmanager) is not None and (not over.urls or settings.url in over.urls)
+        ]
+        if not channels:
+            return
+        there = {item.labels.get("call") for item in listed if item.labels.get("alertname") == ESCALATION}
+        alive = context.store.read(lambda connection: call_statements.calls_kept_alive(connection, channels))
+        forgotten = [row.id for row in alive if row.progress.get("call", row.id) not in there]
+        if forgotten:
+            now = context.clock()
+            context.store.write(lambda connection: call_statements.hurry_calls(connection, forgotten, now))
+            log.warning("alertmanager_forgot_calls", number=len(forgotten))
 
     def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
         headers = bearer_headers(settings.bearer_token_file)

@@ -79,6 +79,16 @@ def gathered_calls(connection: Connection, channel: str, contact: str, now: floa
     return connection.execute(_GATHERED, values).all()
 
 
+def calls_over(connection: Connection, channels: Collection[str]) -> Sequence[AnyRow]:
+    """What was called for over these channels for incidents that are not closed, with when those resolved."""
+    query = (
+        select(calls, incidents.c.resolved_at)
+        .join(incidents, incidents.c.id == calls.c.incident_id)
+        .where(incidents.c.closed_at.is_(None), calls.c.kind == "escalation", calls.c.channel.in_(channels))
+    )
+    return connection.execute(query).all()
+
+
 _MESSAGE = (
     select(calls)
     .where(calls.c.message == bindparam("_message"), calls.c.due_at.is_not(None))
@@ -163,6 +173,19 @@ def update_claimed_call(connection: Connection, call_id: str, epoch: int, change
 def put_off(connection: Connection, ids: Collection[str], due_at: float) -> None:
     """These wait until then."""
     connection.execute(update(calls).where(calls.c.id.in_(list(ids))).values(due_at=due_at))
+
+
+def calls_kept_alive(connection: Connection, channels: Collection[str]) -> Sequence[AnyRow]:
+    """What is sent again and again over these channels until its incident is over."""
+    alive = (calls.c.due_at.is_not(None), calls.c.ended_at.is_(None), calls.c.status == "sent")
+    return connection.execute(select(calls).where(*alive, calls.c.channel.in_(channels))).all()
+
+
+def hurry_calls(connection: Connection, ids: Collection[str], now: float) -> None:
+    """What is still to be sent of these, or sent again, is due now."""
+    connection.execute(
+        update(calls).where(calls.c.id.in_(list(ids)), calls.c.due_at > now).values(due_at=now)
+    )
 
 
 _OF_INCIDENT = (

@@ -2,6 +2,9 @@
 
 It is kept alive for as long as the incident is not over, and ended then. An acknowledgement does not end it:
 Alertmanager would say `resolved` of what nobody has healed.
+
+It takes the place of the page that says less, `ShfServiceFailing`: its label `holds` inhibits that, unless
+that has gone out before.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ from self_healing_fabric.settings import Settings
 
 log = structlog.get_logger()
 
+HOLDS = (
+    "holds"  # in the progress of a call: cluster, namespace and service whose page its alert holds, or None
+)
 SIGNS_OF_LIFE = 3  # while an alert lives: one may get lost
 
 
@@ -64,6 +70,13 @@ class AlertmanagerChannel:
             "page": "now",
             **place_of(story, call.service),
         }
+        # Decided once: with other labels it would be another alert.
+        holds = progress.get(HOLDS)
+        if not progress:
+            place = {name: labels.get(name, "") for name in ("cluster", "namespace", "service")}
+            holds = None if self._alertmanagers.may_have_paged(place, now) else list(place.values())
+        if holds is not None:
+            labels["holds"] = "page"
         links = message.document["links"]
         names = {"incident": "incident_url", "dashboard": "dashboard_url", "runbook": "runbook_url"}
         annotations = {"summary": message.title, "description": message.body, "reason": call.reason}
@@ -72,7 +85,7 @@ class AlertmanagerChannel:
             annotations["acknowledged_by"] = story["acknowledged_by"]
         over = call.kind is Kind.ENDED
         ends_at = now if over else now + self._expires
-        kept = {"started": started, "call": of_call}
+        kept = {"started": started, "call": of_call, HOLDS: holds}
         alert = PostedAlert(labels, min(started, ends_at), ends_at, annotations, links.get("incident"))
         try:
             self._alertmanagers.post([alert])
