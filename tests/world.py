@@ -153,6 +153,7 @@ class Target:
         self.scalings: list[int] = []
         self.scale_answer = 200
         self.on_scale: Callable[[], None] = lambda: None
+        self.on_refused_scale: Callable[[], None] = lambda: None
         self.health = 200
         self.health_body = ""
         self.probes = 0  # of a retry
@@ -170,6 +171,7 @@ class Target:
 
     def _replicas(self, request: Request) -> Response:
         if request.method == "PUT" and self.scale_answer >= 400:
+            self.on_refused_scale()
             return Response(status=self.scale_answer)
         if request.method == "PUT":
             self.replicas = request.get_json()["replicas"]

@@ -266,6 +266,23 @@ def test_a_question_about_what_was_lent_is_told_when_a_window_ends(world: Any) -
     assert world.target.scalings == [3, 2]
 
 
+def test_a_target_that_refuses_to_be_scaled_back_inside_a_window_is_told_at_its_end(world: Any) -> None:
+    """The window begins while the target is asked: what is left to people, they have to hear of."""
+    start, end = world.clock.now + 7200, world.clock.now + 10800
+    window = [datetime.fromtimestamp(each, UTC).isoformat() for each in (start, end)]
+    world.values["guardrails"]["maintenance"] = [dict(zip(("start", "end"), window, strict=True))]
+    lent(world)
+    world.target.scale_answer = 403
+    world.target.on_refused_scale = lambda: setattr(world.clock, "now", start + 1)
+    while world.clock.now < start:
+        world.run(seconds=5, tick=5)
+    world.run(seconds=end - world.clock.now - 10, tick=10)
+    assert (world.calls, world.incident().state) == ([], State.ESCALATED)
+    world.run(seconds=600, tick=5)
+    assert [(call.level, "undo failed" in call.reason) for call in world.calls] == [(1, True)]
+    assert closed_as_healed(world)
+
+
 def test_nobody_is_called_for_what_has_healed_while_a_pause_keeps_its_replica(world: Any) -> None:
     """Paused for an hour, then scaled back: the time of the levels does not run for what is well."""
     lent(world)

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from self_healing_fabric.escalation.calls import Status
 from self_healing_fabric.incidents.correlation import OUTLIVED, reopened
 from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition
 from self_healing_fabric.incidents.models import Incident
@@ -42,7 +43,7 @@ from self_healing_fabric.orchestration.steps.verifying import (
 from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health, Verdict, watched_signals
-from self_healing_fabric.store import statements
+from self_healing_fabric.store import call_statements, statements
 from shf_queries import QueryError
 
 UNTOLD = "no known signal tells whether it has healed"
@@ -78,11 +79,21 @@ def escalated(incident: Incident, context: Context) -> Step:
             if incident.resolved_at is None:
                 return Step(resolved_now, also=also)
             # Only what was lent could not be taken back.
+            if _is_to_be_told(incident, context):
+                waiting = "people hear of what was lent"
+                return Step(Transition(State.ESCALATED, patience(incident, context), waiting_for=waiting))
             kept = Entry(Kind.NOTE, "Not scaled back: that was left to people.")
             as_before = replace(with_changes(resolved_now, outcome=incident.outcome), entries=(told, kept))
             return Step(as_before, also=(*also, *_leave(lent(context, facts.actions))))
     stay = Transition(State.ESCALATED, patience(incident, context), waiting_for=unseen)
     return Step(stay)
+
+
+def _is_to_be_told(incident: Incident, context: Context) -> bool:
+    """Whether a call is held back, as in a maintenance window, or on its way: what is over is not told."""
+    held = incident.level == 0 and incident.level_due_at is not None
+    calls = context.store.read(lambda connection: call_statements.calls_of(connection, incident.id))
+    return held or any(call.ended_at is None and call.status == Status.WAITING.value for call in calls)
 
 
 def _close_when_alerts_ended(incident: Incident, context: Context, alerts: Alerts) -> Step:
