@@ -14,7 +14,8 @@ from sqlalchemy import text
 from deadline import within_deadline
 from pgbouncer_server import PgbouncerMissing, pgbouncer
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.store import Store, examine, postgresql, statements
+from self_healing_fabric.incidents.audit import head
+from self_healing_fabric.store import Store, examine, look, postgresql, statements
 
 DEADLINES = {"statement_timeout": "8s", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "4s"}
 
@@ -59,11 +60,11 @@ def test_a_pooler_that_shares_sessions_is_refused_with_what_to_do(through: Calla
 def test_a_pooler_whose_sessions_are_all_in_use_is_told(
     through: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes every connection and answers none: `shf check` and the start waited until it gave them up."""
+    """It takes every connection and answers none: `shf check`, `shf audit` and the start waited for ever."""
     monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT", 1.0)
     url = through("session", default_pool_size=1, query_wait_timeout=0)
     with psycopg.connect(url.replace("+psycopg", "")) as others:
         others.execute("SELECT 1")
-        for attempt in (lambda: examine(url), lambda: Store(url).close()):
+        for attempt in (lambda: examine(url), lambda: Store(url).close(), lambda: look(url, head)):
             with pytest.raises(StoreUnavailable, match=r"does not answer.* in use.*default_pool_size"):
                 within_deadline(attempt)

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text, update
 
 from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.store import Store, statements
 from self_healing_fabric.store.documents import dumps
+from self_healing_fabric.store.schema import controls
 
 Opens = Callable[..., str]
 
@@ -93,6 +94,29 @@ def test_a_read_sees_one_snapshot(store: Store) -> None:
 
     assert store.read(read) == ["old", "old"]
     assert stored(store, "a") == "new"
+
+
+def put_as_text(connection: Connection) -> None:
+    """The same by a statement of which only the server knows what it does."""
+    connection.execute(text("INSERT INTO controls VALUES ('a', '1', 1.0, 'me')"))
+
+
+def put_many(connection: Connection) -> None:
+    """The same by one statement with several rows of parameters."""
+    one = update(controls).where(controls.c.name == bindparam("of")).values(value="2")
+    connection.execute(one, [{"of": "kept"}, {"of": "a"}])
+
+
+@pytest.mark.parametrize("how", ["read", "ask"])
+@pytest.mark.parametrize("job", [put("a"), put_as_text, put_many])
+def test_what_reads_cannot_write(store: Store, how: str, job: Callable[[Connection], Any]) -> None:
+    """A slip of ours is an error and not a row without a lock, nor one past the only writer."""
+    store.write(put("kept"))
+    with pytest.raises(StoreUnavailable, match="read"):
+        getattr(store, how)(job)
+    assert stored(store, "a") is None
+    assert stored(store, "kept") == "1"
+    assert store.write(put("a")) == "a"
 
 
 def test_a_mistake_in_a_statement_is_unavailable(store: Store) -> None:

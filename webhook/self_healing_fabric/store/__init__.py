@@ -38,9 +38,8 @@ def look(url: str, question: Callable[[Connection], T], password_file: Path | No
         StoreUnavailable: it cannot be opened, or is not of this program's version.
     """
     backend = sqlite if url.startswith("sqlite") else postgresql
-    engine = backend.reading_engine(url, password_file)
     try:
-        with engine.begin() as connection:
+        with backend.reading(url, password_file) as connection:
             found = version_of(connection)
             if found != VERSION:
                 raise StoreUnavailable(
@@ -50,8 +49,6 @@ def look(url: str, question: Callable[[Connection], T], password_file: Path | No
             return question(connection)
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"cannot read the store: {backend.why_unreadable(url, error)}") from error
-    finally:
-        engine.dispose()
 
 
 class Store:

@@ -28,14 +28,14 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext, ExecutionContext
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from self_healing_fabric.errors import StoreUnavailable
@@ -61,6 +61,7 @@ _BEGIN = "begin"  # in the `info` of a connection
 TRANSACTION = "BEGIN"
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 NO_TRANSACTION = ""  # each statement is one
+_ASKS = "asks"  # in the execution options of a connection
 _ACTIVE = 1  # libpq's PQTRANS_ACTIVE: a statement was sent and its answer has not come
 _MAY_CREATE = text("SELECT has_schema_privilege(current_schema(), 'CREATE')")
 _SESSION = text("SELECT pg_backend_pid()")
@@ -89,6 +90,7 @@ class PostgresqlBackend:
         self._name = url.difference_update_query(["password"]).render_as_string(hide_password=True)
         self._closed = threading.Event()
         self.engine = _engine(url, password_file)
+        self._asking = self.engine.execution_options(**{_ASKS: True})  # with the same connections
         self._watchdog = _Watchdog(self.engine, TRANSACTION_TIMEOUT)
         self._anchor: tuple[float, float] | None = None
         self._set_forward: float | None = None  # when it was noticed last, on the steady clock
@@ -152,7 +154,7 @@ class PostgresqlBackend:
 
         Raises SQLAlchemyError.
         """
-        return _transaction(self.engine, function, NO_TRANSACTION)
+        return _transaction(self._asking, function, NO_TRANSACTION)
 
     def clock(self) -> float:
         """The database's time, seconds since 1970."""
@@ -214,13 +216,28 @@ def examine(url: URL, password_file: Path | None = None) -> str:
         engine.dispose()
 
 
-def reading_engine(url: str, password_file: Path | None = None) -> Engine:
-    """Connections whose transactions see one snapshot and change nothing."""
-    return _engine(make_url(url), password_file, SNAPSHOT)
+@contextlib.contextmanager
+def reading(url: str, password_file: Path | None = None) -> Iterator[Connection]:
+    """A connection on one snapshot, which changes nothing. Raises StoreUnavailable, SQLAlchemyError."""
+    engine = _engine(make_url(url), password_file, SNAPSHOT)
+    watchdog = _Watchdog(engine, TRANSACTION_TIMEOUT)
+    try:
+        with contextlib.ExitStack() as connected:
+            try:
+                connection = connected.enter_context(engine.begin())
+            except DBAPIError as error:
+                if watchdog.has_shut:
+                    raise StoreUnavailable(f"the store {_UNANSWERED}") from error
+                raise
+            watchdog.close()  # what is read row by row for long looks to it like what got no answer
+            yield connection
+    finally:
+        watchdog.close()
+        engine.dispose()
 
 
 def why_unreadable(_: str, error: SQLAlchemyError) -> str:
-    """What `reading_engine` met: the driver names the server."""
+    """What `reading` met: the driver names the server."""
     return _reason(error)
 
 
@@ -246,6 +263,8 @@ def _engine(url: URL, password_file: Path | None, begin: str = TRANSACTION) -> E
     _begin_with(engine, begin)
     engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement
     event.listen(engine, "connect", _set_deadlines)
+    for execute in ("do_execute", "do_executemany"):
+        event.listen(engine, execute, _refuse_to_write)
     event.listen(engine, "do_executemany", _one_by_one)
     event.listen(engine, "handle_error", _leave_who_only_reads)
     if password_file is not None:
@@ -329,6 +348,12 @@ def _with_password_of(file: Path) -> Callable[[Dialect, ConnectionPoolEntry, Any
             raise StoreUnavailable(f"{file} is not UTF-8 at byte {error.start}") from None
 
     return connect
+
+
+def _refuse_to_write(_: Any, __: str, ___: Any, context: ExecutionContext) -> None:
+    """Let who asks do nothing but SELECT: outside of a transaction the server refuses no write."""
+    if _ASKS in context.execution_options and not getattr(context.invoked_statement, "is_select", False):
+        raise InvalidRequestError("who asks may only read")
 
 
 def _one_by_one(cursor: DBAPICursor, statement: str, parameters: Sequence[Any], _: Any) -> bool:

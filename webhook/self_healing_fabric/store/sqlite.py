@@ -15,7 +15,8 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,7 @@ class SqliteBackend:
             self._lock.release()
             raise
         self.readers = _engine(url, begin="BEGIN", connections=READERS)
+        event.listen(self.readers, "connect", _only_read)
         self._writer = Writer(self.engine, self._check_files)
 
     def write(self, function: Callable[[Connection], T]) -> T:
@@ -102,24 +104,27 @@ def examine(url: str) -> str:
         return "will be created"
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise StoreUnavailable(f"{path} and its folder must be writable")
-    engine = reading_engine(url)
     try:
-        with engine.connect() as connection:
+        with reading(url) as connection:
             return f"version {version_of(connection) or 'of 0.1.0 or none'}"
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"{path}: {getattr(error, 'orig', None) or error}") from error
+
+
+@contextmanager
+def reading(url: str, _: Path | None = None) -> Iterator[Connection]:
+    """A connection that can only read, on one snapshot, beside whoever writes. Raises SQLAlchemyError."""
+    path = Path(make_url(url).database or "").absolute()
+    engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", hide_parameters=True)
+    try:
+        with engine.begin() as connection:
+            yield connection
     finally:
         engine.dispose()
 
 
-def reading_engine(url: str, _: Path | None = None) -> Engine:
-    """Connections that can only read, beside whoever writes."""
-    path = Path(make_url(url).database or "").absolute()
-    return create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", hide_parameters=True)
-
-
 def why_unreadable(url: str, error: SQLAlchemyError) -> str:
-    """What `reading_engine` met, with the file that it was, and what to do."""
+    """What `reading` met, with the file that it was, and what to do."""
     path = Path(make_url(url).database or "").absolute()
     if not os.access(path, os.F_OK):
         return f"{path} does not exist. A relative `store` is looked for where the command is started."
@@ -185,6 +190,10 @@ def _configure(connection: Any, _: Any) -> None:
         f"busy_timeout={int(BUSY_TIMEOUT * 1000)}",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _only_read(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA query_only=ON")
 
 
 class _InPlace:
