@@ -88,6 +88,10 @@ class PrometheusClient:
         marked = (f'label_replace({query}, "{_NUMBER}", "{n}", "", "")' for n, query in enumerate(queries))
         return self._query(" or ".join(marked), at, lambda result: _apart(vector(result), len(queries)))
 
+    def clock(self) -> float:
+        """Return the server's own time, in seconds since 1970."""
+        return self._query("time()", None, lambda scalar: float(scalar[1]))
+
     def raw(self, selector: str, *, seconds: float, at: float | None = None) -> tuple[Series, ...]:
         """Return the samples of the last `seconds` as stored, with their own times: no look-back."""
         return self._query(f"{selector}[{max(1, round(seconds * 1000))}ms]", at, matrix)

@@ -60,7 +60,9 @@ class SlowTarget:
     def _query(self, request: Request) -> Response:
         query, now = request.args["query"], time.time()
         result: list[object] = []
-        if query.startswith("{__name__"):
+        if query == "time()":
+            result = [now, str(now)]
+        elif query.startswith("{__name__"):
             metric = {"__name__": "service:shf_heartbeat:answered", "service": "cart"}
             result = [{"metric": metric, "value": [now, "0"]}]
         elif "[" in query and query.startswith("service:shf_up:ratio"):

@@ -1,7 +1,9 @@
 """`shf check`: each server is asked, each finding says what to do, and nothing is restarted by asking."""
 
+import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from missing_extra import take_away
 from postgresql_server import PostgresqlServer
@@ -40,16 +43,22 @@ def prometheus(
     by: str = "service",
     signals: tuple[str, ...] = (),
     fabric: bool = True,
+    ahead: float = 0.0,
     digest: str = digest_of(render_rules(RuleParameters())),
 ) -> None:
     """Make the server answer the check's queries as Prometheus does; `by` tells what names the service,
-    `signals` which series are recorded of cart, `fabric` whether the fabric is scraped, and `digest` which
-    rules are loaded."""
+    `signals` which series are recorded of cart, `fabric` whether the fabric is scraped,
+    `ahead` how many seconds its clock is, and `digest` which rules are loaded."""
 
     def vector(*labels: dict[str, str]) -> dict[str, Any]:
         result = [{"metric": each, "value": [1, "1"]} for each in labels]
         return {"status": "success", "data": {"resultType": "vector", "result": result}}
 
+    def tell_time(_: Request) -> Response:
+        now = time.time() + ahead
+        return Response(json.dumps({"status": "success", "data": {"result": [now, str(now)]}}))
+
+    server.expect_request("/api/v1/query", query_string={"query": "time()"}).respond_with_handler(tell_time)
     watchdog = 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
     server.expect_request("/api/v1/query", query_string={"query": watchdog}).respond_with_json(
         vector(*([{}] if rules else []))
@@ -66,7 +75,7 @@ def prometheus(
     )
 
     times = range(0, 300, scrape_interval)
-    scrapes = [{"metric": {by: "cart"}, "values": [[time, "1"] for time in times]}]
+    scrapes = [{"metric": {by: "cart"}, "values": [[each, "1"] for each in times]}]
     for names in ("cart", "cart|db"):
         queries = {
             "service": f'up{{service=~"{names}"}}[300000ms]',
@@ -245,6 +254,20 @@ def test_a_slower_scrape_than_the_rules_were_made_for_is_a_failure(
     finding = found(settings(httpserver), "prometheus")[-1]
     assert finding.ok is ok
     assert f"every {real} s" in finding.message
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    ("ahead", "told"), [(1.0, None), (120.0, "120 s ahead of the"), (-60.0, "60 s behind the")]
+)
+def test_a_clock_that_differs_from_the_stores_is_a_failure(
+    httpserver: HTTPServer, request: pytest.FixtureRequest, store: str, ahead: float, told: str | None
+) -> None:
+    """Everything else looks well, and no repair could be proved. With PostgreSQL its own clock counts."""
+    prometheus(httpserver, ahead=ahead)
+    more = {"store": request.getfixturevalue("postgresql_url")} if store == "postgresql" else {}
+    wrong = [each.message for each in found(settings(httpserver, **more), "prometheus") if each.ok is False]
+    assert [told is not None and told in each for each in wrong] == [True] * (told is not None)
 
 
 @pytest.mark.parametrize(

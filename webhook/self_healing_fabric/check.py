@@ -24,10 +24,11 @@ from self_healing_fabric import outbound
 from self_healing_fabric.deployment import deployment_files
 from self_healing_fabric.diagnosis.sources import sources_of
 from self_healing_fabric.diagnosis.sources.inquiry import Inquiry
-from self_healing_fabric.errors import ConfigurationError, ShfError, words_of
+from self_healing_fabric.errors import ConfigurationError, ShfError, StoreUnavailable, words_of
 from self_healing_fabric.escalation.channels import channels
 from self_healing_fabric.extensions import GROUPS, clashes, installed, make
 from self_healing_fabric.orchestration.reconciliation import HEARD_AGAIN, ReceiverMissing, require_receiver
+from self_healing_fabric.recovery.clocks import Clocks
 from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.strategies.repair import Repair
@@ -40,7 +41,7 @@ from self_healing_fabric.rules import (
     render_rules,
 )
 from self_healing_fabric.settings import AuthSettings, Right, ServiceSettings, Settings, bearer_headers
-from self_healing_fabric.store import examine
+from self_healing_fabric.store import clock_of, examine
 from shf_queries import PrometheusClient, QueryError, Sample, Series, catalogue
 
 ASKING_AT_ONCE = 16
@@ -207,6 +208,7 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Findi
         yield Finding(subject, False, str(error))
         return False
     yield Finding(subject, True, "answers queries")
+    yield from _clocks(subject, client, settings)
     if not loaded:
         yield Finding(
             subject, False, "the shipped rules are not loaded: add the output of `shf rules` to `rule_files`"
@@ -228,6 +230,16 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Findi
         remedy = "Give it a job self-healing-fabric in prometheus.yml"
         yield Finding(subject, None, f"has not scraped the fabric: so {lost}. {remedy}.")
     return True
+
+
+def _clocks(subject: str, client: PrometheusClient, settings: Settings) -> Iterator[Finding]:
+    """Where they differ everything looks well, and nothing can be proved."""
+    try:
+        Clocks(client, lambda: clock_of(settings.store, settings.store_password_file)).require_alike()
+    except QueryError as error:
+        yield Finding(subject, False, str(error))
+    except StoreUnavailable:
+        return  # told of the store
 
 
 def _unprovable(subject: str, signals: Sequence[Sample]) -> Iterator[Finding]:

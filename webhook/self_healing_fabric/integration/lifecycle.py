@@ -27,6 +27,7 @@ from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.page_hold import page_hold
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.orchestration.validation import Gate
+from self_healing_fabric.recovery.clocks import Clocks
 from self_healing_fabric.recovery.strategies import UNDO, strategies, usable
 from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
@@ -65,7 +66,7 @@ class Fabric:
             settings=settings,
             store=self.store,
             prometheus=prometheus,
-            verifier=Verifier(prometheus, settings),
+            verifier=Verifier(prometheus, settings, Clocks(prometheus, self.store.clock).require_alike),
             strategies=known,
             channels=called,
             metrics=Metrics(

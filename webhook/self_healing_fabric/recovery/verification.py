@@ -90,10 +90,19 @@ Restarted = tuple[bool, Evidence | None]  # whether the target runs a new proces
 
 
 class Verifier:
-    """Asks Prometheus about the signals of one service."""
+    """Asks Prometheus about the signals of one service.
 
-    def __init__(self, client: PrometheusClient, settings: Settings) -> None:
+    Args:
+        client: for the questions.
+        settings: the configuration.
+        require_clocks: raises QueryError where the times of samples and of actions cannot be compared.
+    """
+
+    def __init__(
+        self, client: PrometheusClient, settings: Settings, require_clocks: Callable[[], None] = lambda: None
+    ) -> None:
         self._client = client
+        self._require_clocks = require_clocks
         self._settings = settings
         prometheus = settings.prometheus
         self._max_gap = MAX_GAP_INTERVALS * max(prometheus.scrape_interval, prometheus.evaluation_interval)
@@ -102,6 +111,7 @@ class Verifier:
         self, service: str, signals: Collection[str], now: float
     ) -> tuple[Health, tuple[Evidence, ...]]:
         """Does it still fail? Ask the newest samples again, right before an effect. Raises QueryError."""
+        self._require_clocks()
         runs = [self._run(service, SIGNALS[name], now - 2 * self._max_gap, now) for name in sorted(signals)]
         evidence = tuple(run.evidence for run in runs if run.evidence)
         if any(run.bad_now for run in runs):
@@ -113,6 +123,7 @@ class Verifier:
     def failing(self, signals: Mapping[str, Collection[str]], now: float) -> frozenset[str]:
         """The services of which one of these signals is outside its limit now, in one query. Raises
         QueryError."""
+        self._require_clocks()
         samples = self._client.instant(catalogue.all_signals_of(sorted(signals)), at=now)
         by_name: dict[tuple[str, str], list[Sample]] = {}
         for sample in samples:
@@ -144,6 +155,7 @@ class Verifier:
 
         Failing must last as long as healing must, so that a blip is none.
         """
+        self._require_clocks()
         runs = [self._run(service, SIGNALS[name], since, now) for name in sorted(signals)]
         stability = self._settings.verification.stability
         return tuple(run.evidence for run in runs if run.evidence and run.bad_for >= stability)
@@ -164,6 +176,7 @@ class Verifier:
             before: the signals' values before the action, from `condition`; without them nothing is called
                 worse.
         """
+        self._require_clocks()
         watched = [SIGNALS[name] for name in sorted({HEARTBEAT.name, *signals})]
         runs = [self._run(service, signal, since + self._settle(signal), now) for signal in watched]
         evidence = [run.evidence for run in runs if run.evidence]

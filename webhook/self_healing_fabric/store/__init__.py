@@ -21,7 +21,7 @@ from self_healing_fabric.store.sqlite import SqliteBackend
 
 T = TypeVar("T")
 
-__all__ = ["Store", "examine", "look"]
+__all__ = ["Store", "clock_of", "examine", "look"]
 
 
 def examine(url: str, password_file: Path | None = None) -> str:
@@ -47,6 +47,15 @@ def look(url: str, question: Callable[[Connection], T], password_file: Path | No
                     "`shf serve` brings it there"
                 )
             return question(connection)
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(f"cannot read the store: {backend.why_unreadable(url, error)}") from error
+
+
+def clock_of(url: str, password_file: Path | None = None) -> float:
+    """The time that all users of the store agree on, without opening it. Raises StoreUnavailable."""
+    backend = sqlite if url.startswith("sqlite") else postgresql
+    try:
+        return float(backend.clock_of(url, password_file))
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"cannot read the store: {backend.why_unreadable(url, error)}") from error
 

@@ -236,6 +236,12 @@ def reading(url: str, password_file: Path | None = None) -> Iterator[Connection]
         engine.dispose()
 
 
+def clock_of(url: str, password_file: Path | None = None) -> float:
+    """The database's time, seconds since 1970. Raises StoreUnavailable, SQLAlchemyError."""
+    with reading(url, password_file) as connection:
+        return float(connection.execute(_CLOCK).scalar_one())
+
+
 def why_unreadable(_: str, error: SQLAlchemyError) -> str:
     """What `reading` met: the driver names the server."""
     return _reason(error)

@@ -123,6 +123,11 @@ def reading(url: str, _: Path | None = None) -> Iterator[Connection]:
         engine.dispose()
 
 
+def clock_of(_: str, __: Path | None = None) -> float:
+    """This machine's time."""
+    return time.time()
+
+
 def why_unreadable(url: str, error: SQLAlchemyError) -> str:
     """What `reading` met, with the file that it was, and what to do."""
     path = Path(make_url(url).database or "").absolute()
