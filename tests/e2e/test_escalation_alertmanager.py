@@ -23,6 +23,7 @@ from served_fabric import one_alert_each, served_fabric, stubbed_world
 from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, PostedAlert
 from self_healing_fabric.escalation.calls import Call, Kind
 from self_healing_fabric.escalation.channels import channels
+from self_healing_fabric.escalation.channels.alertmanager import AlertmanagerChannel as Channel
 from self_healing_fabric.escalation.messages import Message
 from self_healing_fabric.rules import RuleParameters
 from self_healing_fabric.settings import AlertmanagerChannel, Settings
@@ -226,6 +227,26 @@ def test_what_an_alertmanager_has_forgotten_is_posted_again(
         server.start()
         server.wait_ready()
         wait("called again", lambda: state_of(address, **known) == "active")
+
+
+@pytest.mark.parametrize("ahead", [-600.0, 600.0])
+def test_who_is_called_by_a_clock_that_differs_is_paged(url: str, pager: Pager, ahead: float) -> None:
+    """Ten minutes behind Alertmanager, the call had ended before it came: taken with 200, told to nobody."""
+    settings = AlertmanagerChannel(urls=(url,))
+    channel = Channel(settings, Settings(), clock=lambda: time.time() + ahead)
+    service = f"clock{ahead:+.0f}"
+    call = Call(service, Kind.ESCALATION, service, service, 4, "all", "human", ("human",), "not healed")
+    stories = {service: {"severity": "critical", "acknowledged_by": None, "alerts": []}}
+    progress: dict[str, Any] = {}
+    for _ in range(2):  # and kept alive
+        message = Message(service, "title", "body", {"links": {}}, (call,), stories)
+        progress = dict(channel.send(message, progress).progress)
+        assert state_of(url, alertname="ShfEscalation", service=service) is not None
+    wait("paged", lambda: pager.first(service) is not None)
+    if ahead < 0:
+        ended = Call(**{**vars(call), "kind": Kind.ENDED})
+        channel.send(Message("e", "over", "body", {"links": {}}, (ended,), stories), progress)
+        wait("ended", lambda: state_of(url, alertname="ShfEscalation", service=service) is None)
 
 
 def test_where_no_fabric_was_ever_started_people_are_paged(url: str, pager: Pager, tmp_path: Path) -> None:

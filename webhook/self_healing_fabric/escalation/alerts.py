@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,13 @@ class Alertmanagers:
         self._bearer_token_file: Path | None = known.bearer_token_file if known is not None else None
         self._named = (named, known)
 
-    def post(self, alerts: Sequence[PostedAlert]) -> None:
-        """Tell all of them. Raises NotPosted when one did not take it."""
+    def post(self, alerts: Sequence[PostedAlert], *, lasting: bool = False) -> None:
+        """Tell all of them. Raises NotPosted when one did not take it.
+
+        Alerts that are `lasting` have not ended, whatever the clock of an Alertmanager says: one by whose
+        clock they have gives them times of its own, until its `resolve_timeout`. It would take them and tell
+        nobody.
+        """
         failures = []
         with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
@@ -102,6 +108,10 @@ class Alertmanagers:
                     headers = bearer_headers(self._bearer_token_file)
                     content = [alert.as_dict() for alert in alerts]
                     answer = client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
+                    if lasting and _have_ended(alerts, answer):
+                        for each in content:
+                            del each["startsAt"], each["endsAt"]
+                        answer = client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
                     if not answer.is_success:
                         failures.append(f"{url} answered {answer.status_code}: {quoted(answer.text)}")
                 except (httpx.HTTPError, OSError, ValueError) as error:
@@ -146,6 +156,15 @@ def place_of(story: Mapping[str, Any], service: str | None) -> dict[str, str]:
         if alert["service"] == service:
             return {name: alert["labels"].get(name, "") for name in ("cluster", "namespace")}
     return {}
+
+
+def _have_ended(alerts: Sequence[PostedAlert], answer: httpx.Response) -> bool:
+    """Whether one of them has by the clock of who answers."""
+    try:
+        there = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    except ValueError:
+        return False  # it tells no time
+    return any(alert.ends_at <= there for alert in alerts)
 
 
 def _rfc3339(seconds: float) -> str:

@@ -88,7 +88,7 @@ class AlertmanagerChannel:
         kept = {"started": started, "call": of_call, HOLDS: holds}
         alert = PostedAlert(labels, min(started, ends_at), ends_at, annotations, links.get("incident"))
         try:
-            self._alertmanagers.post([alert])
+            self._alertmanagers.post([alert], lasting=not over)
         except NotPosted as error:
             if not error.taken:
                 raise CallFailed(str(error), progress=kept) from error
