@@ -158,6 +158,17 @@ def end_connections(shell: Any) -> None:
     )
 
 
+def test_a_database_that_only_reads_is_found_by_a_look(postgresql: PostgresqlServer) -> None:
+    """As a standby does, or one that its owner has closed: every notification is refused."""
+    url = postgresql.create_database("read_only")
+    Store(url).close()
+    location = make_url(url).set(drivername="postgresql").render_as_string()
+    with closing(psycopg.connect(location, autocommit=True)) as connection:
+        connection.execute("ALTER DATABASE read_only SET default_transaction_read_only = on")
+    with pytest.raises(StoreUnavailable, match=r"only reads.*target_session_attrs=read-write"):
+        examine(url)
+
+
 def test_a_missing_database_is_named(url: str) -> None:
     """Nothing is created silently in the wrong place."""
     missing = make_url(url).set(database="nowhere", password=SECRET).render_as_string(hide_password=False)

@@ -73,6 +73,10 @@ _UNANSWERED = (
     "takes connections and does not answer. A pooler does so while all its sessions are in use: "
     "let it have 24 for each replica (PgBouncer: default_pool_size)"
 )
+_ONLY_READS = (
+    "only reads: it is a standby, or default_transaction_read_only is on. "
+    "Name the server that takes writes, or all with target_session_attrs=read-write"
+)
 # What the connection's own options say goes first.
 _SET_DEADLINES = """
     SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS deadlines (name, value)
@@ -206,6 +210,8 @@ def examine(url: URL, password_file: Path | None = None) -> str:
             raise StoreUnavailable(refused)
         with engine.connect() as connection:
             server = connection.execute(text("SHOW server_version")).scalar_one()
+            if connection.execute(text("SHOW transaction_read_only")).scalar_one() == "on":
+                raise StoreUnavailable(_ONLY_READS)
             if not connection.execute(_MAY_CREATE).scalar_one():
                 raise StoreUnavailable("the user may not create tables in its schema: make it the owner")
             return f"PostgreSQL {server}, version {version_of(connection) or 'none yet'}"
