@@ -28,7 +28,9 @@ from rich.text import Text
 from werkzeug import Request, Response
 
 from deadline import within_deadline
+from page_stories import a_night
 from self_healing_fabric import __version__, screens
+from self_healing_fabric.api.incidents import story as story_of
 from self_healing_fabric.cli import main
 from self_healing_fabric.client import FabricClient
 from self_healing_fabric.configuration import load_settings
@@ -400,6 +402,16 @@ def test_what_is_copied_is_whole_in_a_narrow_terminal() -> None:
     assert screens.incident_lines([], 80) == ["No incidents."]
 
 
+def test_times_on_the_terminal_name_their_zone(tmp_path: Path, httpserver: HTTPServer) -> None:
+    """Nobody has to guess whether it is their own: each time of each kind of story, and what stands below."""
+    world = a_night(tmp_path, httpserver)
+    written = io.StringIO()
+    for row in world.incidents():
+        screens.show_incident(Console(file=written, width=200), story_of(world.fabric, row.id))
+    assert len(re.findall(r"\d\d:\d\d:\d\d UTC", written.getvalue())) > 20
+    assert re.findall(r"\d\d:\d\d:\d\d(?! UTC).*", written.getvalue()) == []
+
+
 def test_one_long_name_does_not_widen_the_other_lines() -> None:
     """A column is filled up to what names usually need; what is longer stays whole in its own line."""
     long = {**STORY, "service": "x" * 8000}
@@ -629,7 +641,7 @@ def test_watching_one_incident_tells_what_is_added_until_it_is_closed(
         if option:
             assert [json.loads(line)["id"] for line in lines] == [1, 2, 3, 4]
         else:
-            assert lines[-1] == "2026-11-22 13:06:00 note         closed it"
+            assert lines[-1] == "2026-11-22 13:06:00 UTC note         closed it"
             assert result.stdout.count("heartbeat is 0") == 1
 
 

@@ -33,7 +33,7 @@ from self_healing_fabric.incidents.telling import (
 STATE_STYLES = {"resolved": "green", "closed": "dim", "escalated": "red", "awaiting_approval": "magenta"}
 GAP = 2  # characters between two columns
 WIDEST = 63  # characters that a column is filled up to, as many as Kubernetes allows a name
-INDENTATION = " " * 33  # below what a line of the timeline says
+INDENTATION = " " * 37  # below what a line of the timeline says
 
 
 def list_incidents(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -265,7 +265,7 @@ def _line(console: Console, text: str, indentation: str = "") -> None:
 
 
 def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def changed_line(row: Mapping[str, Any]) -> str:
