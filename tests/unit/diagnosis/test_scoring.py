@@ -124,9 +124,9 @@ def test_a_caller_that_waits_no_longer_is_slow_by_itself() -> None:
 def test_few_requests_count_by_their_number() -> None:
     """Of n requests within the window n / (n + 20)."""
     pair = scored({("cart", "error_ratio"): levels(0.01, 0.6), ("cart", "requests_sum"): levels(2.5, 2.5)})
-    assert factors(pair, "cart", "error_ratio") == {"it rests on 20 requests": 0.5}
+    assert factors(pair, "cart", "error_ratio") == {"it was measured on 20 requests only": 0.5}
     one = scored({("cart", "error_ratio"): levels(0.01, 0.6), ("cart", "requests_sum"): levels(0.125, 0.125)})
-    assert factors(one, "cart", "error_ratio") == {"it rests on 1 request": pytest.approx(1 / 21)}
+    assert factors(one, "cart", "error_ratio") == {"it was measured on 1 request only": pytest.approx(1 / 21)}
 
 
 def test_a_resource_follows_the_load_as_far_as_the_load_grew() -> None:

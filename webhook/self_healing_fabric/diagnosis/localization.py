@@ -356,7 +356,7 @@ def _against(suspects: Sequence[Suspect], support: Support) -> list[str]:
         found.append(f"{noise}, so the series carry a confidence of at most {HELD}")
     found += [f"{first.service}: {factor.reason}" for factor in first.factors if factor.factor < 1]
     found += [
-        f"{claim.service}: {claim.kind} counts {factor.factor:.0%} only, for {factor.reason}"
+        f"{claim.service}: {claim.kind} has {factor.factor:.0%} of its full weight, because {factor.reason}"
         for claim in first.claims
         for factor in claim.factors
         if factor.factor < SLIGHT

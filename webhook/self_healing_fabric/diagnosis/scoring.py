@@ -266,7 +266,7 @@ class Scorer:
             if service in requests:
                 count = requests[service]
                 few = "1 request" if round(count) == 1 else f"{count:.0f} requests"
-                found.append(Factor(f"it rests on {few}", count / (count + FEW_REQUESTS)))
+                found.append(Factor(f"it was measured on {few} only", count / (count + FEW_REQUESTS)))
         elif kind.family in (Family.CPU, Family.NETWORK, Family.SATURATION):
             follows = self._follows_load(row, shifts)
             if follows > 0:
