@@ -121,6 +121,27 @@ def test_a_runbook_that_is_no_plain_address_is_left_out(url: str) -> None:
     assert "runbook" not in links_of(story(alerts=alerts), SETTINGS)
 
 
+def test_who_has_no_runbook_is_not_sent_to_one() -> None:
+    """What to do next names only what is there."""
+    body = message(alerts=[{"annotations": {}, "service": "cart"}]).body
+    assert "Next: acknowledge i1, then repair yourself: the fabric does nothing more by itself" in body
+    assert "runbook" not in body.lower()
+
+
+def test_what_is_too_long_ends_between_words() -> None:
+    """A title, and other people's words in a line; a single long word is cut all the same."""
+    reason = "the service has been healthy again " * 10
+    over = message(replace(CALL, kind=Kind.ENDED, reason=reason)).title
+    assert over.endswith(("service...", "been...", "healthy...", "again...", "the...", "has..."))
+    assert 100 < len(over) <= MAX_TITLE
+    summary = "checkout of the shop fails nine of ten orders " * 5
+    line = message(title=summary).body.splitlines()[0]
+    kept = line.removeprefix('What: "').removesuffix('..."')
+    assert len(line) > 100
+    assert summary.startswith(f"{kept} ")
+    assert words("x" * 200) == f'"{"x" * 117}..."'
+
+
 def test_without_addresses_there_are_no_links() -> None:
     """Nothing is guessed."""
     assert links_of(story(alerts=[]), Settings()) == {}

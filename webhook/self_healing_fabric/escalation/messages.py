@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from self_healing_fabric.escalation.calls import Call, Kind
-from self_healing_fabric.quoting import quoted
+from self_healing_fabric.quoting import quoted, shortened
 from self_healing_fabric.settings import Settings
 
 DASHBOARD = "shf-incident-overview"  # uid of the shipped dashboard
@@ -78,7 +78,7 @@ def compose(
     if note:
         lines.append(note)
     document = {"version": 1, "call": key, "contact": first.contact, **content, "note": note}
-    return Message(key, title[:MAX_TITLE], "\n".join(lines), document, tuple(calls), dict(stories))
+    return Message(key, shortened(title, MAX_TITLE), "\n".join(lines), document, tuple(calls), dict(stories))
 
 
 def links_of(story: Story, settings: Settings) -> dict[str, str]:
@@ -99,7 +99,7 @@ def links_of(story: Story, settings: Settings) -> dict[str, str]:
 def words(text: object) -> str:
     """Other people's text, for one line of a message: quoted, and harmless in a chat."""
     plain = quoted(text).translate(_DISARMED).replace("://", ":∕∕")
-    return f'"{plain if len(plain) <= MAX_WORDS else plain[: MAX_WORDS - 3] + "..."}"'
+    return f'"{shortened(plain, MAX_WORDS)}"'
 
 
 def _single(call: Call, story: Story, settings: Settings) -> tuple[str, list[str]]:
@@ -113,7 +113,7 @@ def _single(call: Call, story: Story, settings: Settings) -> tuple[str, list[str
         f"Cause: {_cause(story)}",
         f"Tried: {_tried(story)}",
         f"Why you: {words(call.reason)}, level {call.level} ({call.level_name})",
-        f"Next: {_next(story)}",
+        f"Next: {_next(story, settings)}",
     ]
     return title, [*lines, *_links(story, settings)]
 
@@ -169,13 +169,14 @@ def _tried(story: Story) -> str:
     return "; ".join(told[-5:]).replace("_", " ") or "nothing"
 
 
-def _next(story: Story) -> str:
+def _next(story: Story, settings: Settings) -> str:
     identity = story["id"]
     if story["state"] == "awaiting_approval":
         what = story["plan"][0] if story["plan"] else "it"
         return f"allow {what}: shf approve {identity}; or reject it"
     if story["state"] == "escalated":
-        return f"acknowledge {identity}, then repair by the runbook: the fabric does nothing more by itself"
+        how = "by the runbook" if "runbook" in links_of(story, settings) else "yourself"
+        return f"acknowledge {identity}, then repair {how}: the fabric does nothing more by itself"
     if story["waiting_for"]:
         reason = words(story["waiting_for"])
         return f"look yourself: the fabric only waits, {reason}; acknowledge {identity} to stop the levels"
