@@ -132,6 +132,7 @@ def test_suspect_that_never_alerts_goes_to_people(shop: Any) -> None:
     assert shop.incident().state is State.ESCALATED
     assert [(call.service, call.level) for call in shop.calls] == [("db", 1)]
     assert "does not alert" in shop.calls[0].reason
+    assert shop.incident().title == "db fails, on which cart depends"
     shop.run(seconds=200, tick=2)
     assert shop.restarts() == {}
 

@@ -23,7 +23,8 @@ def doubtful(world: Any) -> Any:
     world.receive(world.alert(signal="cpu", annotations={"summary": "busy"}, labels={"severity": "warning"}))
     world.run(seconds=1)
     assert (world.incident().state, world.incident().level) == (State.ESCALATED, 1)
-    assert "nothing may be tried" in world.calls[0].reason
+    reason = "nothing may be tried for unknown: no strategy is configured for it"
+    assert world.calls[0].reason == reason
     return world
 
 

@@ -66,6 +66,8 @@ def test_what_cannot_be_used_is_left_out_with_its_reason() -> None:
         "restart, because cart has no `recovery` target",
     )
     assert str(found).startswith("Plan: nothing that may be tried. Left out: retry, because")
+    assert found.why_nothing == "; ".join(found.left_out)
+    assert plan("unknown").why_nothing == "no strategy is configured for it"
 
 
 def test_only_what_the_platform_can_do_is_planned() -> None:

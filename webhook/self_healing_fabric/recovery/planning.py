@@ -36,6 +36,11 @@ class Plan:
             told.append(f" By what has worked, not in the configured order: {', '.join(self.configured)}.")
         return f"Plan: {plan}." + "".join(told)
 
+    @property
+    def why_nothing(self) -> str:
+        """Why there is nothing in it, for a plan without strategies."""
+        return "; ".join(self.left_out) or "no strategy is configured for it"
+
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON, for the timeline."""
         records = {

@@ -223,7 +223,8 @@ def _suspected_dependency(
         return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=reason))
     message = f"{incident.service} depends on {cause.service}, which fails too and is suspected from now on."
     changes = correlation.moved_to(cause.service, context.clock())
-    changes |= {"verification": {"signals": breaches}}
+    title = f"{cause.service} fails, on which {incident.service} depends"  # it has no alert to be named after
+    changes |= {"verification": {"signals": breaches}, "title": title}
     return Step(
         Transition(
             State.DIAGNOSING, 0.0, (*_diagnosis_entries(diagnosis), Entry(Kind.STATE, message)), changes
@@ -251,7 +252,8 @@ def _diagnosed(
                 State.RECOVERING, 0.0, entries, changes, rise=_call_at_once(incident, context, diagnosis)
             )
         )
-    step = to_people(incident, context, f"nothing may be tried for {diagnosis.failure_class.value}", *entries)
+    reason = f"nothing may be tried for {diagnosis.failure_class.value}: {plan.why_nothing}"
+    step = to_people(incident, context, reason, *entries)
     return Step(with_changes(step.transition, **changes), also=(_unless_more_came(incident, alerts),))
 
 
