@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -466,6 +468,37 @@ def test_a_contact_hears_no_more_than_the_cap_and_is_told_so(guarded: Guarded) -
     world.run(seconds=90)
     assert first.kinds == ["escalation"] * 3 + ["storm"]
     assert len(first.heard[3][2]["calls"]) == 4
+
+
+def test_until_when_nothing_more_comes_is_a_moment_to_come(guarded: Guarded) -> None:
+    """Not one that is past when it is read, nor one before which another rule holds back the next message."""
+    names = [f"s{number}" for number in range(9)]
+    world, (first, *_) = guarded(
+        dict.fromkeys(names, ()),
+        bounds={"messages": 3, "per": 90, "storm": 2, "storm_interval": 60},
+        changes={"guardrails": {"fleet": {"storm": 100}}},
+    )
+    began = world.clock.now
+    for name, at in zip(names[:3], (0, 44, 85), strict=True):
+        world.run(seconds=began + at - world.clock.now)
+        fails(world, name)
+        world.run(seconds=3)
+    assert first.kinds == ["escalation"] * 3
+    assert first.heard[2][2]["note"] is None  # five seconds later there may be another
+    world.run(seconds=began + 85 + 89 - world.clock.now)  # two are heard now that are not too old
+    fails(world, names[3])
+    world.run(seconds=3)
+    for name in names[4:]:
+        fails(world, name)
+    world.run(seconds=200)
+    spoken = [(at, document["note"]) for at, _, document in first.heard]
+    for (at, note), (following, _) in pairwise(spoken):
+        told = re.search("until (.*) UTC", note or "")
+        if told is not None:
+            until = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d ") + told[1]
+            moment = datetime.fromisoformat(until).replace(tzinfo=UTC).timestamp()
+            assert at + 15 < moment <= following + 1, spoken
+    assert len(spoken) > 4
 
 
 def test_what_was_collected_tells_of_each_incident_once(guarded: Guarded) -> None:

@@ -49,6 +49,7 @@ SENDERS = 8  # messages that one replica sends at a time
 AT_ONCE = 100  # calls that one claim looks at
 BACKOFF, MOST_BACKOFF = 1.0, 30.0  # seconds: longest wait after the first try, which doubles; at most
 PERSONAL = ("guardian", "apprise")  # kinds of channels that reach one contact and nobody else
+NEAR = 15.0  # seconds; a moment nearer than that is past when the message is read
 LONGEST_SEND = 120.0  # seconds; what takes longer hangs, and another replica may try
 
 
@@ -241,12 +242,14 @@ class Caller:
             return Batch("", tuple(rows))
         last = len(heard) == bounds.messages - 1
         together = len(rows) >= bounds.storm or (last and len(rows) > 1)
-        note = None
+        again = now
         if last:
             again = (heard[0].at if heard else now) + bounds.per
+        if together:
+            again = max(again, now + bounds.storm_interval)
+        note = None
+        if again > now + NEAR:
             note = f"No more until {_hour(again)}: what comes meanwhile is collected and told then."
-        elif together:
-            note = f"What comes before {_hour(now + bounds.storm_interval)} is collected and told then."
         return self._claimed(connection, rows if together else [row], row.id, now, note)
 
     def _claimed(
