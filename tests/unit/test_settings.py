@@ -409,8 +409,16 @@ def test_the_environment_wins_over_the_file(load: Load, monkeypatch: pytest.Monk
     ("name", "path", "text"),
     [
         ("SHF_MOED", "environment SHF_MOED", "no setting is called `moed`; did you mean `mode`?"),
-        ("SHF_PROMETHEUS__URLL", "prometheus.urll", "unknown setting; did you mean `url`?"),
-        ("SHF_MODE", "mode", "Input should be 'automatic', 'approval', 'dry_run' or 'paused'"),
+        (
+            "SHF_PROMETHEUS__URLL",
+            "prometheus.urll (environment SHF_PROMETHEUS__URLL)",
+            "unknown setting; did you mean `url`?",
+        ),
+        (
+            "SHF_MODE",
+            "mode (environment SHF_MODE)",
+            "Input should be 'automatic', 'approval', 'dry_run' or 'paused'",
+        ),
     ],
 )
 def test_a_wrong_variable_is_a_problem(
@@ -419,6 +427,22 @@ def test_a_wrong_variable_is_a_problem(
     """A misspelt variable is not ignored."""
     monkeypatch.setenv(name, "x")
     assert problems("") == {path: text}
+
+
+def test_a_mistake_is_told_where_it_was_made(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside one another: whoever looks into the file for what a variable sets, finds nothing wrong there."""
+    monkeypatch.setenv("SHF_THRESHOLDS", '{"heartbeat": "soon", "cpu": 0.5}')
+    monkeypatch.setenv("shf_services__cart__health", "nowhere")
+    monkeypatch.setenv("SHF_ESCALATION__LEVELS", "[1]")
+    found = problems({"thresholds": {"memory": "much"}, "services": {"cart": {"tier": "x"}}})
+    assert set(found) == {
+        "thresholds.heartbeat (environment SHF_THRESHOLDS)",
+        "thresholds.memory",
+        "services.cart.health (environment shf_services__cart__health)",
+        "services.cart.tier",
+        "escalation.levels (environment SHF_ESCALATION__LEVELS)",
+        "escalation.levels.0 (environment SHF_ESCALATION__LEVELS)",
+    }
 
 
 def test_variables_of_kubernetes_are_no_settings(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

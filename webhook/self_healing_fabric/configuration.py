@@ -10,13 +10,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import SettingsError
+from pydantic_settings import EnvSettingsSource, SettingsError
 
 from self_healing_fabric.durations import parse_duration
 from self_healing_fabric.errors import ConfigurationError, Problem, UsageError, words_of
@@ -67,7 +67,8 @@ def validated(raw: Mapping[str, Any], source: str) -> Settings:
     except SettingsError as error:
         problems.append(Problem("environment", f"{error}: give JSON"))
     except ValidationError as error:
-        problems += [_problem(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors()]
+        variables = _Variables()
+        problems += [_problem(each["loc"], each["msg"], each["type"], variables) for each in error.errors()]
     problems += _cross_references(settings.model_dump() if settings else raw)
     if settings is None or problems:
         raise ConfigurationError(source, sorted(set(problems), key=lambda problem: problem.path))
@@ -105,9 +106,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _problem(location: tuple[str | int, ...], message: str, kind: str) -> Problem:
+class _Variables:
+    """What the environment sets, by which variable: a mistake there is not to be looked for in the file."""
+
+    def __init__(self) -> None:
+        self._values = EnvSettingsSource(Settings)()
+        self._names = {name.lower(): name for name in os.environ}
+
+    def path_of(self, location: Sequence[str | int]) -> str:
+        """Where a mistake is, for people: its path, and the variable that sets it."""
+        path = ".".join(map(str, location))
+        value: Any = self._values
+        for part in location:
+            if isinstance(value, Mapping):
+                value = value.get(part)
+        if value is None or isinstance(value, Mapping):  # a section holds what both say
+            return path
+        tries = ("__".join(map(str, location[:end])) for end in range(len(location), 0, -1))
+        variables = (self._names.get(f"{ENVIRONMENT_PREFIX}{each}".lower()) for each in tries)
+        return f"{path} (environment {next(filter(None, variables))})"
+
+
+def _problem(location: tuple[str | int, ...], message: str, kind: str, variables: _Variables) -> Problem:
     # A wrong name among names of the user's own is told under that name.
-    path = ".".join(str(part) for part in location if part != "[key]")
+    path = variables.path_of([part for part in location if part != "[key]"])
     if kind == "extra_forbidden":
         return Problem(path, f"unknown setting{_suggestion(location)}")
     if kind in ("model_type", "dict_type", "mapping_type"):
