@@ -60,6 +60,9 @@ def test_probe_targets(api: FlaskClient) -> None:
 def test_other_checks_are_refused(api: FlaskClient) -> None:
     """A check that does not exist is a 400, not an empty list that would remove all targets."""
     assert api.get("/api/v1/targets?check=scrap").status_code == 400
+    misspelt = api.get("/api/v1/targets?chekc=probe")
+    assert misspelt.status_code == 400
+    assert misspelt.json["detail"] == "chekc: no parameter is called so; known here: check"
 
 
 def test_thresholds_are_exported_with_the_services_own(api: FlaskClient) -> None:

@@ -111,6 +111,16 @@ def test_wrong_arguments_are_a_400(api: Any, query: str) -> None:
     assert response.content_type == "application/problem+json"
 
 
+def test_a_misspelt_filter_is_no_filter_left_out(api: Any) -> None:
+    """It was answered with all incidents, which looks like an answer; now the known ones are named."""
+    api.open("cart")
+    response = api.client.get(f"{PATH}?sate=resolved")
+    assert response.status_code == 400
+    known = "state, service, since, merged, limit, cursor"
+    told = response.get_json()["detail"]
+    assert told == f"sate: no parameter is called so; known here: {known}"
+
+
 def test_a_service_name_is_a_value_and_no_sql(api: Any) -> None:
     """A quote in the filter finds nothing and breaks nothing."""
     api.open("cart")

@@ -11,11 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flask import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 View = TypeVar("View", bound=Callable[..., Response])
 
 _CONTRACT = "_contract"
+
+
+class Query(BaseModel):
+    """Base of what stands behind the `?`: a misspelt filter must not be answered as if there were none."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Contract:
     media_type: str = "application/json"
     body: type[BaseModel] | None = None
     body_required: bool = False
-    query: type[BaseModel] | None = None
+    query: type[Query] | None = None
     problems: tuple[int, ...] = ()
     problem_types: Mapping[int, Any] = field(default_factory=dict)
 

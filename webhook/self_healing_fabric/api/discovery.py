@@ -12,19 +12,19 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from self_healing_fabric.api.answers import TargetGroup
 from self_healing_fabric.api.auth import requires
-from self_healing_fabric.api.contract import Contract, contract
-from self_healing_fabric.api.problems import problem
+from self_healing_fabric.api.contract import Contract, Query, contract
+from self_healing_fabric.api.problems import query_problem
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.settings import Right, ServiceSettings
 
 blueprint = Blueprint("discovery", __name__)
 
 
-class TargetQuery(BaseModel):
+class TargetQuery(Query):
     """The query of GET /api/v1/targets."""
 
     check: Literal["scrape", "probe"] = Field("scrape", description="which endpoints of the services")
@@ -38,8 +38,8 @@ def targets() -> Response:
     fabric: Fabric = current_app.extensions["fabric"]
     try:
         query = TargetQuery.model_validate(request.args.to_dict())
-    except ValidationError:
-        return problem(400, "check must be scrape or probe")
+    except ValidationError as error:
+        return query_problem(error, TargetQuery)
     group = _scrape if query.check == "scrape" else _probe
     groups = (group(name, service) for name, service in fabric.settings.services.items())
     return jsonify([each for each in groups if each is not None])

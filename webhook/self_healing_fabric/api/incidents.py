@@ -12,14 +12,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 from sqlalchemy import Connection
 
 from self_healing_fabric.api.answers import Incident, IncidentPage, Proof, Prospects
 from self_healing_fabric.api.auth import requires
-from self_healing_fabric.api.contract import Contract, contract
-from self_healing_fabric.api.problems import problem
-from self_healing_fabric.errors import words_of
+from self_healing_fabric.api.contract import Contract, Query, contract
+from self_healing_fabric.api.problems import query_problem
 from self_healing_fabric.escalation.levels import LAST_LEVEL, next_level
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
@@ -54,7 +53,7 @@ def _place(cursor: str) -> tuple[float, str]:
         raise ValueError("is not one that this API gave") from error
 
 
-class IncidentQuery(BaseModel):
+class IncidentQuery(Query):
     """The query of GET /api/v1/incidents."""
 
     state: list[State] = Field([], description="only in this state; may repeat")
@@ -81,8 +80,7 @@ def list_incidents() -> Response:
     try:
         query = IncidentQuery.model_validate(arguments)
     except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        return problem(400, f"{detail['loc'][0]}: {words_of(detail['msg'])}")
+        return query_problem(error, IncidentQuery)
     rows = fabric.store.read(
         lambda connection: statements.list_incidents(
             connection,

@@ -11,9 +11,11 @@ from http import HTTPStatus
 
 import structlog
 from flask import Flask, Response, jsonify
+from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, UnknownIncident
+from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, UnknownIncident, words_of
+from self_healing_fabric.quoting import quoted
 
 log = structlog.get_logger()
 
@@ -35,6 +37,16 @@ def problem(status: int, detail: str, **extra: object) -> Response:
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
+
+
+def query_problem(error: ValidationError, query: type[BaseModel]) -> Response:
+    """Say what is wrong with the parameters of a query; of one that nobody knows, which are known."""
+    detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    name = detail["loc"][0]
+    if detail["type"] == "extra_forbidden":
+        known = ", ".join(query.model_fields)
+        return problem(400, f"{quoted(name)}: no parameter is called so; known here: {known}")
+    return problem(400, f"{name}: {words_of(detail['msg'])}")
 
 
 def register(app: Flask, shown: Callable[[Response], Response]) -> None:
