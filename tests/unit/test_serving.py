@@ -33,22 +33,39 @@ main(["serve", "--log-format", "json"])
 """
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize(
-    "places",
-    [["Fabric.start"], ["HealingOrchestrator.start"], ["Fabric.start", "Caller.stop"]],
-    ids=["all has started", "half has started", "twice"],
-)
-def test_it_ends_in_order_whenever_it_is_told_to(tmp_path: Path, places: list[str], signal: str) -> None:
-    """Ctrl-C and SIGTERM alike: everything is closed, and the exit status says that all is well."""
+def served(directory: Path, places: list[str], signal: str) -> tuple[int, list[tuple[str, str | None]], str]:
+    """The exit status of a fabric that is told to end after these calls, what it logs of that, and all."""
     with reserved_ports(1) as (port,):
         settings = {"listen": f"127.0.0.1:{port}", "prometheus": {"url": "http://127.0.0.1:9"}}
-        (tmp_path / "shf.yaml").write_text(json.dumps(settings))
+        (directory / "shf.yaml").write_text(json.dumps(settings))
         program = PROGRAM.format(signal=signal, places=places)
         ended = subprocess.run(
             [sys.executable, "-c", program],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+            cwd=directory, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
     lines = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
     told = [(line["event"], line.get("signal")) for line in lines if line["event"].startswith("stop")]
-    assert (ended.returncode, told) == (0, [("stopping", signal), ("stopped", None)]), ended.stderr
+    return ended.returncode, told, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("places", "signal"),
+    [
+        (["Fabric.start"], "SIGTERM"),
+        (["Fabric.start"], "SIGINT"),
+        (["HealingOrchestrator.start"], "SIGTERM"),
+        (["HealingOrchestrator.start"], "SIGINT"),
+        (["Fabric.start", "Caller.stop"], "SIGTERM"),
+    ],
+)
+def test_it_ends_in_order_whenever_it_is_told_to(tmp_path: Path, places: list[str], signal: str) -> None:
+    """Ctrl-C and SIGTERM alike: everything is closed, and the exit status says that all is well."""
+    status, told, log = served(tmp_path, places, signal)
+    assert (status, told) == (0, [("stopping", signal), ("stopped", None)]), log
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    """Whoever is told that it is stopping, and by what it ends at once, is not made to wait all the same."""
+    status, told, log = served(tmp_path, ["Fabric.start", "Caller.stop"], "SIGINT")
+    assert (status, told) == (130, [("stopping", "SIGINT")]), log
+    assert "Ctrl-C ends it at once" in log

@@ -66,6 +66,7 @@ SPARE = 0.05  # of them are kept free for who comes next
 BODIES = 16  # of the largest size may be on their way; all that arrives is kept, in memory and on disk
 LONGEST_TURN = 1.0  # seconds of waiting in one turn of its loop
 STOP_POLL = 0.2  # seconds between two looks at whether a server in the background is to stop
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # as a shell tells it
 FLUSHES = 10  # turns of its loop in which the last answers leave
 OWN_FILES = 500  # of the store, of calls to Prometheus and to the targets
 MAX_HEADERS = 16 * 1024  # bytes; Alertmanager sends a few hundred, a browser behind a proxy a few thousand
@@ -127,6 +128,8 @@ def serve(fabric: Fabric) -> None:
 
     def end(number: int, _: FrameType | None) -> None:
         if fabric.draining:  # what is in hand is being finished already
+            if number == signal.SIGINT:  # somebody at a terminal waits no longer: as after a power cut
+                os._exit(EXIT_INTERRUPTED)
             return
         ended_by.append(signal.Signals(number).name)
         fabric.drain()
@@ -142,7 +145,8 @@ def serve(fabric: Fabric) -> None:
             server.turn(LONGEST_TURN)
     finally:
         # Not by the handler: the signal may have come while a line was being written.
-        log.info("stopping", signal=ended_by[0] if ended_by else None)
+        told = {"again": "Ctrl-C ends it at once"} if ended_by == [signal.SIGINT.name] else {}
+        log.info("stopping", signal=ended_by[0] if ended_by else None, **told)
         server.close()
         fabric.stop()
 

@@ -135,7 +135,10 @@ def main() -> None:
               help="auto: text on a terminal, JSON otherwise.")  # fmt: skip
 @_errors_as_sentences
 def serve(config: Path | None, log_format: str) -> None:
-    """Take notifications and heal, until SIGTERM or Ctrl-C."""
+    """Take notifications and heal, until SIGTERM or Ctrl-C; what is in hand is finished first.
+
+    A second Ctrl-C ends it at once: what was in hand is then looked up at the target at the next start.
+    """
     # PID 1 of a container ignores SIGTERM until it has a handler, and the imports take a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from self_healing_fabric.app import serve as run
