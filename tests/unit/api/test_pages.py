@@ -111,6 +111,16 @@ def test_of_more_than_fit_who_waits_for_a_person_is_shown_and_everyone_is_counte
     assert "6 are open; 3 are shown: who waits for a person" in page.text
 
 
+def test_a_long_summary_leaves_room_for_the_others(api: Any) -> None:
+    """The first page shows its beginning, up to a word; the page of the incident shows it whole."""
+    title = "checkout of the shop fails nine of ten orders, " * 20 + "at last"
+    incident_id = api.open("cart", state="escalated", title=title, waiting_for=title)
+    page = get(api, "/").text
+    assert title[:100] in page
+    assert title[:170] not in page
+    assert title in get(api, f"/incidents/{incident_id}").text
+
+
 def test_an_acknowledged_incident_waits_for_nobody(api: Any) -> None:
     """Somebody has it in hand."""
     api.open("db", state="escalated", acknowledged_by="ada")
