@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import json
 import os
 import resource
 import signal
@@ -34,6 +35,8 @@ from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
+from waitress.task import ErrorTask
 
 from self_healing_fabric.api import (
     alerts,
@@ -215,6 +218,24 @@ class BackgroundServer:
         self._server.close()
 
 
+class _Refusal(ErrorTask):  # type: ignore[misc]  # waitress ships no types
+    """What waitress refuses before the application sees it is told as the application tells it."""
+
+    def execute(self) -> None:
+        """Answer, and close the connection."""
+        error = self.request.error
+        body = json.dumps(problems.document(error.code, error.body)).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", problems.MEDIA_TYPE))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    error_task_class = _Refusal
+
+
 class _Server:
     """waitress, one turn of its loop after the other, with room for who comes next."""
 
@@ -241,6 +262,9 @@ class _Server:
             # With the path or without: some proxies take it away, and Alertmanager calls us without one.
             url_prefix=urlsplit(settings.external_url or "").path,
         )
+        for each in self._sockets.values():
+            if isinstance(each, BaseWSGIServer):
+                each.channel_class = _Channel
 
     def turn(self, timeout: float) -> None:
         """Wait so many seconds at most for something to come or to be sent, and see to it."""

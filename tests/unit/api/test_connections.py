@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,27 @@ def test_who_waits_for_an_answer_gets_it(served: Served, monkeypatch: pytest.Mon
     assert served.connect(request(b"GET", b"/healthz", b"")).recv(100).startswith(b"HTTP/1.1 200 ")
     may_go_on.set()
     assert waiting.recv(100).startswith(b"HTTP/1.1 202 ")
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nno header\r\n\r\n", 400),
+        (b"POST /api/v1/alerts HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (3 * LARGEST), 413),
+        (b"GET /healthz HTTP/1.1\r\nX: %b\r\n\r\n" % (b"x" * 20_000), 431),
+        (b"GET /healthz HTTP/1.1\r\nTransfer-Encoding: rot13\r\n\r\n", 501),
+    ],
+)
+def test_what_never_reaches_the_application_is_refused_as_by_it(
+    served: Served, sent: bytes, code: int
+) -> None:
+    """A program that reads problem documents reads these too."""
+    answer = HTTPResponse(served.connect(sent))
+    answer.begin()
+    document = json.loads(answer.read())
+    assert (answer.status, answer.headers["Content-Type"]) == (code, "application/problem+json")
+    assert (document["status"], document["title"]) == (code, answer.reason)
+    assert document["detail"]
 
 
 def test_bodies_on_their_way_have_a_limit_together(served: Served) -> None:

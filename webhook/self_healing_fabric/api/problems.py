@@ -19,21 +19,20 @@ from self_healing_fabric.quoting import quoted
 
 log = structlog.get_logger()
 
+MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds
+
+
+def document(status: int, detail: str) -> dict[str, object]:
+    """What a problem document holds."""
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
 
 
 def problem(status: int, detail: str, **extra: object) -> Response:
     """Build a problem document."""
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        **extra,
-    }
-    response = jsonify(body)
+    response = jsonify(document(status, detail) | extra)
     response.status_code = status
-    response.content_type = "application/problem+json"
+    response.content_type = MEDIA_TYPE
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
