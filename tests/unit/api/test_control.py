@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from self_healing_fabric.incidents.telling import verdict_in_words
 from self_healing_fabric.store import statements
 
 NAMES = ["acknowledge", "approve", "reject", "escalate", "close"]
@@ -328,11 +329,27 @@ def test_a_verdict_is_shown_with_the_incident_and_counts_at_once(api: Any) -> No
         "pattern_right": False,
         "service": "web",
         "pattern": "code_bug",
+        "known_service": False,
     }
     assert "ada: the diagnosis was network_issue in db, and it was code_bug in web. Log." in story_of(
         api, incident_id
     )
     assert api.client.get("/api/v1/status").get_json()["calibration"]["verdicts"] == 1
+
+
+def test_a_verdict_tells_when_nobody_knows_the_service_that_it_names(api: Any) -> None:
+    """A misspelt name speaks against a diagnosis that was right; yet what is not watched may be the cause."""
+    incident_id = api.open("cart", state="closed", diagnosis=DIAGNOSIS)
+    asked = (
+        "verdict of ada: service wrong, pattern not judged (it was crat; no service is called crat here: is"
+    )
+    for name, told in (
+        ("crat", asked),
+        ("cart", "verdict of ada: service wrong, pattern not judged (it was cart)"),
+    ):
+        answer = judge(api, incident_id, by="ada", right=False, service=name).get_json()
+        assert verdict_in_words(answer["verdict"]).startswith(told)
+    assert judge(api, incident_id, by="ada", right=True).get_json()["verdict"]["known_service"]
 
 
 @pytest.mark.parametrize(

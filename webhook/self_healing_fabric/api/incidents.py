@@ -111,6 +111,10 @@ def story(fabric: Fabric, incident_id: str) -> Incident:
 
     def read(connection: Connection) -> Incident:
         told = story_of(connection, incident_id)
+        verdict = told["verdict"]
+        if verdict is not None and verdict["service"] is not None:
+            known = verdict["service"] in fabric.settings.services
+            verdict["known_service"] = known or verdict["service_right"] is True  # the diagnosis named it
         return {**told, "next": _prospects(fabric, connection, statements.incident(connection, incident_id))}
 
     return fabric.store.read(read)

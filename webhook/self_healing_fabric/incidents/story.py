@@ -7,7 +7,7 @@ from them. Times are RFC 3339 in UTC.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Any, Literal, NotRequired, overload
 
 from pydantic import Field
 from sqlalchemy import Connection
@@ -60,6 +60,9 @@ class DiagnosisVerdict(TypedDict):
     pattern_right: bool | None
     service: str | None
     pattern: str | None
+    known_service: NotRequired[
+        Annotated[bool, Field(description="of the service that it names: whether the fabric knows it")]
+    ]
 
 
 class TimelineEntry(TypedDict):

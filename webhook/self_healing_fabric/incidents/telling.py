@@ -285,6 +285,8 @@ def verdict_in_words(given: Json) -> str:
         return f"the {given['by']} {effect} it, so the service was {service}; the pattern is not judged"
     right = {True: "right", False: "wrong", None: "not judged"}
     truth = ", ".join(given[name] for name in ("service", "pattern") if given[name])
+    if not given.get("known_service", True):
+        truth += f"; no service is called {given['service']} here: is it spelt so?"
     return (
         f"verdict of {given['by']}: service {right[given['service_right']]}, "
         f"pattern {right[given['pattern_right']]}" + (f" (it was {truth})" if truth else "")
