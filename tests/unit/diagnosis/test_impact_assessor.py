@@ -130,10 +130,13 @@ def test_a_budget_that_is_gone_in_two_days_is_urgent(
 
 def test_it_is_told_in_a_sentence(see: See) -> None:
     """What is known is told, what is not is said to be unknown."""
-    assert str(impact_of(see({}))) == "Impact: an unknown share of the requests, tier standard: now."
+    unknown = "Impact: an unknown share of the requests suffers; tier standard; urgent: now."
+    assert str(impact_of(see({}))) == unknown
     seen = see({"errors:ratio": 0.25, "requests:rate": 8.0, "error_budget:burn1h": 3.0})
     told = str(impact_of(seen, dependants={"shop": 1, "till": 2}, tiers={"shop": "low", "till": "low"}))
     assert told == (
-        "Impact: at least 25% of the requests (2/s), tier standard, 2 services depend on it, "
-        "error budget used 3.0 x too fast: soon."
+        "Impact: at least 25 % of the requests suffer, 2 each second; services that depend on it: shop, "
+        "till; tier standard; the error budget is used up 3.0 times too fast; urgent: soon."
     )
+    assert str(impact_of(see({"heartbeat:answered": 0.0}))).startswith("Impact: all requests suffer; ")
+    assert str(impact_of(see({"errors:ratio": 0.0}))).startswith("Impact: no request is known to suffer; ")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from self_healing_fabric.diagnosis.evidence import Observations
 from self_healing_fabric.incidents.evidence import Evidence
+from self_healing_fabric.incidents.telling import impact_in_words
 from shf_queries import catalogue
 from shf_queries.catalogue import ERROR_RATIO, HEARTBEAT, LATENCY_P95, REQUEST_RATE
 
@@ -76,17 +77,7 @@ class Impact:
 
     def __str__(self) -> str:
         """One sentence for people."""
-        share = "an unknown share" if self.users_affected is None else f"at least {self.users_affected:.0%}"
-        rate = "" if self.requests_affected is None else f" ({self.requests_affected:.3g}/s)"
-        count = len(self.dependants)
-        told = "1 service depends" if count == 1 else f"{count} services depend"
-        behind = f", {told} on it" if count else ""
-        burn = (
-            f", error budget used {self.budget_burn:.1f} x too fast" if self.budget_burn is not None else ""
-        )
-        return (
-            f"Impact: {share} of the requests{rate}, tier {self.business_tier}{behind}{burn}: {self.urgency}."
-        )
+        return f"Impact: {'; '.join(impact_in_words(self.as_dict()))}."
 
 
 def assess(

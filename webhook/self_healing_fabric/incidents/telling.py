@@ -368,11 +368,12 @@ def _finding(told: Json) -> Finding:
         against=tuple(_fact(known.get(each, {"statement": each}), against=True) for each in against),
         missing=tuple(told.get("missing", ())),
         next_query=told.get("next_query") or "",
-        impact=tuple(_impact(told["impact"])) if told.get("impact") else (),
+        impact=tuple(impact_in_words(told["impact"])) if told.get("impact") else (),
     )
 
 
-def _impact(told: Json) -> Iterator[str]:
+def impact_in_words(told: Json) -> Iterator[str]:
+    """Whom it hurts, how much, and how urgent that is."""
     share = told["users_affected"]
     rate = told["requests_affected"]
     if share is None:
