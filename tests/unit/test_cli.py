@@ -412,6 +412,17 @@ def test_times_on_the_terminal_name_their_zone(tmp_path: Path, httpserver: HTTPS
     assert re.findall(r"\d\d:\d\d:\d\d(?! UTC).*", written.getvalue()) == []
 
 
+def test_a_cause_that_is_not_named_is_not_listed(tmp_path: Path, httpserver: HTTPServer) -> None:
+    """Neither in the list nor in the timeline is `unknown` told as a cause, with a confidence in it."""
+    world = a_night(tmp_path, httpserver)
+    (unsure, *_) = [row for row in world.incidents() if row.pattern == "unknown"]
+    told = story_of(world.fabric, unsure.id)
+    assert screens.cause(told) == "-"
+    (diagnosed, *_) = [each["message"] for each in told["timeline"] if each["kind"] == "diagnosis"]
+    assert "No cause is named, because the evidence carries none." in diagnosed
+    assert "0.00" not in diagnosed
+
+
 def test_one_long_name_does_not_widen_the_other_lines() -> None:
     """A column is filled up to what names usually need; what is longer stays whole in its own line."""
     long = {**STORY, "service": "x" * 8000}

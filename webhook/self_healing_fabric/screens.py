@@ -427,12 +427,9 @@ def styled_state(row: Mapping[str, Any]) -> str:
 
 
 def cause(row: Mapping[str, Any]) -> str:
-    """The root-cause pattern with its confidence."""
-    return (
-        f"{row['pattern']} {row['confidence']:.2f}"
-        if row["pattern"] and row["confidence"] is not None
-        else "-"
-    )
+    """The root-cause pattern with its confidence, where the diagnosis names one."""
+    known = row["pattern"] not in (None, "unknown") and row["confidence"] is not None
+    return f"{row['pattern']} {row['confidence']:.2f}" if known else "-"
 
 
 def clean(text: str) -> str:

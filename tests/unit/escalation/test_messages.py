@@ -82,6 +82,13 @@ def test_what_is_not_known_is_said() -> None:
     body = message(pattern=None, confidence=None, actions=[]).body
     assert "Cause: not known yet" in body
     assert "Tried: nothing" in body
+    unsure = {
+        "pattern": "unknown",
+        "confidence": 0.0,
+        "diagnosis": {"cause": {"service": "cart"}, "lead": "db"},
+    }
+    told = 'Cause: none is named, because the evidence carries none; look at "db"'
+    assert message(**unsure).body.splitlines()[1] == told
 
 
 HOSTILE = (

@@ -157,6 +157,11 @@ def _in_one_word(story: Story) -> str:
 def _cause(story: Story) -> str:
     if not story["pattern"] or story["confidence"] is None:
         return "not known yet"
+    if story["pattern"] == "unknown":
+        lead = story["diagnosis"].get("lead")  # an older fabric did not tell it
+        return "none is named, because the evidence carries none" + (
+            f"; look at {words(lead)}" if lead else ""
+        )
     service = ((story["diagnosis"] or {}).get("cause") or {}).get("service") or story["service"]
     return f"{story['pattern'].replace('_', ' ')} in {words(service)}, confidence {story['confidence']:.2f}"
 

@@ -290,14 +290,14 @@ def _diagnosis_entries(diagnosis: Diagnosis) -> list[Entry]:
     known = {(fact.statement, fact.query) for fact in facts}
     facts |= dict.fromkeys(fact for fact in diagnosis.evidence if (fact.statement, fact.query) not in known)
     cause = diagnosis.cause
-    message = (
-        f"{diagnosis.failure_class.value}: {diagnosis.classification.reason}. "
-        f"Cause: {cause.pattern.value} in {cause.service}, confidence {cause.confidence:.2f}."
-    )
-    if diagnosis.abstained and diagnosis.localization.lead:
-        message += (
-            f" Strongest lead: {diagnosis.localization.lead}. Ask next: {diagnosis.localization.next_query}"
-        )
-    message += f" {diagnosis.impact}"
+    message = f"{diagnosis.failure_class.value}: {diagnosis.classification.reason}. "
+    if not diagnosis.abstained:
+        message += f"Cause: {cause.pattern.value} in {cause.service}, confidence {cause.confidence:.2f}. "
+        message += str(diagnosis.impact)
+    else:
+        lead, query = diagnosis.localization.lead, diagnosis.localization.next_query
+        message += "No cause is named, because the evidence carries none. "
+        message += f"Strongest lead: {lead}. " if lead else ""
+        message += str(diagnosis.impact) + (f" Ask next: {query}" if lead else "")
     told = Entry(Kind.DIAGNOSIS, message, diagnosis.as_dict())
     return [*(evidence_entry(fact) for fact in facts), told]
