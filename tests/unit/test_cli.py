@@ -631,7 +631,7 @@ def test_watching_in_a_terminal_says_first_how_many_wait(
     api = FabricClient(httpserver.url_for(""))
     watch_list(api, {}, 50, interval=2.0, as_json=False, console=console)
     shown = Text.from_ansi(written.getvalue()).plain
-    assert f"{told}As of " in shown
+    assert re.search(rf"{told}As of \d\d:\d\d:\d\d UTC, again", shown)
     assert shown.index("As of ") < shown.index(STORY["id"])
     assert ("wait" in shown) is bool(waiting)
 

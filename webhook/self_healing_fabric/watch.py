@@ -66,7 +66,8 @@ def _head(rows: Sequence[Json], interval: float) -> str:
     number = sum(map(needs_person, rows))
     wait = "waits" if number == 1 else "wait"
     waiting = f"[red]{number} of them {wait} for a person.[/] " if number else ""
-    return f"{waiting}[dim]As of {time.strftime('%H:%M:%S')}, again every {interval:g} s; Ctrl-C ends.[/]"
+    now = time.strftime("%H:%M:%S UTC", time.gmtime())
+    return f"{waiting}[dim]As of {now}, again every {interval:g} s; Ctrl-C ends.[/]"
 
 
 def watch_incident(
