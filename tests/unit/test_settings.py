@@ -434,6 +434,7 @@ def test_a_mistake_is_told_where_it_was_made(problems: Problems, monkeypatch: py
     monkeypatch.setenv("SHF_THRESHOLDS", '{"heartbeat": "soon", "cpu": 0.5}')
     monkeypatch.setenv("shf_services__cart__health", "nowhere")
     monkeypatch.setenv("SHF_ESCALATION__LEVELS", "[1]")
+    monkeypatch.setenv("SHF_AUTH__TOKEN_FILE", "/nowhere/token")
     found = problems({"thresholds": {"memory": "much"}, "services": {"cart": {"tier": "x"}}})
     assert set(found) == {
         "thresholds.heartbeat (environment SHF_THRESHOLDS)",
@@ -442,6 +443,7 @@ def test_a_mistake_is_told_where_it_was_made(problems: Problems, monkeypatch: py
         "services.cart.tier",
         "escalation.levels (environment SHF_ESCALATION__LEVELS)",
         "escalation.levels.0 (environment SHF_ESCALATION__LEVELS)",
+        "auth.token_file (environment SHF_AUTH__TOKEN_FILE)",
     }
 
 

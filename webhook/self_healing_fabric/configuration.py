@@ -229,11 +229,13 @@ def _listen_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
         return
     auth = raw.get("auth")
     auth = auth if isinstance(auth, Mapping) else {}
-    token_file = os.environ.get("SHF_AUTH__TOKEN_FILE") or auth.get("token_file")
+    of_environment = os.environ.get("SHF_AUTH__TOKEN_FILE")
+    token_file = of_environment or auth.get("token_file")
     callers = auth.get("callers")
     callers = callers if isinstance(callers, Mapping) else {}
     if token_file:
-        yield from _secret_file_problems("auth.token_file", Path(str(token_file)))
+        where = "auth.token_file" + (" (environment SHF_AUTH__TOKEN_FILE)" if of_environment else "")
+        yield from _secret_file_problems(where, Path(str(token_file)))
     elif not is_loopback(host) and not any(map(_may_act, callers.values())):
         yield Problem(
             "auth.token_file",
