@@ -798,6 +798,10 @@ def test_a_verdict_is_sent_whole_and_answered_in_words(shf: Shf, httpserver: HTT
     answer = shf("verdict", "i1", "wrong", *arguments).stdout
     assert answer == "verdict of ada: service right, pattern wrong (it was cart, code_bug)\n"
     assert shf("verdict", "i1", "perhaps").exit_code == 2
+    misspelt = {**given, "service": "crat", "service_right": False, "known_service": False}
+    httpserver.expect_request("/api/v1/incidents/i1/verdict").respond_with_json({"verdict": misspelt})
+    (line,) = shf("verdict", "i1", "wrong", "--url", httpserver.url_for("")).stdout.splitlines()
+    assert line.endswith("(it was crat, code_bug; no service is called crat here: is it spelt so?)")
 
 
 def test_splitting_names_the_service_the_person_and_the_reason(shf: Shf, httpserver: HTTPServer) -> None:

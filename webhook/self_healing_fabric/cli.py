@@ -369,7 +369,7 @@ def verdict(
     if as_json:
         click.echo(json.dumps(story["verdict"], indent=2))
     else:
-        Console(highlight=False).print(screens.verdict(story["verdict"]))
+        Console(highlight=False, soft_wrap=True).print(screens.verdict(story["verdict"]))
 
 
 @main.command()
