@@ -4,6 +4,7 @@
 
 CHANGES is JSON: `lease` and `renewal` in seconds; `freeze`: a file in whose presence the process stops itself
 (SIGSTOP) when it has begun an action in the store and nothing at the target yet; it removes the file.
+`freeze_call`: likewise, when it has claimed a call and sent nothing yet.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from self_healing_fabric.cli import main
 from self_healing_fabric.guardrails import Refusal
 from self_healing_fabric.orchestration import journal, leases
+from self_healing_fabric.orchestration.caller import Batch, Caller
+from self_healing_fabric.settings import LOG
 
 
 def change(changes: dict[str, Any]) -> None:
@@ -28,6 +31,8 @@ def change(changes: dict[str, Any]) -> None:
         leases.RENEWAL = changes["renewal"]
     if "freeze" in changes:
         _freeze_before_the_effect(Path(changes["freeze"]))
+    if "freeze_call" in changes:
+        _freeze_before_the_call(Path(changes["freeze_call"]))
 
 
 def _freeze_before_the_effect(flag: Path) -> None:
@@ -41,6 +46,19 @@ def _freeze_before_the_effect(flag: Path) -> None:
         return answer
 
     journal.announce = announce
+
+
+def _freeze_before_the_call(flag: Path) -> None:
+    original = Caller.claim
+
+    def claim(caller: Caller, limit: int) -> list[Batch]:
+        claimed = original(caller, limit)
+        if any(row.channel != LOG for batch in claimed for row in batch.rows) and flag.exists():
+            flag.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return claimed
+
+    Caller.claim = claim  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

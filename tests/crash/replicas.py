@@ -131,10 +131,11 @@ class Replicas:
         urls: Sequence[str] = (),
         services: Mapping[str, Mapping[str, Any]] | None = None,
         mode: str = "automatic",
+        escalation: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder, self._world, self._url, self._count = folder, world, url, count
         self._changes, self._urls, self._timeout = changes, urls, timeout
-        self._services, self._mode = services or {}, mode
+        self._services, self._mode, self._escalation = services or {}, mode, escalation or {}
         self.all: list[Replica] = []
         self.engine = create_engine(url, poolclass=NullPool)
 
@@ -174,6 +175,7 @@ class Replicas:
             "prometheus": {"url": self._world.url, "scrape_interval": 0.2, "evaluation_interval": 0.2},
             "verification": {"stability": 0.6, "deadline": 60, "interval": 0.3},
             "guardrails": {"cooldown": 0, "max_actions": 20, **UNBOUND},
+            "escalation": self._escalation,
             "services": {**services, **self._services},
         }
         config = self._folder / f"replica-{number}.yaml"

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 from replicas import Replica, Replicas, wait_for
 from surroundings import SlowToAccept, Surroundings
+from werkzeug import Request, Response
 
 from cuttable_proxy import CuttableProxy
 from postgresql_server import PostgresqlServer, temporary_postgresql
@@ -184,6 +186,47 @@ def test_frozen_while_the_target_is_slow_to_accept(url: str, tmp_path: Path) -> 
             wait_for("commit refused", lambda: [e for e in frozen.events() if e["event"] == "overtaken"])
             assert len(world.orders) == 1
             fabric.assert_each_once()
+
+
+def test_frozen_between_the_claim_of_a_call_and_its_sending(
+    url: str, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    """Another replica has called meanwhile: continued, the first one calls nobody a second time."""
+    heard: list[str] = []
+
+    def hear(request: Request) -> Response:
+        heard.append(request.headers["Idempotency-Key"])
+        return Response(status=204)
+
+    httpserver.expect_request("/ana").respond_with_handler(hear)
+    flag, secret = tmp_path / "freeze", tmp_path / "secret"
+    flag.touch()
+    secret.write_text("0123456789abcdef")
+    levels = [{"name": f"l{n}", "deadline": 1 if n == 0 else 300} for n in range(5)]
+    levels[1]["call"] = ["ana"]
+    channels = {"ana": {"guardian": {"url": httpserver.url_for("/ana"), "secret_file": str(secret)}}}
+    changes = [{**SHORT, "freeze_call": str(flag)}, SHORT]
+    with (
+        Surroundings(names(1)) as world,
+        Replicas(
+            tmp_path, world, url, changes=changes, mode="paused",
+            escalation={"levels": levels, "channels": channels},
+        ) as fabric,
+    ):  # fmt: skip
+        frozen, other = fabric.all
+        other.freeze()  # so that the first one claims
+        body = world.notification(*world.services)
+        assert frozen.http.post("/api/v1/alerts", json=body).status_code == 202
+        frozen.wait_frozen()
+        assert heard == []
+        other.thaw()
+        wait_for("called by the other", lambda: heard)
+        sent = "SELECT id FROM calls WHERE channel = 'ana' AND sent_at IS NOT NULL"
+        wait_for("written down", lambda: fabric.rows(sent))
+        frozen.thaw()
+        wait_for("back at work", frozen.is_ready, TAKEOVER_DEADLINE)
+        time.sleep(2.0)  # what it had in hand would be sent now
+        assert len(heard) == 1
 
 
 @pytest.fixture

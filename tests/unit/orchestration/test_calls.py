@@ -290,6 +290,31 @@ def test_who_is_called_again_over_alertmanager_hears_of_it(guarded: Guarded, htt
     assert {json.dumps(alert["labels"], sort_keys=True) for alert in posted} == fired
 
 
+def test_a_sign_of_life_that_comes_late_does_not_call_again_what_is_over(
+    guarded: Guarded, httpserver: HTTPServer
+) -> None:
+    """A process was frozen before it kept the alert alive; another one has ended it meanwhile."""
+    posted: list[dict[str, Any]] = []
+
+    def take(request: Request) -> Response:
+        posted.extend(request.get_json())
+        return Response()
+
+    httpserver.expect_request("/am/api/v2/alerts", method="POST").respond_with_handler(take)
+    on_call = {"on-call": {"alertmanager": {"urls": [httpserver.url_for("/am")]}}}
+    levels = [{"name": f"level {n}", "call": ["on-call"] if n else [], "deadline": 900} for n in range(5)]
+    world, _ = guarded(levels=levels, channels=on_call)
+    failing(world)
+    world.run(seconds=5)
+    world.clock.now += 100  # a sign of life is due
+    (late,) = [batch for batch in world.caller.look(8) if batch.rows[0].channel == "on-call"]
+    decide(world.context, world.incident().id, DECISIONS["close"], by="ada")
+    world.run(seconds=5)
+    assert len(posted) == 2  # that it fires, and that it is over
+    world.caller.send(late)
+    assert len(posted) == 2
+
+
 def test_what_healed_before_it_was_told_is_not_told(guarded: Guarded) -> None:
     """Healed while the call was still being gathered: nobody is disturbed, not even by the end."""
     world, (first, *_) = guarded(bounds={"gather": 4})

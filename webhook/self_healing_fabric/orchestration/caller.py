@@ -279,7 +279,10 @@ class Caller:
             self._awake.set()
 
     def send(self, batch: Batch) -> None:
-        """Send one message and write down what became of it. Raises StoreUnavailable."""
+        """Send one message and write down what became of it. Raises StoreUnavailable.
+
+        Who was frozen since the claim looks once more when all is ready: others may have called by then.
+        """
         rows, stories = self._wanted(batch)
         if not rows:
             return
@@ -288,6 +291,9 @@ class Caller:
         message = compose(
             batch.key, [call_of(row) for row in rows], stories, self._context.settings, batch.note, answers
         )
+        if not self._context.store.ask(lambda connection: call_statements.still_claimed(connection, rows)):
+            log.info("call_overtaken", call=batch.key)
+            return
         result = _tried(channel, rows, message)
         if isinstance(result, Receipt):
             self._sent(rows, channel, result, stories[rows[0].incident_id]["asked_for"])

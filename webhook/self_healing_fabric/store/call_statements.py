@@ -162,6 +162,15 @@ def renew_calls(connection: Connection, messages: Collection[str], *, owner: str
         connection.execute(_RENEW.values(lease_until=until), {"_message": message, "_owner": owner})
 
 
+_EPOCHS = select(calls.c.id, calls.c.epoch).where(calls.c.id.in_(bindparam("_ids", expanding=True)))
+
+
+def still_claimed(connection: Connection, claimed: Sequence[AnyRow]) -> bool:
+    """Whether all of these are as they were claimed: none has ended, and nobody else has claimed one."""
+    found = connection.execute(_EPOCHS, {"_ids": [row.id for row in claimed]}).all()
+    return {(row.id, row.epoch) for row in claimed} == {(row.id, row.epoch) for row in found}
+
+
 _UPDATE = update(calls).where(calls.c.id == bindparam("_id"), calls.c.epoch == bindparam("_epoch"))
 
 
