@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from self_healing_fabric.orchestration.caller import Batch, Caller
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import call_statements, statements
+from world import START
 
 SECRET = "a-secret-of-tests-long-enough"
 DEADLINE = 100.0  # seconds of every level
@@ -386,10 +387,15 @@ def test_a_replica_that_does_not_know_a_channel_leaves_its_calls_to_others(
     assert (len(first.heard), len(second.heard)) == heard
 
 
-def first_unreachable(guarded: Guarded) -> tuple[Any, Any]:
+def first_unreachable(guarded: Guarded, reach_within: float = 20) -> tuple[Any, Any]:
     """A guardian for each level; the first never answers, and a call ends long before its level does."""
     levels = [
-        {"name": f"l{n}", "call": [f"guardian-{n}"] if n else [], "deadline": 1000, "reach_within": 20}
+        {
+            "name": f"l{n}",
+            "call": [f"guardian-{n}"] if n else [],
+            "deadline": 1000,
+            "reach_within": reach_within,
+        }
         for n in range(5)
     ]
     world, guardians = guarded(levels=levels)
@@ -809,16 +815,111 @@ def silence(world: Any, on: bool) -> None:
 
 def test_who_cannot_be_reached_in_a_silence_is_followed_at_its_end(guarded: Guarded) -> None:
     """Nobody else is called for what people have silenced, and then they hear why."""
-    world, (_, second, *_) = first_unreachable(guarded)
+    world, (first, second, *_) = guarded()
+    first.answers, first.meanwhile = [(404, None)], lambda: silence(world, True)
     failing(world)
-    world.run(seconds=5)
-    silence(world, True)
     world.run(seconds=200, tick=5)
-    assert (second.heard, world.incident().level) == ([], 1)
+    assert (len(first.heard), second.heard, world.incident().level) == (1, [], 1)
     silence(world, False)
     world.run(seconds=10)
     assert len(second.heard) == 1
     assert second.heard[0][2]["reason"].startswith("nobody of level 1 could be reached (held back")
+
+
+def test_a_call_that_waits_is_not_made_in_a_silence(guarded: Guarded) -> None:
+    """It is tried again from the end on, for as long as was left; then the next level is called."""
+    world, (first, second, *_) = first_unreachable(guarded, reach_within=100)
+    failing(world)
+    world.run(seconds=5)
+    tries = len(first.heard)
+    silence(world, True)
+    world.run(seconds=200, tick=5)
+    assert (len(first.heard), second.heard, world.incident().level) == (tries, [], 1)
+    silence(world, False)
+    world.run(seconds=40)
+    assert (len(first.heard) > tries, second.heard) == (True, [])
+    world.run(seconds=60)
+    assert len(second.heard) == 1
+
+
+def test_what_is_collected_is_not_told_in_a_silence(guarded: Guarded) -> None:
+    """Of what waits for the next message only that is told which nobody has silenced."""
+    names = [f"s{number}" for number in range(8)]
+    world, (first, *_) = guarded(
+        dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}}, bounds={"storm": 2}
+    )
+    for name in names[:5]:
+        fails(world, name)
+    world.run(seconds=5)
+    for name in names[5:]:
+        fails(world, name)
+    world.run(seconds=5)
+    assert first.kinds == ["storm"]
+    by_service = {row.service: row for row in world.incidents()}
+    silenced = [row.id for name in names[6:] for row in world.alerts_of(by_service[name])]
+    world.context.store.write(lambda connection: statements.set_suppressed(connection, silenced, True))
+    world.run(seconds=80)
+    assert services_told(first)[1:] == [names[5:6]]
+    world.context.store.write(lambda connection: statements.set_suppressed(connection, silenced, False))
+    world.run(seconds=10)
+    assert services_told(first)[2:] == [names[6:]]
+
+
+def services_told(guardian: Guardian) -> list[list[str]]:
+    """The services of each message."""
+    told = [document.get("calls", [document]) for _, _, document in guardian.heard]
+    return [sorted(call["incident"]["service"] for call in calls) for calls in told]
+
+
+def test_what_was_collected_is_tried_for_its_whole_time(guarded: Guarded) -> None:
+    """It had to wait for longer than its receiver has to be reached; that is away for a moment then."""
+    levels = [
+        {"name": f"l{n}", "call": [f"guardian-{n}"] if n else [], "deadline": 1000, "reach_within": 20}
+        for n in range(5)
+    ]
+    changes = {"guardrails": {"fleet": {"storm": 100}}}
+    world, (first, second, *_) = guarded(
+        {"a": (), "b": (), "c": ()}, levels=levels, bounds={"storm": 2}, changes=changes
+    )
+    fails(world, "a")
+    fails(world, "b")
+    world.run(seconds=5)
+    fails(world, "c")
+    world.run(seconds=5)
+    assert services_told(first) == [["a", "b"]]
+    first.answers = [(503, None)]
+    world.run(seconds=80)
+    assert services_told(first) == [["a", "b"], ["c"], ["c"]]
+    assert second.heard == []
+
+
+def test_a_call_that_waits_is_not_made_in_a_maintenance_window(guarded: Guarded) -> None:
+    """The window begins while its receiver is away."""
+    begins = datetime.fromtimestamp(START + 10, UTC)
+    window = {"start": begins.isoformat(), "end": (begins + timedelta(seconds=100)).isoformat()}
+    world, (first, *_) = guarded(changes={"guardrails": {"maintenance": [window]}})
+    first.answers += [(503, None)] * 100
+    failing(world)
+    world.run(seconds=11)
+    tries = len(first.heard)
+    assert tries > 0
+    world.run(seconds=95, tick=5)
+    assert len(first.heard) == tries
+    first.answers.clear()
+    world.run(seconds=40)
+    assert len(first.heard) == tries + 1
+
+
+def test_whom_a_person_calls_hears_it_in_a_silence(guarded: Guarded) -> None:
+    """The silence is for what the fabric does by itself."""
+    world, (first, second, *_) = guarded()
+    failing(world)
+    world.run(seconds=5)
+    silence(world, True)
+    decide(world.context, world.incident().id, DECISIONS["acknowledge"], by="ada")
+    decide(world.context, world.incident().id, DECISIONS["escalate"], by="ada")
+    world.run(seconds=10)
+    assert (len(first.heard), len(second.heard)) == (1, 1)
 
 
 def test_what_is_given_up_in_a_silence_is_called_for_at_its_end(guarded: Guarded) -> None:

@@ -78,13 +78,22 @@ def silenced(connection: Connection, incident: AnyRow) -> bool:
     return correlation.silenced(statements.alerts_of(connection, incident.id), incident.service)
 
 
+def held_back(
+    connection: Connection, incident: AnyRow, settings: Settings, now: float
+) -> tuple[float, str] | None:
+    """Until when nobody is called for an incident, at least, and what ends then; None when somebody is."""
+    window_ends = settings.guardrails.maintenance_until(incident.service, now)
+    if window_ends is not None:
+        return window_ends, "maintenance window"
+    return (now + PUT_OFF, "silence") if silenced(connection, incident) else None
+
+
 def _held(connection: Connection, row: AnyRow, reason: str, settings: Settings, now: float) -> Risen | None:
     """The next level waits for the end of what holds it back; None when nothing does."""
-    until, what = settings.guardrails.maintenance_until(row.service, now), "maintenance window"
-    if until is None and silenced(connection, row):
-        until, what = now + PUT_OFF, "silence"
-    if until is None:
+    held_until = held_back(connection, row, settings, now)
+    if held_until is None:
         return None
+    until, what = held_until
     level = min(row.level, LAST_LEVEL - 1)  # above the last is none that could be called at the end
     changes = {"level": level, "level_due_at": until, "acknowledged_by": None}
     statements.annotate(connection, row.id, changes)

@@ -28,7 +28,7 @@ from self_healing_fabric.escalation import levels
 from self_healing_fabric.escalation.calls import Kind, Status, call_of, row_again
 from self_healing_fabric.escalation.channels import CallFailed, Channel, Receipt
 from self_healing_fabric.escalation.messages import Message, compose
-from self_healing_fabric.incidents import timeline
+from self_healing_fabric.incidents import correlation, timeline
 from self_healing_fabric.incidents.lifecycle import Rise, State
 from self_healing_fabric.incidents.story import story_of
 from self_healing_fabric.incidents.timeline import Entry
@@ -214,20 +214,55 @@ class Caller:
         channel = self._context.channels.get(row.channel)
         if channel is None and self._context.store.shared and now < row.due_at + LEFT_TO_OTHERS:
             return Batch("", (row,))  # another replica may know it, and this one could only give it up
-        if row.message is not None:
+        if row.message is None and channel is not None and channel.gathers:
+            return self._gathered(connection, row, now)
+        rows: Sequence[AnyRow] = [row]
+        if row.message is not None:  # tried together they may have been heard together, under one key
             rows = call_statements.calls_of_message(connection, row.message)
-            return self._claimed(connection, rows, row.message, now)
-        if channel is None or not channel.gathers:
-            return self._claimed(connection, [row], row.id, now)
-        return self._gathered(connection, row, now)
+        if len(self._held_back(connection, rows, now)) == len(rows):
+            return Batch("", tuple(rows))
+        return self._claimed(connection, rows, row.message or row.id, now)
+
+    def _held_back(self, connection: Connection, rows: Sequence[AnyRow], now: float) -> set[str]:
+        """Those of the calls that nobody is to hear now, put off: people have silenced what they are about
+        since they were written down, or are at work in a maintenance window.
+
+        Not what a person has decided, what ends, and what is known already and only kept alive.
+        """
+        settings = self._context.settings
+        waiting = [
+            row
+            for row in rows
+            if row.kind == Kind.ESCALATION.value and row.status == Status.WAITING.value and row.channel != LOG
+        ]
+        if not waiting:
+            return set()
+        suppressed = call_statements.with_suppressed_alerts(connection, {row.incident_id for row in waiting})
+        until: dict[str, float] = {}
+        for row in waiting:
+            window = settings.guardrails.maintenance_until(row.service, now)
+            if row.incident_id in until or (window is None and row.incident_id not in suppressed):
+                continue
+            incident = statements.incident(connection, row.incident_id)
+            if incident is None or correlation.HANDS_OFF in (incident.verification or {}):
+                continue
+            held = levels.held_back(connection, incident, settings, now)
+            if held is not None:
+                until[row.incident_id] = held[0]
+        held_rows = [row for row in waiting if row.incident_id in until]
+        for row in held_rows:
+            if row.due_at <= now:
+                call_statements.put_off(connection, [row.id], until[row.incident_id])
+        return {row.id for row in held_rows}
 
     def _gathered(self, connection: Connection, row: AnyRow, now: float) -> Batch:
         """Alone, together with others that wait for the same contact, or later."""
         bounds = self._context.settings.escalation.bounds
         waiting = call_statements.gathered_calls(connection, row.channel, row.contact, now)
-        rows = _newest(connection, waiting, now)
+        held = self._held_back(connection, waiting, now)
+        rows = _newest(connection, [each for each in waiting if each.id not in held], now)
         if row.id not in {each.id for each in rows}:
-            return Batch("", (row,))  # the newer one follows in its time
+            return Batch("", (row,))  # it is held back, or the newer one follows in its time
         heard = call_statements.messages_sent(
             connection, row.channel, row.contact, since=now - bounds.per, now=now
         )

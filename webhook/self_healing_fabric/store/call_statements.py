@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from self_healing_fabric.store.schema import WITHOUT_LEVEL_TIMER, calls, incidents
+from self_healing_fabric.store.schema import FIRING, WITHOUT_LEVEL_TIMER, alerts, calls, incidents
 from self_healing_fabric.store.statements import AnyRow, Changes
 
 _INSERT = insert(calls)
@@ -180,8 +180,22 @@ def update_claimed_call(connection: Connection, call_id: str, epoch: int, change
 
 
 def put_off(connection: Connection, ids: Collection[str], due_at: float) -> None:
-    """These wait until then."""
-    connection.execute(update(calls).where(calls.c.id.in_(list(ids))).values(due_at=due_at))
+    """These wait until then, and that is no part of the time in which they must be heard."""
+    later = calls.c.deadline_at + (due_at - calls.c.due_at)
+    query = update(calls).where(calls.c.id.in_(list(ids)))
+    connection.execute(query.values(due_at=due_at, deadline_at=later))
+
+
+_SUPPRESSED = (
+    select(alerts.c.incident_id)
+    .distinct()
+    .where(alerts.c.incident_id.in_(bindparam("_ids", expanding=True)), alerts.c.suppressed, FIRING)
+)
+
+
+def with_suppressed_alerts(connection: Connection, incident_ids: Collection[str]) -> set[str]:
+    """Those of the incidents of which something that fires is silenced or inhibited."""
+    return set(connection.execute(_SUPPRESSED, {"_ids": list(incident_ids)}).scalars())
 
 
 def calls_kept_alive(connection: Connection, channels: Collection[str]) -> Sequence[AnyRow]:
