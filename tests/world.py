@@ -144,6 +144,7 @@ class Target:
     def __init__(self, server: HTTPServer, name: str) -> None:
         self.restarts: list[str] = []
         self.answer = 200
+        self.pretends = False  # says yes, and restarts nothing
         self.on_restart: Callable[[], None] = lambda: None
         self.restart_url = server.url_for(f"/{name}/restart")
         self.started_at_url = server.url_for(f"/{name}")
@@ -165,7 +166,8 @@ class Target:
 
     def _restart(self, request: Request) -> Response:
         if self.answer < 400 or self.answer >= 500:
-            self.restarts.append(request.headers["Idempotency-Key"])
+            if not self.pretends:
+                self.restarts.append(request.headers["Idempotency-Key"])
             self.on_restart()
         return Response(status=self.answer)
 

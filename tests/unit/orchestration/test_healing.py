@@ -364,6 +364,39 @@ def test_process_that_was_not_replaced_is_not_healed(world: Any) -> None:
     assert [row.verdict for row in world.actions()] == ["not_healed"]
 
 
+def test_a_restart_that_was_only_promised_has_healed_nothing(world: Any) -> None:
+    """The target says yes, does nothing, and the service recovers. `started_at` tells that it was not us."""
+    world.silent()
+    world.target.pretends, world.target.on_restart = True, world.healthy
+    world.receive(world.alert())
+    world.run(seconds=90)
+    assert [row.verdict for row in world.actions()] == ["not_healed"]
+    assert world.incident().outcome == "recovered"
+    assert any("the target still says it started at 0" in line for line in world.story())
+
+
+def test_a_restart_that_comes_after_the_promise_is_waited_for(world: Any) -> None:
+    """The target answers at once and restarts some seconds later."""
+    world.silent()
+    world.target.pretends, world.target.on_restart = True, world.healthy
+    world.receive(world.alert())
+    world.run(seconds=20)
+    assert world.incident().state is State.VERIFYING
+    world.target.restarts.append("the one that was promised")
+    world.run(seconds=5)
+    assert (world.incident().state, world.incident().outcome) == (State.RESOLVED, "healed")
+
+
+def test_who_is_called_hears_that_the_restart_was_only_promised(world: Any) -> None:
+    """It goes on failing, and the target has not done what it said."""
+    world.silent()
+    world.target.pretends = True
+    world.receive(world.alert())
+    world.run(seconds=90)
+    assert world.incident().state is State.ESCALATED
+    assert "the target still says it started at 0" in world.calls[0].reason
+
+
 def test_paused_stops_before_the_effect_and_goes_on_after(world: Any) -> None:
     """The kill switch: no effect while paused, one after."""
     change = mode.change

@@ -201,8 +201,10 @@ def _as_the_target_says(look: Look, incident: Incident, context: Context, facts:
     over = context.clock() >= (incident.verification or {})["deadline"]
     if settling.progress is Progress.FAILED:
         return Look(Verdict.NOT_HEALED, f"Not healed: {settling.detail}.", look.evidence, look.worse)
-    if look.verdict is not Verdict.HEALED or settling.progress is Progress.DONE:
+    if settling.progress is Progress.DONE:
         return look
+    if look.verdict is not Verdict.HEALED:
+        return replace(look, statement=f"{look.statement} The target does not confirm it: {settling.detail}.")
     how = "whether it is through cannot be learnt" if unknown else "not through"
     verdict = Verdict.NO_EVIDENCE if unknown else Verdict.NOT_HEALED
     return Look(verdict if over else None, f"Inside all limits, but {how}: {settling.detail}.", look.evidence)

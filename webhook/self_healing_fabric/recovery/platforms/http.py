@@ -108,6 +108,15 @@ class HttpRestart(Effect):
         """Compare `started_at` with the one before."""
         return self._learn(before, INTERRUPTED, unchanged=Status.FAILED)
 
+    def settled(self, before: Mapping[str, Any]) -> Settling:
+        """The target must say that it was started anew, where it can: who answered has not restarted yet."""
+        if "started_at" not in before:
+            return super().settled(before)
+        now = self._started_at()
+        if now == before["started_at"]:
+            return Settling(Progress.UNDER_WAY, f"the target still says it started at {now}")
+        return Settling(Progress.DONE, f"the target says it was started anew at {now}")
+
     def check(self) -> str:
         """Ask for `started_at`."""
         return f"started_at is {self._started_at()}"
