@@ -131,11 +131,11 @@ class Replicas:
         urls: Sequence[str] = (),
         services: Mapping[str, Mapping[str, Any]] | None = None,
         mode: str = "automatic",
-        escalation: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder, self._world, self._url, self._count = folder, world, url, count
         self._changes, self._urls, self._timeout = changes, urls, timeout
-        self._services, self._mode, self._escalation = services or {}, mode, escalation or {}
+        self._services, self._mode, self._settings = services or {}, mode, settings or {}
         self.all: list[Replica] = []
         self.engine = create_engine(url, poolclass=NullPool)
 
@@ -175,8 +175,8 @@ class Replicas:
             "prometheus": {"url": self._world.url, "scrape_interval": 0.2, "evaluation_interval": 0.2},
             "verification": {"stability": 0.6, "deadline": 60, "interval": 0.3},
             "guardrails": {"cooldown": 0, "max_actions": 20, **UNBOUND},
-            "escalation": self._escalation,
             "services": {**services, **self._services},
+            **self._settings,
         }
         config = self._folder / f"replica-{number}.yaml"
         config.write_text(yaml.safe_dump(settings))

@@ -210,7 +210,7 @@ def test_frozen_between_the_claim_of_a_call_and_its_sending(
         Surroundings(names(1)) as world,
         Replicas(
             tmp_path, world, url, changes=changes, mode="paused",
-            escalation={"levels": levels, "channels": channels},
+            settings={"escalation": {"levels": levels, "channels": channels}},
         ) as fabric,
     ):  # fmt: skip
         frozen, other = fabric.all
@@ -227,6 +227,43 @@ def test_frozen_between_the_claim_of_a_call_and_its_sending(
         wait_for("back at work", frozen.is_ready, TAKEOVER_DEADLINE)
         time.sleep(2.0)  # what it had in hand would be sent now
         assert len(heard) == 1
+
+
+def test_frozen_while_it_tells_of_events(url: str, tmp_path: Path, httpserver: HTTPServer) -> None:
+    """Another replica tells on. Continued, the first one tells nothing that comes before what was told."""
+    heard: list[int] = []
+    frozen: list[Replica] = []
+
+    def hear(request: Request) -> Response:
+        heard.append(int(request.get_json(force=True)["id"]))
+        if not frozen:
+            (leader,) = leaders(fabric)
+            leader.freeze()
+            frozen.append(leader)
+        return Response(status=202)
+
+    httpserver.expect_request("/events").respond_with_handler(hear)
+    with (
+        Surroundings(names(1)) as world,
+        Replicas(
+            tmp_path,
+            world,
+            url,
+            changes=[SHORT] * 2,
+            settings={"events": {"url": httpserver.url_for("/events")}},
+        ) as fabric,
+    ):
+        wait_for("a leader", lambda: leaders(fabric))
+        fabric.all[1].http.post("/api/v1/alerts", json=world.notification(*world.services))
+        wait_for("frozen", lambda: frozen)
+        fabric.wait_healed()
+        wait_for("all told by the other", lambda: len(heard) > 6)
+        time.sleep(2.0)
+        told = len(heard)
+        frozen[0].thaw()
+        wait_for("back at work", frozen[0].is_ready, TAKEOVER_DEADLINE)
+        time.sleep(2.0)  # what it had in hand would be told now
+        assert heard[told:] == []
 
 
 @pytest.fixture

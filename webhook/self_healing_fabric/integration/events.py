@@ -5,8 +5,9 @@ tells. So an event is a line of the timeline, and what a receiver has got so far
 receiver that is away for a day costs no memory and gets everything afterwards; after a restart telling goes
 on from the cursor, and what was told but not noted is told again with the same id.
 
-Of several replicas the leader tells. One that was frozen may tell some of it twice, which is what "at least
-once" means; the cursor only goes forward.
+Of several replicas the leader tells. One that was frozen while it told an event, or died before it noted it,
+is followed by another one that tells it again, which is what "at least once" means; what comes after that it
+leaves to the other. The cursor only goes forward.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class Telling:
         pause, waiting_since = FIRST_PAUSE, None
         while not self._stopping.is_set():
             try:
-                if self._durable and not self._context.leases.leader:
+                if not self._my_turn:
                     self._cursor = None  # somebody else tells; ask again where that one has got to
                     self._stopping.wait(1.0)
                     continue
@@ -208,6 +209,11 @@ class Telling:
                 self._stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
+    @property
+    def _my_turn(self) -> bool:
+        """Whether this replica tells; asked before each event, for one that was frozen is overtaken."""
+        return not self._durable or self._context.leases.leader
+
     def _read(self, *, wait: bool) -> list[AnyRow] | None:
         """The next lines; None when somebody is writing one right now, whose number may be lower."""
 
@@ -226,7 +232,7 @@ class Telling:
         told = self._cursor
         try:
             for row in rows:
-                if self._stopping.is_set():
+                if self._stopping.is_set() or not self._my_turn:
                     return
                 event = event_of(row, self._source)
                 if event is not None:
