@@ -838,7 +838,7 @@ def test_a_call_that_waits_is_not_made_in_a_silence(guarded: Guarded) -> None:
     silence(world, False)
     world.run(seconds=40)
     assert (len(first.heard) > tries, second.heard) == (True, [])
-    world.run(seconds=60)
+    world.run(seconds=120)
     assert len(second.heard) == 1
 
 
