@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 from urllib3.util.ssl_ import create_urllib3_context
 
+from shf_queries.certificates import ClientCertificate
 from shf_queries.errors import PartialResult, PrometheusUnavailable, QueryRejected
 from shf_queries.results import Sample, Series, matrix, vector
 
@@ -37,13 +38,15 @@ POOL_SIZE = 16  # connections: at least one for every worker thread, or they wai
 class PrometheusClient:
     """Asks one Prometheus. Safe to share between threads.
 
-    Raises OSError when `ca_file` cannot be read.
+    Raises OSError when `ca_file`, `cert_file` or `key_file` cannot be used.
 
     Args:
         url: base URL, with the path prefix if Prometheus has one.
         timeout: seconds for one call.
         bearer_token_file: read anew for every call, so that a token can be rotated.
         ca_file: PEM with the certificates of authorities that are trusted beside the public ones.
+        cert_file: PEM with the certificate to show when asked for one; read anew when it has changed.
+        key_file: PEM with its key.
         on_call: told the seconds that each call took, and the error when it was not answered.
     """
 
@@ -54,6 +57,8 @@ class PrometheusClient:
         timeout: float = 5.0,
         bearer_token_file: Path | None = None,
         ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
         on_call: Callable[[float, str | None], None] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -73,7 +78,7 @@ class PrometheusClient:
         # as requests spells it, and none else: a call to another place fails before a connection is opened.
         self._session.adapters.clear()
         spelt = str(requests.Request("GET", f"{self.url}/").prepare().url)
-        self._session.mount(spelt, _Adapter(timeout, ca_file))
+        self._session.mount(spelt, _Adapter(timeout, ca_file, cert_file, key_file))
 
     def instant(self, promql: str, *, at: float | None = None) -> tuple[Sample, ...]:
         """Evaluate `promql` at one time (seconds since 1970; now when None) and return its vector."""
@@ -232,19 +237,30 @@ def _apart(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], .
 
 class _Adapter(HTTPAdapter):
     """Tries once, on as many connections as there are workers, gives up what takes longer than `timeout`
-    seconds in all, and may trust authorities of one's own."""
+    seconds in all, and may trust authorities and show a certificate of one's own."""
 
-    def __init__(self, timeout: float, ca_file: Path | None) -> None:
+    def __init__(
+        self, timeout: float, ca_file: Path | None, cert_file: Path | None, key_file: Path | None
+    ) -> None:
         self._timeout = timeout
-        self._authorities: ssl.SSLContext | None = None
-        if ca_file is not None:
-            self._authorities = create_urllib3_context()
-            self._authorities.load_verify_locations(cafile=ca_file)
+
+        def trusting() -> ssl.SSLContext:
+            context = create_urllib3_context()  # requests loads the public authorities into it
+            if ca_file is not None:
+                context.load_verify_locations(cafile=ca_file)
+            return context
+
+        if cert_file is not None and key_file is not None:
+            self._context = ClientCertificate(cert_file, key_file, trusting).context
+        else:
+            alone = trusting()
+            self._context = lambda: alone
         super().__init__(max_retries=Retry(0), pool_maxsize=POOL_SIZE)
 
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        # requests loads the public authorities into the same context.
-        super().init_poolmanager(*arguments, **options, ssl_context=self._authorities)
+    def build_connection_pool_key_attributes(self, *arguments: Any, **options: Any) -> tuple[Any, Any]:
+        # With another context come other connections: none goes on with a certificate that was replaced.
+        host, pool = super().build_connection_pool_key_attributes(*arguments, **options)
+        return host, {**pool, "ssl_context": self._context()}
 
     def send(self, *arguments: Any, **options: Any) -> requests.Response:
         ends = time.monotonic() + self._timeout

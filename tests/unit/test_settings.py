@@ -92,6 +92,14 @@ def test_a_caller_without_anything_is_told_what_it_needs(problems: Problems) -> 
     assert problems({"auth": {"callers": {"am": None}}}) == {"auth.callers.am.rights": "Field required"}
 
 
+@pytest.mark.parametrize("given", ["cert_file", "key_file"])
+def test_a_certificate_and_its_key_belong_together(problems: Problems, given: str) -> None:
+    """One without the other is told beside all else that is wrong."""
+    found = problems({given: "/etc/shf/client.pem", "workers": 0})
+    assert found.keys() == {"key_file", "workers"}
+    assert "belong together" in found["key_file"]
+
+
 def test_durations_are_read_as_people_write_them(load: Load) -> None:
     """Text with a unit and plain numbers both become seconds."""
     settings = load({"prometheus": {"timeout": "500ms"}, "verification": {"stability": 40, "deadline": "2m"}})

@@ -64,10 +64,12 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
     """Yield the findings in a fixed order: rules, plugins, access, store, servers, services.
 
     Raises:
-        ConfigurationError: `ca_file` cannot be used.
+        ConfigurationError: `ca_file`, `cert_file` or `key_file` cannot be used.
     """
     for finding in _findings(settings):
-        remedy = outbound.certificate_remedy(finding.message, authority="as `ca_file`")
+        remedy = outbound.certificate_remedy(
+            finding.message, authority="as `ca_file`", own="as `cert_file` and `key_file`"
+        )
         if remedy is not None:
             finding = replace(finding, message=f"{finding.message}. {remedy}")
         yield finding

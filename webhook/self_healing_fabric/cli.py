@@ -49,9 +49,20 @@ ca_option = click.option(
 )
 
 
+cert_option = click.option(
+    "--cert-file",
+    type=click.Path(path_type=Path),
+    help="Certificate (PEM) to show to a proxy that asks for one, for --url https://...",
+)
+key_option = click.option("--key-file", type=click.Path(path_type=Path), help="Its private key (PEM).")
+
+
 def access_options(command: Command) -> Command:
     """Where the fabric runs and as whom to call it: taken as `**where`, given to `_api`."""
-    for option in (ca_option, password_option, user_option, token_option, url_option, config_option):
+    for option in (
+        key_option, cert_option, ca_option, password_option, user_option, token_option, url_option,
+        config_option,
+    ):  # fmt: skip
         command = option(command)
     return command
 
@@ -701,6 +712,8 @@ def _api(
     user: str | None,
     password_file: Path | None,
     ca_file: Path | None,
+    cert_file: Path | None,
+    key_file: Path | None,
 ) -> Any:
     from self_healing_fabric import outbound
     from self_healing_fabric.client import FabricClient
@@ -709,6 +722,8 @@ def _api(
 
     if (user is None) is not (password_file is None):
         raise UsageError("--user and --password-file belong together")
+    if (cert_file is None) is not (key_file is None):
+        raise UsageError("--cert-file and --key-file belong together")
     if user is not None and token_file is not None:
         raise UsageError("give a token or a user, not both")
     if url is None:
@@ -725,7 +740,7 @@ def _api(
                 token_file = known.file
             elif known is not None:
                 user, password_file = known.username, known.file
-    outbound.trust(ca_file)
+    outbound.trust(ca_file, cert_file, key_file)
     return FabricClient(url, token_file, username=user, password_file=password_file)
 
 

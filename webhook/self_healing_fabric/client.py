@@ -82,7 +82,9 @@ class FabricClient:
         except UnicodeEncodeError as error:  # bytes on the command line that are no text
             raise UsageError(f"only text in UTF-8 can be sent: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            remedy = outbound.certificate_remedy(str(error), authority="with --ca-file")
+            remedy = outbound.certificate_remedy(
+                str(error), authority="with --ca-file", own="with --cert-file and --key-file"
+            )
             advice = remedy or "Does `shf serve` run?"
             if method != "GET" and not isinstance(error, _NOT_SENT):
                 advice = "It may have been carried out all the same; asked again, it is not done twice."

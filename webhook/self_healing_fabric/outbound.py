@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +36,7 @@ from pydantic import BaseModel
 from self_healing_fabric.errors import ConfigurationError, Problem
 from self_healing_fabric.quoting import quoted
 from self_healing_fabric.settings import Settings, called_urls
+from shf_queries.certificates import CertificateUnusable, ClientCertificate
 from shf_queries.client import PrometheusClient
 
 Client = httpx.Client
@@ -48,6 +51,13 @@ _REMEDIES = {  # by what OpenSSL says
     "mismatch": "Call it by a name that stands in its certificate.",
 }
 
+# TLS alerts by which a server refuses the certificate that a client shows, or that it shows none: Go says
+# BAD_CERTIFICATE of either, and before TLS 1.3 others say HANDSHAKE_FAILURE of none.
+_NOT_TAKEN = re.compile(
+    "ALERT_(BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_(REQUIRED|UNKNOWN|EXPIRED|REVOKED)"
+    "|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)"
+)
+
 _PACKED = "shf_packed"  # of an answer's extensions
 _PORTS = {"http": 80, "https": 443}
 _KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx's default
@@ -57,13 +67,22 @@ class NotConfigured(httpx.ConnectError):
     """A call to somewhere that the client is not made for: nothing was connected to, nothing was sent."""
 
 
-def certificate_remedy(error: str, *, authority: str) -> str | None:
-    """What to do where an error is a certificate that was refused; None where it is something else.
+def certificate_remedy(error: str, *, authority: str, own: str) -> str | None:
+    """What to do where an error is a certificate that was refused, the server's or ours; None where it is
+    something else.
 
     Args:
         error: its text.
         authority: how to name one, where it is the authority that nobody knows.
+        own: how to name the certificate to show.
     """
+    if _NOT_TAKEN.search(error):
+        if _own.certificate is None:
+            return f"It asks for a certificate: name yours {own}."
+        return (
+            "It does not take the certificate that it is shown: that has to be valid, for clients, and of "
+            "an authority which it trusts."
+        )
     if _REFUSED not in error:
         return None
     return next(
@@ -71,25 +90,35 @@ def certificate_remedy(error: str, *, authority: str) -> str | None:
     )
 
 
-def trust(ca_file: Path | None) -> None:
-    """Let all clients of this process trust the authorities in a PEM file, too; None changes nothing.
+def trust(ca_file: Path | None, cert_file: Path | None = None, key_file: Path | None = None) -> None:
+    """Let all clients of this process trust the authorities in a PEM file, too, and show a certificate to
+    servers that ask for one; None changes nothing.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds no certificate.
+        ConfigurationError: a file cannot be used.
     """
-    if ca_file is None:
-        return
-    try:
-        _authorities().load_verify_locations(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError among them
-        reason = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigurationError(str(ca_file), [Problem("ca_file", f"{ca_file}: {reason}")]) from error
+    problems = []
+    if ca_file is not None:
+        try:
+            _authorities().load_verify_locations(cafile=ca_file)
+            _own.ca_files.add(ca_file)
+        except OSError as error:  # ssl.SSLError among them
+            reason = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+            problems.append(Problem("ca_file", f"{ca_file}: {reason}"))
+    if cert_file is not None and key_file is not None:
+        try:
+            _own.certificate = ClientCertificate(cert_file, key_file, _trusting)
+        except CertificateUnusable as error:
+            problems += [Problem(name, mistake) for name, mistake in error.mistakes.items()]
+    if problems:
+        raise ConfigurationError("certificates", problems)
 
 
 def prometheus_client(
     settings: Settings, *, timeout: float | None = None, on_call: OnCall | None = None
 ) -> PrometheusClient:
-    """A client for the configured Prometheus; from now on all clients of this process trust `ca_file`.
+    """A client for the configured Prometheus; from now on all clients of this process trust `ca_file`, and
+    show `cert_file`.
 
     Args:
         settings: the configuration.
@@ -97,15 +126,17 @@ def prometheus_client(
         on_call: told the seconds that each call took, and the error when it was not answered.
 
     Raises:
-        ConfigurationError: `ca_file` cannot be used.
+        ConfigurationError: `ca_file`, `cert_file` or `key_file` cannot be used.
     """
-    trust(settings.ca_file)
+    trust(settings.ca_file, settings.cert_file, settings.key_file)
     asked = settings.prometheus
     return PrometheusClient(
         asked.url,
         timeout=timeout or asked.timeout,
         bearer_token_file=asked.bearer_token_file,
         ca_file=settings.ca_file,
+        cert_file=settings.cert_file,
+        key_file=settings.key_file,
         on_call=on_call,
     )
 
@@ -203,11 +234,25 @@ class _Bounded(httpx.HTTPTransport):
             place = f"{request.url.scheme}://{request.url.netloc.decode('ascii', 'replace')}"
             raise NotConfigured(f"{place} is not what the configuration names for this call", request=request)
         request.headers["Accept-Encoding"] = "identity"
-        answer = super().handle_request(request)
+        answer = self._answer(request)
         encoding = answer.headers.pop("Content-Encoding", "identity")  # by which httpx would unpack
         if encoding.strip().lower() != "identity":
             answer.extensions[_PACKED] = encoding
         return answer
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        try:
+            self._pool._ssl_context = _context()
+        except OSError as error:
+            raise httpx.ConnectError(str(error), request=request) from error
+        try:
+            return super().handle_request(request)
+        except (httpx.ReadError, httpx.WriteError) as error:
+            # In TLS 1.3 a client sends before it hears that its certificate is not taken. The server hands
+            # nothing on that came so, and what was asked for has certainly not been done.
+            if _NOT_TAKEN.search(str(error)):
+                raise httpx.ConnectError(str(error), request=request) from error
+            raise
 
 
 class _Timed(httpcore.NetworkBackend):
@@ -254,8 +299,31 @@ def _client(named: frozenset[Origin], limits: httpx.Limits = _KEPT, **options: A
     return Client(transport=_Bounded(named, limits), follow_redirects=False, trust_env=False, **options)
 
 
+@dataclass
+class _Own:
+    """What `trust` was told for all clients of this process."""
+
+    ca_files: set[Path] = field(default_factory=set)
+    certificate: ClientCertificate | None = None
+
+
+_own = _Own()
+
+
+def _context() -> ssl.SSLContext:
+    """For connections that are opened now. Raises OSError."""
+    return _authorities() if _own.certificate is None else _own.certificate.context()
+
+
 @functools.cache
 def _authorities() -> ssl.SSLContext:
+    return _trusting()
+
+
+def _trusting() -> ssl.SSLContext:
     """The certificates that httpx trusts by default, and what `trust` adds; the environment changes
     nothing."""
-    return httpx.create_ssl_context(trust_env=False)
+    context = httpx.create_ssl_context(trust_env=False)
+    for path in _own.ca_files:
+        context.load_verify_locations(cafile=path)
+    return context

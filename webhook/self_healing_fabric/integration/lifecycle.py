@@ -49,7 +49,7 @@ class Fabric:
         gate: asked before an incident may be called healed.
 
     Raises:
-        ConfigurationError: a plugin or `ca_file` cannot be used.
+        ConfigurationError: a plugin, `ca_file`, `cert_file` or `key_file` cannot be used.
         StoreInUse, StoreUnavailable: its store cannot be opened.
     """
 

@@ -177,12 +177,16 @@ class HistoricalPrometheus(PrometheusClient):
         *,
         bearer_token_file: Path | None = None,
         ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
     ) -> None:
         super().__init__(
             url,
             timeout=QUERY_TIMEOUT,
             bearer_token_file=bearer_token_file,
             ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
             on_call=self._note,
         )
         self._recordings = recordings

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from self_healing_fabric.durations import Duration
@@ -78,6 +78,12 @@ class Settings(BaseSettings):
         description="certificates (PEM) of your own authorities, trusted for https beside the public ones; "
         "read at start",
     )
+    cert_file: Path | None = Field(
+        None,
+        description="certificate (PEM) that the fabric shows to servers which ask for one; read anew when it "
+        "has changed",
+    )
+    key_file: Path | None = Field(None, description="its private key (PEM), without a password")
     workers: int = Field(16, ge=1, le=64, description="incidents that one replica works on at a time")
     cpu_affinity: CpuAffinity = Field(
         CpuAffinity.ONE,
@@ -137,6 +143,13 @@ class Settings(BaseSettings):
                 "give a SQLite file as sqlite:///relative.db or sqlite:////absolute/path.db, "
                 "or a database as postgresql+psycopg://user@host:5432/database"
             )
+        return value
+
+    @field_validator("key_file")
+    @classmethod
+    def _certificate_with_its_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "cert_file" in info.data and (value is None) is not (info.data["cert_file"] is None):
+            raise ValueError("`cert_file` and `key_file` belong together: give both, or neither")
         return value
 
     @field_validator("external_url")
