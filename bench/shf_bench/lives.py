@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, text
 
-from self_healing_fabric.app import create_app, tune_threads
+from self_healing_fabric.app import create_app, tune_process
 from self_healing_fabric.configuration import load_settings
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
@@ -148,7 +148,7 @@ def live(configuration: Path, flags: Path, count: int) -> dict[str, Any]:
             raise Lost(f"a notification was not taken: {answer.text}")
     empty = _bytes_of(fabric)
     began_at, began = time.time(), time.process_time()
-    tune_threads(settings.cpu_affinity)
+    tune_process(settings.cpu_affinity)
     fabric.start()
     try:
         deadline = time.monotonic() + PATIENCE

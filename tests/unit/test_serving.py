@@ -33,16 +33,37 @@ main(["serve", "--log-format", "json"])
 """
 
 
-def served(directory: Path, places: list[str], signal: str) -> tuple[int, list[tuple[str, str | None]], str]:
-    """The exit status of a fabric that is told to end after these calls, what it logs of that, and all."""
+COLLECTED = """
+import gc, os, signal
+from self_healing_fabric.cli import main
+from self_healing_fabric.integration.lifecycle import Fabric
+
+start = Fabric.start
+
+def start_and_look(fabric):
+    start(fabric)
+    print(gc.get_freeze_count(), len(gc.get_objects()))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+Fabric.start = start_and_look
+main(["serve", "--log-format", "json"])
+"""
+
+
+def run(directory: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """A Python program in a folder with a configuration."""
     with reserved_ports(1) as (port,):
         settings = {"listen": f"127.0.0.1:{port}", "prometheus": {"url": "http://127.0.0.1:9"}}
         (directory / "shf.yaml").write_text(json.dumps(settings))
-        program = PROGRAM.format(signal=signal, places=places)
-        ended = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-c", program],
             cwd=directory, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
+
+
+def served(directory: Path, places: list[str], signal: str) -> tuple[int, list[tuple[str, str | None]], str]:
+    """The exit status of a fabric that is told to end after these calls, what it logs of that, and all."""
+    ended = run(directory, PROGRAM.format(signal=signal, places=places))
     lines = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
     told = [(line["event"], line.get("signal")) for line in lines if line["event"].startswith("stop")]
     return ended.returncode, told, ended.stderr
@@ -69,3 +90,10 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     status, told, log = served(tmp_path, ["Fabric.start", "Caller.stop"], "SIGINT")
     assert (status, told) == (130, [("stopping", "SIGINT")]), log
     assert "Ctrl-C ends it at once" in log
+
+
+def test_the_garbage_collector_leaves_out_what_is_loaded(tmp_path: Path) -> None:
+    """It stops all threads for as long as it looks: what never becomes garbage is most of what there is."""
+    ended = run(tmp_path, COLLECTED)
+    frozen, looked_at = map(int, ended.stdout.split())
+    assert frozen > 10 * looked_at, ended.stderr
