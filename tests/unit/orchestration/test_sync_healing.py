@@ -36,6 +36,7 @@ class Configured:
         self.puts: list[bytes] = []
         self.order: list[str] = []
         self.heals = True
+        self.away: int | None = None  # what a question is answered with
         server.expect_request("/config", method="GET").respond_with_handler(self._get)
         server.expect_request("/config", method="PUT").respond_with_handler(self._put)
         wanted.write_bytes(WANTED)
@@ -58,6 +59,8 @@ class Configured:
         return f'"{hashlib.sha256(self.content).hexdigest()[:12]}"'
 
     def _get(self, _: Request) -> Response:
+        if self.away is not None:
+            return Response("", self.away)
         return Response(self.content, headers={"ETag": self._etag()})
 
     def _put(self, request: Request) -> Response:
@@ -84,6 +87,22 @@ def configured(world: Any, httpserver: HTTPServer, tmp_path: Path) -> Callable[.
 def statuses(world: Any) -> list[tuple[str, str, str | None]]:
     """The actions of the only incident."""
     return [(row.strategy, row.status, row.verdict) for row in world.actions()]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_sync_waits_for_who_does_not_tell_what_runs(
+    configured: Callable[..., Configured], status: int
+) -> None:
+    """Its only strategy is not given up for an answer that may come in a moment."""
+    there = configured()
+    there.away = status
+    there.drift()
+    there.world.run(seconds=40)
+    assert (there.puts, there.world.calls) == ([], [])
+    assert "sync is not possible yet" in str(there.world.incident().waiting_for)
+    there.away = None
+    there.world.run(seconds=60)
+    assert (there.puts, there.world.incident().outcome) == ([WANTED], "healed")
 
 
 def test_drift_is_synced_once_and_healed(configured: Callable[..., Configured]) -> None:

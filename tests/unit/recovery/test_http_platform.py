@@ -12,7 +12,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from deadline import within_deadline
-from self_healing_fabric.recovery.effects import Effect, TargetUnreadable
+from self_healing_fabric.recovery.effects import Effect, TargetAway, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Status
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.platforms.http import HttpPlatform
@@ -228,10 +228,11 @@ def test_a_start_time_that_cannot_be_read_stops_the_action_before_it_begins(
 
 
 def test_a_start_time_on_a_closed_port_is_unreadable(closed_port: int) -> None:
-    """The text names the URL."""
+    """The text names the URL; the process is down, so nobody waits for its answer."""
     url = f"http://127.0.0.1:{closed_port}/state"
-    with pytest.raises(TargetUnreadable, match=url):
+    with pytest.raises(TargetUnreadable, match=url) as error:
         restart_of(HttpRecovery(restart=url, started_at=url)).snapshot()
+    assert not isinstance(error.value, TargetAway)
 
 
 def test_after_a_crash_the_target_tells_what_became_of_it(target: Target) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from self_healing_fabric.errors import ShfError
@@ -34,6 +35,12 @@ class TargetUnreadable(ShfError):
 
 class TargetAway(TargetUnreadable):
     """Whoever could tell of the target does not answer just now: ask again in a moment."""
+
+
+def unreadable(status: int, why: str) -> TargetUnreadable:
+    """The error for an answer that does not tell: who has too much to do, or is updated, may in a moment."""
+    away = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return TargetAway(why) if away else TargetUnreadable(why)
 
 
 class NotApplicable(ShfError):

@@ -28,6 +28,7 @@ from self_healing_fabric.orchestration.escalation_manager import escalate, hand_
 from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, steady
 from self_healing_fabric.orchestration.steps.common import (
     LONGEST_PATIENCE,
+    WAIT_POLL,
     Facts,
     Step,
     evidence_entry,
@@ -52,6 +53,7 @@ from self_healing_fabric.settings import Mode
 from shf_queries import QueryError, catalogue
 from shf_queries.catalogue import SIGNALS
 
+HELD_UP = 9.0  # of ten seconds that one incident waits for a silent target, a worker waits with it for one
 PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
 MOST_UNDOS = 3  # tries in a row; no budget bounds them, and what can never begin must not keep people waiting
 
@@ -138,6 +140,7 @@ def _act(
         # Before the target is read: who reads whole states once a second disturbs, too.
         return _refused(incident, context, mode.paused(context.clock()), entries, str(incident.service))
     disruptive = strategy == UNDO or context.strategies[strategy].disruptive
+    asked = steady()
     try:
         following = next_effect(context, incident, strategy, facts.actions)
         effect, service = following.effect, following.service
@@ -147,7 +150,9 @@ def _act(
                 return _refused(incident, context, mode.paused(context.clock()), entries, service)
         action = _new_action(incident, context, strategy, following, facts.actions)
     except TargetAway as error:
-        return wait(incident, context, f"{strategy} is not possible yet: {error}")
+        # Who swallows questions keeps a worker for the whole timeout: enough of them would keep all.
+        pause = min(LONGEST_PATIENCE, max(WAIT_POLL, HELD_UP * (steady() - asked)))
+        return wait(incident, context, f"{strategy} is not possible yet: {error}", pause)
     except (NotApplicable, TargetUnreadable) as error:
         reason = f"{strategy} is not possible: {error}"
         return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))

@@ -18,8 +18,9 @@ from self_healing_fabric import outbound
 from self_healing_fabric.recovery.configuration.desired import LARGEST, too_large
 from self_healing_fabric.recovery.configuration.live import Change, Document, Running, stored_bytes
 from self_healing_fabric.recovery.configuration.masking import Masker
-from self_healing_fabric.recovery.effects import TargetUnreadable
+from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
 from self_healing_fabric.recovery.outcomes import Conflict, Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.platforms.http import unasked
 from self_healing_fabric.settings import ConfigurationSettings, bearer_headers
 
 
@@ -46,17 +47,17 @@ class HttpEndpoint(Document):
         try:
             with self._client() as client, client.stream("GET", self.url) as answer:
                 if answer.status_code != 200:
-                    raise TargetUnreadable(f"{self.url} answered {answer.status_code}")
+                    raise unreadable(answer.status_code, f"{self.url} answered {answer.status_code}")
                 outbound.refuse_packed(answer)
                 content = bytearray()
                 for part in answer.iter_bytes():
                     content += part
                     if time.monotonic() > ends:  # the client's timeout is for each part
-                        raise TargetUnreadable(f"{self.url} takes longer than {self._timeout:g} s")
+                        raise TargetAway(f"{self.url} takes longer than {self._timeout:g} s")
                     if len(content) > LARGEST:
                         raise too_large(self.url)
         except httpx.HTTPError as error:
-            raise TargetUnreadable(f"{self.url} cannot be asked: {error or type(error).__name__}") from error
+            raise unasked(self.url, error) from error
         etag = answer.headers.get("ETag", "")
         if not etag or etag.startswith("W/"):
             kind = "a weak ETag" if etag else "no ETag"

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 from self_healing_fabric.cluster import ClusterUnusable
 from self_healing_fabric.recovery.configuration.desired import LARGEST, too_large
-from self_healing_fabric.recovery.effects import TargetUnreadable
+from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
 from self_healing_fabric.settings import KubernetesSettings
 
 try:
@@ -74,18 +74,18 @@ class Api:
         close(self._api)
 
     def get(self, path: str) -> Mapping[str, Any]:
-        """One object. Raises TargetUnreadable."""
+        """One object. Raises TargetUnreadable, TargetAway."""
         try:
             answer = self._send("GET", path, None, {})
         except (Lost, ConnectionError) as error:
-            raise TargetUnreadable(f"the API server cannot be asked: {error}") from error
+            raise TargetAway(f"the API server cannot be asked: {error}") from error
         if answer.ok:
             return answer.document
         if answer.status == 404:
             raise TargetUnreadable(f"there is no {path}")
         if answer.status in (401, 403):
             raise TargetUnreadable(f"not allowed to read {path} ({answer.status})")
-        raise TargetUnreadable(f"{path}: {answer.message}")
+        raise unreadable(answer.status, f"{path}: {answer.message}")
 
     def patch(self, path: str, kind: str, body: Mapping[str, Any], **parameters: str) -> Answer:
         """Patch once. Raises Lost, and ConnectionError when the request cannot have arrived."""

@@ -27,7 +27,7 @@ from self_healing_fabric.recovery.configuration.kubernetes_api import APPLY, MER
 from self_healing_fabric.recovery.configuration.live import FIELD_MANAGER, Change, Running, Side
 from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.configuration.ownership import foreign_fields, own_fields
-from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import NotApplicable, TargetAway, TargetUnreadable, unreadable
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.settings import ConfigurationSettings, KubernetesObject, KubernetesSettings
 
@@ -172,7 +172,8 @@ class AppliedObject:
     def _dry_run(self, api: Api, path: str, manifest: Mapping[str, Any], *, force: bool) -> Mapping[str, Any]:
         answer = self._try(api, path, manifest, force=force)
         if not answer.ok:
-            raise TargetUnreadable(f"{self.target} would not take the manifest: {answer.message}")
+            told = f"{self.target} would not take the manifest: {answer.message}"
+            raise unreadable(answer.status, told)
         return answer.document
 
     def _try(self, api: Api, path: str, manifest: Mapping[str, Any], *, force: bool) -> Answer:
@@ -180,7 +181,7 @@ class AppliedObject:
         try:
             return api.patch(path, APPLY, manifest, **parameters, **({"force": "true"} if force else {}))
         except (Lost, ConnectionError) as error:
-            raise TargetUnreadable(f"the API server cannot be asked: {error}") from error
+            raise TargetAway(f"the API server cannot be asked: {error}") from error
 
     def _must_force(self, api: Api, path: str, manifest: Mapping[str, Any]) -> bool:
         """Whether fields must be taken over. Raises NotApplicable when they are another manager's.

@@ -22,8 +22,10 @@ from self_healing_fabric.recovery.effects import (
     NotApplicable,
     Progress,
     Settling,
+    TargetAway,
     TargetUnreadable,
     changed,
+    unreadable,
 )
 from self_healing_fabric.recovery.outcomes import (
     BEGINS_WITHIN,
@@ -204,6 +206,20 @@ def _before(current: int, wanted: int) -> dict[str, Any]:
     return {"replicas": current, "wanted": wanted, DIFF: changed("replicas", current, wanted)}
 
 
+def unasked(url: str, error: httpx.HTTPError) -> TargetUnreadable:
+    """The error for a question without an answer.
+
+    A network that is cut may be back in a moment. Where nobody listens, the process is down: to wait for it
+    would only keep the next strategy, or people, waiting.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConnectionRefusedError):
+        cause = cause.__context__
+    away = isinstance(error, httpx.TransportError) and cause is None
+    told = f"{url} cannot be asked: {error or type(error).__name__}"
+    return TargetAway(told) if away else TargetUnreadable(told)
+
+
 class _Forbidden(Exception):
     """The permit was over when the request was about to be sent."""
 
@@ -272,15 +288,16 @@ class Calls:
         return f"{url} answered {answer.status_code}"
 
     def read(self, url: str, key: str) -> Any:
-        """The value of a key in a URL's JSON answer. Raises TargetUnreadable."""
+        """The value of a key in a URL's JSON answer. Raises TargetUnreadable, TargetAway."""
         try:
             with self.client(READ_TIMEOUT) as client:
                 answer = outbound.answer_to(client, "GET", url)
                 return answer.raise_for_status().json()[key]
         except httpx.HTTPStatusError as error:
-            raise TargetUnreadable(f"{url} answered {error.response.status_code}") from error
+            status = error.response.status_code
+            raise unreadable(status, f"{url} answered {status}") from error
         except httpx.HTTPError as error:
-            raise TargetUnreadable(f"{url} cannot be asked: {error or type(error).__name__}") from error
+            raise unasked(url, error) from error
         except (ValueError, KeyError, TypeError) as error:
             raise TargetUnreadable(f"{url} does not answer with JSON that holds `{key}`") from error
 

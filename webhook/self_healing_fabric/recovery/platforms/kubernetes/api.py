@@ -17,7 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from self_healing_fabric.cluster import ClusterUnusable
 from self_healing_fabric.cluster.objects import JSON
 from self_healing_fabric.quoting import quoted
-from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable
+from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
 from self_healing_fabric.settings import KubernetesSettings
 
 try:
@@ -28,7 +28,6 @@ except ClusterUnusable as error:
 FIELD_MANAGER = "self-healing-fabric"
 MOST_ITEMS = 500  # of a list; what goes on after that is not decided on
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
-TOO_MANY_REQUESTS, SERVER_ERRORS = 429, 500  # of a server that has too much to do, starts or is replaced
 COURTESY_TIMEOUT = 2.0  # seconds for what nothing depends on
 
 
@@ -82,10 +81,7 @@ class Api:
                 raise NotThere(f"there is none: {said}") from error
             if status in (401, 403):
                 said = f"not allowed ({status}): grant what `shf rbac` prints: {said}"
-            away = status == TOO_MANY_REQUESTS or status >= SERVER_ERRORS
-            raise (TargetAway if away else TargetUnreadable)(
-                f"the API server does not answer: {said}"
-            ) from error
+            raise unreadable(status, f"the API server does not answer: {said}") from error
         except HTTPError as error:
             raise TargetAway(f"the API server cannot be asked: {quoted(error)}") from error
         except ValueError as error:
