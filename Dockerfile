@@ -37,7 +37,7 @@ COPY --from=root /image/ /
 ENV PATH=/opt/shf/bin:/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     SHF_CONFIG=/etc/shf/shf.yaml
 USER 10001:10001
-# Also where temporary files go when the root file system is read-only and /tmp is no tmpfs: large notifications.
+# Also where temporary files go when the root file system is read-only and /tmp is no tmpfs: large answers.
 WORKDIR /data
 VOLUME /data
 EXPOSE 9931

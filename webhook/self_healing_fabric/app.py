@@ -9,8 +9,8 @@ loop uses `poll`, and the limit is raised as far as it goes.
 
 A connection needs no credentials, and waitress takes no more of them when there are enough: whoever holds
 those, idle or sending a byte now and then, would shut out Alertmanager, the probes, and the person who wants
-to pause it all; and whoever sends large bodies on all of them would fill the disk that the store lies on. So
-there is always room for the next one, at the cost of the longest silent one, or of the largest.
+to pause it all; and whoever sends large bodies on all of them would fill the memory. So there is always room
+for the next one, at the cost of the longest silent one, or of the largest.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ SWITCH_INTERVAL = 0.0005  # seconds; Python's own 5 ms, times the busy workers, 
 _PROCESSOR = 36  # in /proc/self/stat, counted from the state on: see proc_pid_stat(5)
 CONNECTIONS = 2000  # Alertmanager opens hundreds at once when nothing is grouped
 SPARE = 0.05  # of them are kept free for who comes next
-BODIES = 16  # of the largest size may be on their way; all that arrives is kept, in memory and on disk
+BODIES = 8  # of the largest size may be on their way; all that arrives is kept in memory
 LONGEST_TURN = 1.0  # seconds of waiting in one turn of its loop
 STOP_POLL = 0.2  # seconds between two looks at whether a server in the background is to stop
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as a shell tells it
@@ -266,6 +266,8 @@ class _Server:
             connection_limit=self._limit,
             max_request_body_size=2 * settings.max_body_bytes,  # Flask's limit answers as the API does
             max_request_header_size=MAX_HEADERS,
+            # A temporary folder that is full would cut the connections of whoever sends large notifications.
+            inbuf_overflow=2 * settings.max_body_bytes,
             ident=None,
             # With the path or without: some proxies take it away, and Alertmanager calls us without one.
             url_prefix=urlsplit(settings.external_url or "").path,

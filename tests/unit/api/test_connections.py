@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import select
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,23 @@ class Served:
         return found
 
 
-@pytest.fixture
-def served(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """A server that holds few connections."""
-    monkeypatch.setattr(app, "CONNECTIONS", ALLOWED)
+@contextmanager
+def serving(make_api: Any, **settings: Any) -> Iterator[Served]:
+    """The application on a port, until the end of the block."""
     with reserved_ports(1) as (port,), ExitStack() as opened:
-        api = make_api(listen=f"127.0.0.1:{port}", max_body_bytes=LARGEST)
+        api = make_api(listen=f"127.0.0.1:{port}", **settings)
         server = BackgroundServer(api.app, api.fabric)
         server.start()
         opened.callback(server.stop)
         yield Served(api, port, opened)
+
+
+@pytest.fixture
+def served(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A server that holds few connections."""
+    monkeypatch.setattr(app, "CONNECTIONS", ALLOWED)
+    with serving(make_api, max_body_bytes=LARGEST) as served:
+        yield served
 
 
 def request(method: bytes, path: bytes, body: bytes) -> bytes:
@@ -125,3 +133,14 @@ def test_bodies_on_their_way_have_a_limit_together(served: Served) -> None:
         flood = [each for each in flood if each not in closed]
     small.sendall(notification[-100:])
     assert small.recv(100).startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_large_notification_needs_no_room_for_temporary_files(
+    make_api: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their folder is full, or read-only: those of a storm are the large ones."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "away"))
+    with serving(make_api) as served:
+        padded = BODY + b" " * (served.api.fabric.settings.max_body_bytes - len(BODY))
+        answer = served.connect(request(b"POST", b"/api/v1/alerts", padded)).recv(100)
+    assert answer.startswith(b"HTTP/1.1 202 ")
