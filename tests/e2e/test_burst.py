@@ -6,6 +6,7 @@ in a process that outlives it and counts what was done to them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import socket
@@ -154,6 +155,24 @@ def test_full_disk_is_503_until_there_is_room_again(tmp_path: Path) -> None:
         assert refusals(flood) == {(503, True)}
         fabric.wait_worked_in(DEADLINE)
         assert_stored(fabric, flood)
+
+
+def test_a_full_temporary_folder_keeps_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have filled it: a large notification, such as a storm brings, is taken and worked in."""
+    with small_disk(tmp_path / "tmp") as (folder, _), (folder / "others").open("wb", buffering=0) as others:
+        with contextlib.suppress(OSError):
+            while True:
+                others.write(bytes(1024))
+        monkeypatch.setenv("TMPDIR", str(folder))
+        with fabric_alone(tmp_path) as fabric:
+            deliveries = [Delivery(name, 0) for name in service_names(BURST)]
+            body = json.loads(deliveries[0].body())
+            body["alerts"] = [json.loads(each.body())["alerts"][0] for each in deliveries]
+            fabric.http.post("/api/v1/alerts", json=body, timeout=60).raise_for_status()
+            fabric.wait_worked_in(DEADLINE)
+            stored = stored_alerts(fabric.store)
+            assert "disk is full" not in fabric.log.read_text()
+        assert {each.fingerprint for each in deliveries} == stored.keys()
 
 
 @contextmanager

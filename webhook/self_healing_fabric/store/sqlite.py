@@ -193,6 +193,7 @@ def _configure(connection: Any, _: Any) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
         f"busy_timeout={int(BUSY_TIMEOUT * 1000)}",
+        "temp_store=MEMORY",  # a temporary folder that others have filled would be told as a full disk
     ):
         connection.execute(f"PRAGMA {pragma}")
 
