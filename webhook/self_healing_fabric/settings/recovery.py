@@ -31,7 +31,9 @@ class HttpRecovery(Section):
         None, description="called with POST and an Idempotency-Key; 2xx means accepted"
     )
     started_at: CalledUrl | None = Field(
-        None, description="answers JSON with `started_at`, new after each restart"
+        None,
+        description="answers JSON with `started_at`, new after each restart; let who restarts it tell, for "
+        "a service that hangs does not answer itself",
     )
     scale: CalledUrl | None = Field(
         None,
