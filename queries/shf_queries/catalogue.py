@@ -7,7 +7,7 @@ that name and nothing else. The same texts appear in the evidence, so a person c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -100,9 +100,14 @@ SIGNALS = {
 REQUEST_RATE = "service:shf_requests:rate"
 
 
-def series_of(series: str, service: str) -> str:
-    """One recorded series of one service: `service:shf_up:ratio{service="cart"}`."""
-    return f"{series}{{service={quote(service)}}}"
+PLACE = ("cluster", "namespace")  # the labels by which what is recorded of one service is told apart
+
+
+def series_of(series: str, service: str, place: Sequence[str] | None = None) -> str:
+    """One recorded series of one service: `service:shf_up:ratio{service="cart"}`; where several clusters or
+    namespaces record it, that of one `place`, given as the values of `PLACE`."""
+    labels = {"service": service, **(dict(zip(PLACE, place, strict=True)) if place is not None else {})}
+    return f"{series}{{{','.join(f'{name}={quote(value)}' for name, value in labels.items())}}}"
 
 
 def all_signals_of(services: Iterable[str]) -> str:
@@ -144,9 +149,9 @@ def answering_targets_of(service: str) -> str:
     return f"sum(({scrapes}) unless on (job, instance) target:shf_probe:seen) or sum({probes})"
 
 
-def usual_request_rate_of(service: str) -> str:
+def usual_request_rate_of(service: str, place: Sequence[str] | None = None) -> str:
     """The request rate that was usual in the half hour that ended ten minutes ago."""
-    return f"quantile_over_time(0.5, {series_of(REQUEST_RATE, service)}[30m] offset 10m)"
+    return f"quantile_over_time(0.5, {series_of(REQUEST_RATE, service, place)}[30m] offset 10m)"
 
 
 def budget_burn(window: str) -> str:

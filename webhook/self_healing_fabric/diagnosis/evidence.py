@@ -25,6 +25,8 @@ MOST_CALLERS = 20  # of a service: a database that hundreds use is known to fail
 LOST_CALLS = "edge_client_lost_ratio"  # what people may record of each caller and callee
 FLAPPING = 3  # missed heartbeats within the hour; once or twice is a failure and not a habit
 
+Place = tuple[str, str]  # cluster and namespace: the values of `catalogue.PLACE`
+
 
 class Observations:
     """All that was asked for one diagnosis, at one time."""
@@ -39,6 +41,7 @@ class Observations:
         thresholds: Thresholds,
         report: Report | None = None,
         called_by: Sequence[str] = (),
+        in_places: Mapping[Place, Mapping[str, float]] | None = None,
     ) -> None:
         self.service = service
         self.depends_on = tuple(depends_on)
@@ -47,6 +50,7 @@ class Observations:
         self.report = report or Report()
         self._values = values
         self._thresholds = thresholds
+        self._in_places = in_places or {}
 
     def with_report(self, report: Report) -> Observations:
         """The same with what was seen besides Prometheus."""
@@ -58,7 +62,20 @@ class Observations:
             thresholds=self._thresholds,
             report=report,
             called_by=self.called_by,
+            in_places=self._in_places,
         )
+
+    def apart(self) -> Mapping[Place, Observations]:
+        """What was seen of the diagnosed service in each cluster and namespace that records it.
+
+        Queries are those of the whole; whoever shows one says of which place it is.
+        """
+        return {
+            place: Observations(
+                service=self.service, depends_on=(), values=values, at=self.at, thresholds=self._thresholds
+            )
+            for place, values in self._in_places.items()
+        }
 
     def value(self, query: str) -> float | None:
         """The answer to one of the queries of `collect`, or None when it is missing."""
@@ -172,7 +189,13 @@ def collect(
     Raises shf_queries.QueryError when it cannot be asked.
     """
     called_by = called_by[:MOST_CALLERS]
-    values = _signals(client.instant(catalogue.all_signals_of([service, *depends_on, *called_by]), at=at))
+    recorded = client.instant(catalogue.all_signals_of([service, *depends_on, *called_by]), at=at)
+    values = _signals(recorded)
+    own = [sample for sample in recorded if sample.labels.get("service") == service]
+    in_places = {
+        place: _signals([sample for sample in own if _place(sample) == place])
+        for place in dict.fromkeys(map(_place, own))
+    }
     queries = (
         catalogue.silent_services(),
         catalogue.known_services(),
@@ -196,6 +219,10 @@ def collect(
         answer = [sample.value for sample in samples if math.isfinite(sample.value)]
         if answer:
             values[query] = max(answer)
+    usual = catalogue.usual_request_rate_of(service)
+    for sample in answers[queries.index(usual)]:
+        if math.isfinite(sample.value):
+            in_places.setdefault(_place(sample), {})[usual] = sample.value
     return Observations(
         service=service,
         depends_on=depends_on,
@@ -203,6 +230,7 @@ def collect(
         at=at,
         thresholds=thresholds,
         called_by=called_by,
+        in_places=in_places,
     )
 
 
@@ -226,6 +254,11 @@ _LOWER_IS_WORSE = {
     if not signal.higher_is_worse
     for series in (signal.series, signal.fresh_series)
 }
+
+
+def _place(sample: Sample) -> Place:
+    cluster, namespace = (sample.labels.get(name, "") for name in catalogue.PLACE)
+    return cluster, namespace
 
 
 def _signals(samples: Sequence[Sample]) -> dict[str, float]:

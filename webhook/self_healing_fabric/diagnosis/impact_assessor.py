@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from self_healing_fabric.diagnosis.evidence import Observations
+from self_healing_fabric.diagnosis.evidence import Observations, Place
 from self_healing_fabric.incidents.evidence import Evidence
 from self_healing_fabric.incidents.telling import impact_in_words
 from shf_queries import catalogue
@@ -94,7 +94,8 @@ def assess(
     limit): when the 95th percentile is too slow, at least one request in twenty is. It is a lower bound.
 
     requests_affected = users_affected x requests per second; the usual rate where it does not answer, because
-    what is not answered is not measured.
+    what is not answered is not measured. Where several clusters or namespaces record the service,
+    users_affected is that of the worst, and requests_affected the sum of what suffers in each.
 
     business_tier = the highest tier among the service and all that depend on it: a standard database
     behind a critical shop is critical. business_impact = weight of the business tier (1 critical, 0.6
@@ -119,21 +120,21 @@ def assess(
     """
     affected, evidence = _users_affected(seen)
     share = 1.0 if affected is None else affected
-    requests = _requests(seen, silent=bool(seen.breach(HEARTBEAT)))
+    requests, counted = _requests_affected(seen)
     burn = _budget_burn(seen)
     business_tier = max((tier, *(tiers[name] for name in dependants)), key=TIERS.__getitem__)
     return Impact(
         severity=severity,
         urgency=_urgency(severity, share, business_tier, _burns_fast(seen)),
         users_affected=affected,
-        requests_affected=None if affected is None or requests is None else affected * requests.value,
+        requests_affected=requests,
         tier=tier,
         business_tier=business_tier,
         business_impact=round(TIERS[business_tier] * share, 3),
         dependants=dependants,
         budget_burn=burn.value if burn else None,
         budget_lasts_days=BUDGET_DAYS / burn.value if burn and burn.value > 0 else None,
-        evidence=tuple(fact for fact in (*evidence, requests, burn) if fact),
+        evidence=tuple(fact for fact in (*evidence, *counted, burn) if fact),
     )
 
 
@@ -158,16 +159,41 @@ def _users_affected(seen: Observations) -> tuple[float | None, tuple[Evidence, .
     return min(1.0, share), (item,)
 
 
-def _requests(seen: Observations, *, silent: bool) -> Evidence | None:
-    """Requests per second, the usual number of them for a service that does not answer."""
-    query = catalogue.series_of(REQUEST_RATE, seen.service)
-    if silent:
-        query = catalogue.usual_request_rate_of(seen.service)
-    rate = seen.value(query)
+def _requests_affected(seen: Observations) -> tuple[float | None, tuple[Evidence, ...]]:
+    """Per second, with the traffic that they are a share of; None where what suffers is not counted."""
+    apart = {place: there for place, there in seen.apart().items() if _requests(there, place)}
+    if len(apart) < 2:  # whatever else is recorded without that place's labels is of the same requests
+        affected, requests = _users_affected(seen)[0], _requests(seen)
+        if affected is None or requests is None:
+            return None, (requests,) if requests else ()
+        return affected * requests.value, (requests,)
+    total, counted = 0.0, []
+    for place, there in seen.apart().items():
+        affected, requests = _users_affected(there)[0], _requests(there, place)
+        if not affected:
+            continue
+        if requests is None:
+            return None, ()
+        total += affected * requests.value
+        counted.append(requests)
+    return total, tuple(counted)
+
+
+def _requests(seen: Observations, place: Place | None = None) -> Evidence | None:
+    """Requests per second, the usual number of them for a service that does not answer; the `place` of what
+    was seen is told."""
+    silent, service = seen.breach(HEARTBEAT), seen.service
+    rate = seen.value(
+        catalogue.usual_request_rate_of(service) if silent else catalogue.series_of(REQUEST_RATE, service)
+    )
     if rate is None:
         return None
-    word = "usually got" if silent else "gets"
-    return Evidence(f"{seen.service} {word} {rate:.3g} requests per second.", query, rate, seen.at)
+    if silent:
+        query, word = catalogue.usual_request_rate_of(service, place), "usually got"
+    else:
+        query, word = catalogue.series_of(REQUEST_RATE, service, place), "gets"
+    where = f" in {'/'.join(filter(None, place))}" if place is not None else ""
+    return Evidence(f"{service}{where} {word} {rate:.3g} requests per second.", query, rate, seen.at)
 
 
 def _budget_burn(seen: Observations) -> Evidence | None:
