@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import yaml
 from alert_flood import Flood
 from receivers import Pager, set_pager
 from rules_server import prometheus_with_rules
-from served_fabric import one_alert_each, served_fabric, stubbed_world
+from served_fabric import healing_settings, one_alert_each, served_fabric, stubbed_world
+from stub_world import labels_of, service_names
 
 from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, PostedAlert
 from self_healing_fabric.escalation.calls import Call, Kind
@@ -227,6 +229,51 @@ def test_what_an_alertmanager_has_forgotten_is_posted_again(
         server.start()
         server.wait_ready()
         wait("called again", lambda: state_of(address, **known) == "active")
+
+
+@contextmanager
+def silence(url: str, **labels: str) -> Iterator[None]:
+    """People want to hear nothing of what has these labels, until the block ends."""
+    now = datetime.now(UTC)
+    asked = {
+        "matchers": [{"name": name, "value": value, "isRegex": False} for name, value in labels.items()],
+        "startsAt": now.isoformat(), "endsAt": (now + timedelta(hours=1)).isoformat(),
+        "createdBy": "ada", "comment": "at work",
+    }  # fmt: skip
+    answer = httpx.post(f"{url}/api/v2/silences", json=asked, trust_env=False).raise_for_status()
+    yield
+    httpx.delete(f"{url}/api/v2/silence/{answer.json()['silenceID']}", trust_env=False).raise_for_status()
+
+
+def test_what_is_healed_after_a_silence_pages_nobody(programs: Programs, tmp_path: Path) -> None:
+    """Its end lets the page out at once, and the fabric may hear of it ten seconds later: the page is held
+    before. Where people have silenced only what the fabric hears, it goes out as if there were no fabric."""
+    with ExitStack() as stack:
+        pager = stack.enter_context(Pager())
+        address, _ = stack.enter_context(alertmanager(programs, tmp_path, pager))
+        world = stack.enter_context(
+            stubbed_world(tmp_path, services=2, incurable=0, alerts=1, repair_seconds=0.1)
+        )
+        both, unheard = service_names(2)
+        settings = healing_settings(world, 2) | {
+            "alertmanager": {"url": address},
+            "escalation": {"hold_page": {}},
+        }
+        fabric = stack.enter_context(served_fabric(tmp_path, **settings))
+        stack.enter_context(silence(address, service=unheard, signal="error_ratio"))
+        with silence(address, service=both):
+            now, managers = time.time(), Alertmanagers(AlertmanagerChannel(urls=(address,)), 5, Settings())
+            for service in (both, unheard):
+                managers.post([PostedAlert({**PLACE, **labels_of(service, 0)}, now, now + 300)])
+                fails(address, service)
+            held = {"alertname": "ShfServiceFailing", "service": both}
+            wait("paged", lambda: pager.first(unheard) is not None)
+            wait("held", lambda: state_of(address, alertname=HEALING, service=both) is not None)
+        wait("healed", lambda: [each["state"] for each in fabric.incidents()] == ["resolved"])
+        assert world.counts()["restarts"] == {both: 1}
+        assert state_of(address, **held) == "suppressed"
+        assert pager.first(both) is None
+        assert state_of(address, alertname=HEALING, service=unheard) is None
 
 
 @pytest.mark.parametrize("ahead", [-600.0, 600.0])

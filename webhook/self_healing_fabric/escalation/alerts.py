@@ -26,8 +26,11 @@ log = structlog.get_logger()
 
 ESCALATION = "ShfEscalation"
 HEALING = "ShfHealing"
-PAGE = 'page="unless_healing"'  # matches the pages that these two hold
+UNLESS_HEALING = "unless_healing"
+PAGE = f'page="{UNLESS_HEALING}"'  # matches the pages that these two hold
 PAGE_WAITS = 25.0  # seconds for which a page surely waits by itself; the shipped `group_wait` is 30 s
+
+Place = tuple[str, str, str]  # cluster, namespace, service: which page is held
 
 
 class _Status(BaseModel):
@@ -156,6 +159,12 @@ def place_of(story: Mapping[str, Any], service: str | None) -> dict[str, str]:
         if alert["service"] == service:
             return {name: alert["labels"].get(name, "") for name in ("cluster", "namespace")}
     return {}
+
+
+def place_of_page(labels: Mapping[str, Any]) -> Place:
+    """Which page is held with an alert of these labels."""
+    cluster, namespace, service = (str(labels.get(name, "")) for name in ("cluster", "namespace", "service"))
+    return cluster, namespace, service
 
 
 def _have_ended(alerts: Sequence[PostedAlert], answer: httpx.Response) -> bool:

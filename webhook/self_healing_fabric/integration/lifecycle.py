@@ -91,7 +91,7 @@ class Fabric:
         )
         self.orchestrator = HealingOrchestrator(self.context)
         self.caller = Caller(self.context)
-        self.page_hold = page_hold(self.context)
+        self.page_hold = page_hold(self.context, self.orchestrator.reconciliation.silenced)
         self.drift = DriftWatch(settings, lambda: self.context.leases.leader)
         self._tellings = tellings(self.context)
         self._draining = threading.Event()

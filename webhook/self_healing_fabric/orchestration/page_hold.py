@@ -4,22 +4,29 @@ It fails open. What holds a page is an alert, `ShfHealing`, that lives for half 
 and again; whatever kills, freezes or cuts off the fabric ends it, and the page goes out. It is said only of
 incidents that the fabric may and does repair by itself right now, not for longer than a deadline, and of
 those whose page was held until people were called over Alertmanager: it would tell them the same again, even
-after the incident, for the alerts of a service outlive it. It follows from the store each time, so a restart
-or another leader just goes on.
+after the incident, for the alerts of a service outlive it. And of what people have silenced: the end of a
+silence lets a page out at once, and the fabric hears of it later. It follows from the store and from what
+Alertmanager lists each time, so a restart or another leader just goes on.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
 
 import structlog
 from sqlalchemy import Connection
 
 from self_healing_fabric.errors import StoreUnavailable
-from self_healing_fabric.escalation.alerts import HEALING, Alertmanagers, NotPosted, PostedAlert
+from self_healing_fabric.escalation.alerts import (
+    HEALING,
+    Alertmanagers,
+    NotPosted,
+    Place,
+    PostedAlert,
+    place_of_page,
+)
 from self_healing_fabric.escalation.channels.alertmanager import HOLDS
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
@@ -40,8 +47,6 @@ MOST = 2000  # incidents that hold; a storm beyond that pages
 # In these the fabric works by itself; resolved: its alerts end a while after it has healed.
 _HEALING = (State.DETECTED, State.DIAGNOSING, State.RECOVERING, State.VERIFYING)
 
-Place = tuple[str, str, str]  # cluster, namespace, service
-
 
 class PageHold:
     """Runs from `start` to `stop`; `tell` is one round, for whoever drives it by hand."""
@@ -51,9 +56,11 @@ class PageHold:
         context: Context,
         settings: PageHoldSettings,
         clock: Callable[[], float] = time.time,
+        silenced: Callable[[], Collection[Place]] = tuple,
     ) -> None:
         self._context = context
         self._settings = settings
+        self._silenced = silenced
         self._clock = clock  # Alertmanager's is the system's
         channels = context.settings.escalation.channels
         self._channels = [name for name, channel in channels.items() if channel.alertmanager is not None]
@@ -113,7 +120,11 @@ class PageHold:
         self._held, self._told = since, now
 
     def _places(self, connection: Connection) -> set[Place]:
-        return self._healing(connection) | self._called_for(connection)
+        silenced = {place for place in self._silenced() if self._acts(connection, place[-1])}
+        return self._healing(connection) | self._called_for(connection) | silenced
+
+    def _acts(self, connection: Connection, service: str) -> bool:
+        return mode.current(connection, self._context.settings, service=service) is Mode.AUTOMATIC
 
     def _called_for(self, connection: Connection) -> set[Place]:
         """Whose page was held until people were called over Alertmanager: from then on that is their page."""
@@ -132,13 +143,13 @@ class PageHold:
         """Where the fabric heals by itself, and nobody has to be called."""
         now, found = self._context.clock(), set()
         states = [each.value for each in (*_HEALING, State.RESOLVED)]
-        modes: dict[str, Mode] = {}
+        acts: dict[str, bool] = {}
         for row in statements.list_incidents(connection, states=states, limit=MOST):
             if not row.known_service or not self._may_hold(row, now):
                 continue
-            if row.service not in modes:
-                modes[row.service] = mode.current(connection, self._context.settings, service=row.service)
-            if modes[row.service] is Mode.AUTOMATIC:
+            if row.service not in acts:
+                acts[row.service] = self._acts(connection, row.service)
+            if acts[row.service]:
                 found.update(_places(row, statements.alerts_of(connection, row.id)))
         return found
 
@@ -149,24 +160,26 @@ class PageHold:
         return bool(in_time and row.level < self._settings.below_level)
 
 
-def page_hold(context: Context) -> PageHold | None:
-    """What holds pages, where that is configured."""
+def page_hold(context: Context, silenced: Callable[[], Collection[Place]]) -> PageHold | None:
+    """What holds pages, where that is configured; `silenced` tells what people have silenced."""
     settings = context.settings.escalation.hold_page
-    return None if settings is None else PageHold(context, settings)
+    return None if settings is None else PageHold(context, settings, silenced=silenced)
 
 
 def _places(incident: AnyRow, alerts: Iterable[AnyRow]) -> set[Place]:
     """Where the incident's alerts say that its services are: the page has the same labels."""
-    found = {_place(alert.labels, alert.service) for alert in alerts if alert.service is not None}
+    found = {
+        place_of_page({**alert.labels, "service": alert.service})
+        for alert in alerts
+        if alert.service is not None
+    }
     return found or {("", "", incident.service)}
-
-
-def _place(labels: Mapping[str, Any], service: str) -> Place:
-    return str(labels.get("cluster", "")), str(labels.get("namespace", "")), service
 
 
 def _alert(place: Place, since: float, until: float) -> PostedAlert:
     cluster, namespace, service = place
     labels = {"alertname": HEALING, "cluster": cluster, "namespace": namespace, "service": service}
-    summary = {"summary": f"The Self-Healing Fabric heals {service} or has called people: its page waits"}
-    return PostedAlert({**labels, "severity": "none"}, min(since, until), until, summary)
+    why = (
+        f"The Self-Healing Fabric heals {service}, will after a silence, or has called people: its page waits"
+    )
+    return PostedAlert({**labels, "severity": "none"}, min(since, until), until, {"summary": why})

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
 from self_healing_fabric import outbound
-from self_healing_fabric.escalation.alerts import ESCALATION
+from self_healing_fabric.escalation.alerts import ESCALATION, UNLESS_HEALING, Place, place_of_page
 from self_healing_fabric.incidents.ingestion import Moment, identity_time, store_alerts
 from self_healing_fabric.incidents.limits import CUT
 from self_healing_fabric.incidents.models import Alert
@@ -51,6 +51,7 @@ class _Receiver(BaseModel):
 
 class _Status(BaseModel):
     state: str
+    silencedBy: list[str] = []  # noqa: N815 - Alertmanager's name
 
 
 class _ListedAlert(BaseModel):
@@ -90,6 +91,7 @@ class Reconciliation:
         self.health = HealthWatch(context.settings, context.prometheus)
         self.versions = VersionWatch(context.settings, context.prometheus, self._http)
         self.compared_at: float | None = None  # seconds since 1970, by this replica
+        self._silenced: Mapping[Place, float] = {}  # see `silenced`, and when that was last so
 
     def run(self) -> None:
         """Compare once, if this replica is the one that does. A server that is away changes nothing."""
@@ -108,6 +110,12 @@ class Reconciliation:
             self.compared_at = context.clock()
             context.metrics.last_reconcile.set(self.compared_at)
         look_for_relapses(context)
+
+    def silenced(self) -> Collection[Place]:
+        """Where people have silenced the page of a service together with an alert that is to be taken up when
+        the silence ends, or had until a moment ago: one comparison takes it up, and it is begun with soon."""
+        since = self._context.clock() - 2 * self._context.settings.reconcile_interval
+        return [place for place, at in self._silenced.items() if at > since]
 
     def _housekeeping(self) -> None:
         """Timers that got lost or went out of reach, and incidents whose retention is over."""
@@ -160,6 +168,7 @@ class Reconciliation:
         # either.
         active = [item for item in ours if item.status.state != "suppressed"]
         known = {(row.fingerprint, row.starts_at): row for row in self._firing()}
+        self._note_silenced(listed, [item for item in ours if item.identity not in known])
         alerts = [
             Alert(*item.identity, "firing", item.labels, item.annotations)
             for item in active
@@ -175,6 +184,17 @@ class Reconciliation:
         loud = [row.id for identity, row in known.items() if here.get(identity) is False and row.suppressed]
         self._store(alerts, ended, silenced, loud)
         return True
+
+    def _note_silenced(self, listed: Collection[_ListedAlert], unknown: Collection[_ListedAlert]) -> None:
+        pages = [item for item in listed if item.labels.get("page") == UNLESS_HEALING]
+        waiting = [item for item in unknown if self._is_known_to_prometheus(item.labels)]
+        of_pages, of_others = (
+            {place_of_page(item.labels) for item in items if item.status.silencedBy}
+            for items in (pages, waiting)
+        )
+        now = self._context.clock()
+        before = {place: self._silenced[place] for place in self.silenced()}
+        self._silenced = {**before, **dict.fromkeys(of_pages & of_others, now)}
 
     def _post_again(self, settings: AlertmanagerSettings, listed: Collection[_ListedAlert]) -> None:
         """What people were called by is posted now, and not at its next sign of life, where Alertmanager has
