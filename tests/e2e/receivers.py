@@ -145,6 +145,19 @@ class Pager(_Server):
         return next(((at, alert) for at, named, alert in self.pages if named == service), None)
 
 
+class Reader(_Server):
+    """What people read, as apprise's `json://` sends it."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.bodies: list[str] = []
+
+    def receive(self, path: str, body: bytes) -> int:
+        """Keep the text."""
+        self.bodies.append(json.loads(body)["message"])
+        return 200
+
+
 class Pretender(_Server):
     """A recovery API that says yes and repairs nothing."""
 

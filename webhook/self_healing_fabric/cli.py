@@ -199,6 +199,7 @@ def demo(keep: bool, shipped_durations: bool, faults: tuple[str, ...]) -> None:
 @click.argument("incident_id", required=False, metavar="[ID]")
 @click.option("--state", "states", multiple=True, help="Only incidents in this state (may repeat).")
 @click.option("--service", help="Only incidents of this service.")
+@click.option("--message", help="Only incidents of which this message told people.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
 @click.option("--watch", "watching", is_flag=True, help="Go on and show what changes, until Ctrl-C.")
 @click.option("--interval", default="2s", show_default=True, help="Between two looks of --watch.")
@@ -209,6 +210,7 @@ def incidents(
     incident_id: str | None,
     states: tuple[str, ...],
     service: str | None,
+    message: str | None,
     limit: int,
     watching: bool,
     interval: str,
@@ -224,7 +226,8 @@ def incidents(
 
     api = _api(**where)
     console = Console(highlight=False)
-    filters = {"state": list(states)} | ({"service": service} if service else {})
+    chosen = {"service": service, "message": message}
+    filters = {"state": list(states)} | {name: value for name, value in chosen.items() if value}
     if watching:
         how: dict[str, Any] = {"interval": _pause(interval), "as_json": as_json, "console": console}
         if incident_id is not None:

@@ -12,9 +12,10 @@ import pytest
 from self_healing_fabric.api import pages
 from self_healing_fabric.api.pages import forms
 from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.escalation.calls import new_row
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.store import statements
+from self_healing_fabric.store import call_statements, statements
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 HOSTILE = "\"><script>alert(1)</script>'{{ 7777 * 7777 }}"
@@ -84,6 +85,23 @@ def test_who_waits_for_a_person_comes_first_and_then_the_most_urgent(api: Any) -
     shown = re.findall(r'<span class="tag">(a|cart|db|z)</span>', text)
     assert shown == ["z", "db", "cart", "a"]
     assert waiting < text.index(">db<") < working < text.index(">cart<")
+
+
+def test_the_page_of_a_message_shows_what_it_told_of_and_nothing_else(api: Any) -> None:
+    """Who still waits first, then what is in hand, then what is over, also as part of another incident."""
+    states = {"cart": "recovering", "db": "closed", "a": "escalated", "z": "escalated"}
+    ids = {service: api.open(service, state=state) for service, state in states.items()}
+    api.store.write(lambda found: statements.annotate(found, ids["db"], {"merged_into": ids["a"]}))
+    common = {"incident_id": "", "level": 1, "level_name": "one", "called": ["human"], "reason": "it fails"}
+    for service in ("db", "cart", "a"):
+        common |= {"incident_id": ids[service], "service": service, "kind": "escalation", "created_at": 1.0}
+        row = new_row(common, contact="human", channel="mail", due_at=None, message=f"{ids['cart']}/call-1")
+        api.store.write(lambda found, row=row: call_statements.insert_calls(found, [row]))
+    page = get(api, f"/messages/{ids['cart']}/call-1")
+    assert page.status_code == 200
+    assert re.findall(r'href="/incidents/([^"]+)"', page.text) == [ids[each] for each in ("a", "cart", "db")]
+    assert "3 incidents, as they are now: 1 waiting for a person, 1 over" in page.text
+    assert get(api, f"/messages/{ids['cart']}/call-2").status_code == 404
 
 
 def test_of_more_than_fit_who_waits_for_a_person_is_shown_and_everyone_is_counted(

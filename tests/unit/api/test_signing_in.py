@@ -53,6 +53,13 @@ def test_a_browser_without_a_session_gets_the_way_in(guarded: Any) -> None:
     assert (answer.status_code, "Nothing was changed" in answer.text) == (401, True)
 
 
+@pytest.mark.parametrize("page", ["/", "/incidents/20260101-0-ab", "/messages/20260101-0-ab/call-01ab"])
+def test_who_follows_a_link_of_a_message_comes_to_it_by_signing_in(guarded: Any, page: str) -> None:
+    """Nobody has to look for the mail again."""
+    assert f'name="next" value="{page}"' in get(guarded, page).text
+    assert sign_in(guarded, "secret-of-looker", back=page).location == page
+
+
 @pytest.mark.parametrize("path", ["/", "/login", "/nothing-here"])
 def test_a_stranger_is_not_told_where_the_servers_are(guarded: Any, path: str) -> None:
     """Addresses of the inside are for those who were let in."""

@@ -160,10 +160,14 @@ def test_many_calls_are_one_message_that_lists_them() -> None:
     calls = [
         Call(f"{each}/call", Kind.ESCALATION, each, "cart", 1, "l", "human", ("human",), "r") for each in ids
     ]
-    said = compose("k", calls, {each: story(id=each) for each in ids}, SETTINGS, "No more until 12:00.")
+    said = compose("i0/call", calls, {each: story(id=each) for each in ids}, SETTINGS, "No more until 12:00.")
     assert said.title == "[level 1] 60 incidents need help"
     assert said.body.splitlines()[0] == 'i0 "cart": level 1, service failure'
-    assert said.body.splitlines()[50:] == ["and 10 more", "All: https://shf.example/", "No more until 12:00."]
+    assert said.body.splitlines()[50:] == [
+        "and 10 more: shf incidents --message i0/call --limit 60",
+        "All of these: https://shf.example/messages/i0/call",
+        "No more until 12:00.",
+    ]
     assert len(said.document["calls"]) == 60
 
 

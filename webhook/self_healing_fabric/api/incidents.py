@@ -64,6 +64,9 @@ class IncidentQuery(Query):
         WithJsonSchema({"type": "string", "format": "date-time"}),
     ] = Field(None, description="only opened at this time or later")
     merged: bool = Field(False, description="also those that turned out to be a symptom of another one")
+    message: str | None = Field(
+        None, description="only those of which this message to people told (its `call`)"
+    )
     limit: int = Field(DEFAULT_PAGE, ge=1, le=MAX_PAGE, description="at most so many")
     cursor: Annotated[
         tuple[float, str] | None, BeforeValidator(_place), WithJsonSchema({"type": "string"})
@@ -89,6 +92,7 @@ def list_incidents() -> Response:
             since=query.since,
             before=query.cursor,
             merged=query.merged,
+            message=query.message,
             limit=query.limit + 1,
         )
     )

@@ -73,7 +73,7 @@ def compose(
         content["links"] = {**links_of(story, settings), **(answers or {})}
         lines += [f"{name.capitalize()}: {url}" for name, url in (answers or {}).items()]
     else:
-        title, lines = _many(calls, stories, settings)
+        title, lines = _many(key, calls, stories, settings)
         content = {"kind": "storm", "calls": [_line_of_document(each, stories, settings) for each in calls]}
     if note:
         lines.append(note)
@@ -118,7 +118,9 @@ def _single(call: Call, story: Story, settings: Settings) -> tuple[str, list[str
     return title, [*lines, *_links(story, settings)]
 
 
-def _many(calls: Sequence[Call], stories: Mapping[str, Story], settings: Settings) -> tuple[str, list[str]]:
+def _many(
+    key: str, calls: Sequence[Call], stories: Mapping[str, Story], settings: Settings
+) -> tuple[str, list[str]]:
     help_needed = [call for call in calls if call.kind is Kind.ESCALATION]
     over = len(calls) - len(help_needed)
     needed = "1 incident needs" if len(help_needed) == 1 else f"{len(help_needed)} incidents need"
@@ -130,9 +132,11 @@ def _many(calls: Sequence[Call], stories: Mapping[str, Story], settings: Setting
         state = call.reason if call.kind is Kind.ENDED else f"level {call.level}, {_in_one_word(story)}"
         lines.append(f"{call.incident_id} {words(story['service'] or 'no service')}: {state}")
     if len(calls) > MAX_LISTED:
-        lines.append(f"and {len(calls) - MAX_LISTED} more")
+        lines.append(
+            f"and {len(calls) - MAX_LISTED} more: shf incidents --message {key} --limit {len(calls)}"
+        )
     if settings.external_url:
-        lines.append(f"All: {settings.external_url}/")
+        lines.append(f"All of these: {settings.external_url}/messages/{key}")
     highest = max(call.level for call in calls)
     return f"[level {highest}] {', '.join(parts)}", lines
 

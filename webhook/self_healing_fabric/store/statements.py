@@ -189,14 +189,18 @@ def list_incidents(
     since: float | None = None,
     before: tuple[float, str] | None = None,
     merged: bool = False,
+    message: str | None = None,
     limit: int = 50,
 ) -> Sequence[AnyRow]:
     """Incidents, newest first; `before` is (opened_at, id) of the last one of the page before.
 
-    Those that turned out to be a symptom of another one, and were merged into it, only on demand.
+    Those that turned out to be a symptom of another one, and were merged into it, only on demand, or where a
+    `message` to people told of them.
     """
     query = select(incidents).order_by(incidents.c.opened_at.desc(), incidents.c.id.desc()).limit(limit)
-    if not merged:
+    if message is not None:
+        query = query.where(incidents.c.id.in_(select(calls.c.incident_id).where(calls.c.message == message)))
+    elif not merged:
         query = query.where(incidents.c.merged_into.is_(None))
     if states:
         query = query.where(incidents.c.state.in_(states))

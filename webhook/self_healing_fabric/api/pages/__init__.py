@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mimetypes
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from flask import (
@@ -45,9 +46,10 @@ from self_healing_fabric.store import statements
 blueprint = Blueprint(auth.PAGES, __name__, template_folder="templates")
 
 MOST_OPEN, MOST_ENDED = 200, 10  # incidents on the first page
+MOST_TOLD = 2000  # incidents on the page of a message
 MOST_MOMENTS = 400  # of a timeline on one page; the API tells all of it
 _HISTORY = "signal_history"
-_LOCAL = re.compile(r"/(?:incidents/[\w.-]+)?", re.ASCII)
+_LOCAL = re.compile(r"/(?:(?:incidents|messages/[\w.-]+)/[\w.-]+)?", re.ASCII)
 
 DONE = {  # what a page says after a form was carried out
     "acknowledge": "Acknowledged: no further level is called.",
@@ -93,6 +95,26 @@ def home_now() -> Response:
     """The part of the first page that changes, for a script that asks again and again."""
     fabric = _fabric()
     return _fragment("_home.html", **_overview(fabric))
+
+
+@blueprint.get("/messages/<path:message>")
+@requires(Right.READ)
+def told_of(message: str) -> Response:
+    """What a message of many told of, which can name but some of them: who still waits for a person first."""
+    fabric = _fabric()
+    rows = fabric.store.read(lambda found: statements.list_incidents(found, message=message, limit=MOST_TOLD))
+    if not rows:
+        return error_page(
+            404, "No message told of this, or what it told of is deleted: its retention is over."
+        )
+    incidents = sorted((summary(row) for row in rows), key=lambda each: (_is_over(each), *by_urgency(each)))
+    return rendering.page(
+        "message.html",
+        fabric.settings,
+        incidents=incidents,
+        waiting=sum(needs_person(each) for each in incidents),
+        over=sum(_is_over(each) for each in incidents),
+    )
 
 
 @blueprint.get("/incidents/<incident_id>")
@@ -367,6 +389,10 @@ def _overview(fabric: Fabric) -> dict[str, Any]:
         "set_by_people": set_by_people,
         "healer": status(fabric),
     }
+
+
+def _is_over(incident: Mapping[str, Any]) -> bool:
+    return incident["state"] in (State.RESOLVED, State.CLOSED)
 
 
 def _of_incident(told: Telling) -> dict[str, Any]:
