@@ -29,6 +29,7 @@ from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.orchestration.caller import Batch, Caller
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import call_statements, statements
 from world import START
@@ -908,6 +909,32 @@ def test_a_call_that_waits_is_not_made_in_a_maintenance_window(guarded: Guarded)
     first.answers.clear()
     world.run(seconds=40)
     assert len(first.heard) == tries + 1
+
+
+def test_a_call_that_waits_for_the_end_of_a_window_is_tried_for_what_was_left(guarded: Guarded) -> None:
+    """Also of a window that is longer than any other wait: then its next level is called."""
+    long = 10_000.0
+    begins = datetime.fromtimestamp(START + 10, UTC)
+    window = {"start": begins.isoformat(), "end": (begins + timedelta(seconds=long)).isoformat()}
+    levels = [
+        {"name": f"l{n}", "call": [f"guardian-{n}"] if n else [], "deadline": 900, "reach_within": 100}
+        for n in range(5)
+    ]
+    world, (first, second, *_) = guarded(levels=levels, changes={"guardrails": {"maintenance": [window]}})
+    reconciliation = Reconciliation(world.context)
+    first.answers += [(503, None)] * 1000
+    failing(world)
+    world.run(seconds=11)
+    ends = START + 10 + long
+    while world.clock.now < ends:
+        reconciliation.run()
+        world.run(seconds=100, tick=10)
+    assert second.heard == []
+    world.run(seconds=ends + 200 - world.clock.now)
+    reconciliation.close()
+    assert [document["reason"].split(" (")[0] for _, _, document in second.heard] == [
+        "nobody of level 1 could be reached"
+    ]
 
 
 def test_whom_a_person_calls_hears_it_in_a_silence(guarded: Guarded) -> None:

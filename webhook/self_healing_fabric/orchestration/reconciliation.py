@@ -123,16 +123,16 @@ class Reconciliation:
         now, retention = context.clock(), context.settings.retention
         # The replica that set a timer may be a little ahead of this one.
         furthest = now + waits.longest(context.settings) + CLOCK_SPREADS_WITHIN
-        furthest_level = waits.furthest_level(context.settings, now) + CLOCK_SPREADS_WITHIN
+        furthest_called = waits.furthest_called(context.settings, now) + CLOCK_SPREADS_WITHIN
         leases_to = now + 2 * LEASE
 
         def write(connection: Connection) -> tuple[int, int, tuple[int, str] | None]:
             stuck = statements.revive_stuck(connection, now)
             # The clock was set back: without this, work waits for the old time.
             stuck += statements.pull_in(
-                connection, timers_to=furthest, levels_to=furthest_level, leases_to=leases_to
+                connection, timers_to=furthest, levels_to=furthest_called, leases_to=leases_to
             )
-            call_statements.pull_in_calls(connection, timers_to=furthest, leases_to=leases_to)
+            call_statements.pull_in_calls(connection, timers_to=furthest_called, leases_to=leases_to)
             statements.forget_ended_alerts(connection, now - retention)
             retired = statements.retire_incidents(
                 connection, closed_before=now - retention, now=now, limit=RETIRED_AT_ONCE

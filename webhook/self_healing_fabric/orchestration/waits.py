@@ -29,8 +29,8 @@ def longest(settings: Settings) -> float:
     return max(LONGEST_STEP, settings.relapse_window, settings.retry.cap, *approvals)
 
 
-def furthest_level(settings: Settings, now: float) -> float:
-    """When the timer of a level is due at the latest: a maintenance window holds it, then it has its time."""
+def furthest_called(settings: Settings, now: float) -> float:
+    """When a level or a call is due at the latest: a maintenance window holds it, then it has its time."""
     windows = settings.guardrails.maintenance
     ends = [each.end.timestamp() for each in windows if each.start.timestamp() <= now]
     return max([now, *ends]) + longest(settings)
