@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
+from sqlalchemy import event
 from werkzeug import Request, Response
 
 from self_healing_fabric.api.incidents import story
@@ -892,6 +893,32 @@ def test_what_was_collected_is_tried_for_its_whole_time(guarded: Guarded) -> Non
     world.run(seconds=80)
     assert services_told(first) == [["a", "b"], ["c"], ["c"]]
     assert second.heard == []
+
+
+def test_what_is_held_back_for_one_contact_is_looked_at_once(guarded: Guarded) -> None:
+    """Not by each of the others anew, in the one transaction: much is collected in a storm."""
+    names = [f"s{number}" for number in range(22)]
+    world, (first, *_) = guarded(
+        dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}}, bounds={"storm": 2}
+    )
+    for name in names[:2]:
+        fails(world, name)
+    world.run(seconds=5)
+    for name in names[2:]:
+        fails(world, name)
+    world.run(seconds=5)
+    assert first.kinds == ["storm"]
+    world.context.store.write(
+        lambda connection: statements.set_suppressed(
+            connection, [row.id for each in world.incidents() for row in world.alerts_of(each)], True
+        )
+    )
+    world.clock.now += 80
+    asked: list[str] = []
+    engine = world.context.store._backend.engine
+    event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    assert [batch for batch in world.caller.claim(8) if batch.rows[0].channel == "guardian-1"] == []
+    assert 20 <= len(asked) < 200
 
 
 def test_a_call_that_waits_is_not_made_in_a_maintenance_window(guarded: Guarded) -> None:

@@ -246,14 +246,14 @@ class Caller:
             incident = statements.incident(connection, row.incident_id)
             if incident is None or correlation.HANDS_OFF in (incident.verification or {}):
                 continue
-            held = levels.held_back(connection, incident, settings, now)
-            if held is not None:
-                until[row.incident_id] = held[0]
-        held_rows = [row for row in waiting if row.incident_id in until]
-        for row in held_rows:
+            held_until = levels.held_back(connection, incident, settings, now)
+            if held_until is not None:
+                until[row.incident_id] = held_until[0]
+        held = [row for row in waiting if row.incident_id in until]
+        for row in held:
             if row.due_at <= now:
                 call_statements.put_off(connection, [row.id], until[row.incident_id])
-        return {row.id for row in held_rows}
+        return {row.id for row in held}
 
     def _gathered(self, connection: Connection, row: AnyRow, now: float) -> Batch:
         """Alone, together with others that wait for the same contact, or later."""
@@ -262,7 +262,8 @@ class Caller:
         held = self._held_back(connection, waiting, now)
         rows = _newest(connection, [each for each in waiting if each.id not in held], now)
         if row.id not in {each.id for each in rows}:
-            return Batch("", (row,))  # it is held back, or the newer one follows in its time
+            # The newer one follows in its time, or it is held back, and so are others, at which none looks again.
+            return Batch("", (row, *(each for each in waiting if each.id in held)))
         heard = call_statements.messages_sent(
             connection, row.channel, row.contact, since=now - bounds.per, now=now
         )

@@ -63,7 +63,7 @@ class PageHold:
         self._silenced = silenced
         self._clock = clock  # Alertmanager's is the system's
         channels = context.settings.escalation.channels
-        self._channels = [name for name, channel in channels.items() if channel.alertmanager is not None]
+        self._channels = {name for name, channel in channels.items() if channel.alertmanager is not None}
         self._alertmanagers = Alertmanagers(settings, TIMEOUT, context.settings)
         self._held: dict[Place, float] = {}  # since when
         self._told = float("-inf")
@@ -129,7 +129,9 @@ class PageHold:
     def _called_for(self, connection: Connection) -> set[Place]:
         """Whose page was held until people were called over Alertmanager: from then on that is their page."""
         now, found = self._context.clock(), set()
-        for call in call_statements.calls_over(connection, self._channels) if self._channels else ():
+        for call in call_statements.calls_not_over(connection) if self._channels else ():
+            if call.channel not in self._channels:
+                continue
             # One that had ended before the incident resolved is of a failure before: it has relapsed since.
             of_now = call.ended_at is None or (call.resolved_at or now) <= call.ended_at
             if of_now and call.sent_at is not None and call.progress.get(HOLDS) is not None:

@@ -10,7 +10,7 @@ when nobody has sent it again for long enough.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -33,6 +33,7 @@ from self_healing_fabric.quoting import quoted
 from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import AlertmanagerSettings, bearer_headers
 from self_healing_fabric.store import audit_statements, call_statements, statements
+from self_healing_fabric.store.statements import AnyRow
 from shf_queries import QueryError
 from shf_queries.catalogue import SIGNALS
 
@@ -152,6 +153,7 @@ class Reconciliation:
         self._http.close()
 
     def _with_alertmanager(self, settings: AlertmanagerSettings) -> bool:
+        alive = self._kept_alive(settings)  # before the list, which does not hold what is posted meanwhile
         try:
             listed = self._list(settings)
         except (httpx.HTTPError, ValidationError, OSError, ValueError) as error:
@@ -160,7 +162,7 @@ class Reconciliation:
             return False
         self._note("alertmanager", True)
         self._context.metrics.alertmanager_compared.set(self._context.clock())
-        self._post_again(settings, listed)
+        self._post_again(alive, listed)
         ours = [
             item for item in listed if settings.receiver in {receiver.name for receiver in item.receivers}
         ]
@@ -196,23 +198,26 @@ class Reconciliation:
         before = {place: self._silenced[place] for place in self.silenced()}
         self._silenced = {**before, **dict.fromkeys(of_pages & of_others, now)}
 
-    def _post_again(self, settings: AlertmanagerSettings, listed: Collection[_ListedAlert]) -> None:
+    def _kept_alive(self, settings: AlertmanagerSettings) -> Sequence[AnyRow]:
+        """The calls by which an alert fires in this Alertmanager."""
+        channels = {
+            name
+            for name, channel in self._context.settings.escalation.channels.items()
+            if (over := channel.alertmanager) is not None and (not over.urls or settings.url in over.urls)
+        }
+        alive = self._context.store.read(call_statements.calls_kept_alive) if channels else ()
+        return [row for row in alive if row.channel in channels]
+
+    def _post_again(self, alive: Collection[AnyRow], listed: Collection[_ListedAlert]) -> None:
         """What people were called by is posted now, and not at its next sign of life, where Alertmanager has
         forgotten it, as it does when it restarts: else what that holds would page meanwhile."""
-        context = self._context
-        channels = [
-            name
-            for name, channel in context.settings.escalation.channels.items()
-            if (over := channel.alertmanager) is not None and (not over.urls or settings.url in over.urls)
-        ]
-        if not channels:
-            return
         there = {item.labels.get("call") for item in listed if item.labels.get("alertname") == ESCALATION}
-        alive = context.store.read(lambda connection: call_statements.calls_kept_alive(connection, channels))
         forgotten = [row.id for row in alive if row.progress.get("call", row.id) not in there]
         if forgotten:
-            now = context.clock()
-            context.store.write(lambda connection: call_statements.hurry_calls(connection, forgotten, now))
+            now = self._context.clock()
+            self._context.store.write(
+                lambda connection: call_statements.hurry_calls(connection, forgotten, now)
+            )
             log.warning("alertmanager_forgot_calls", number=len(forgotten))
 
     def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:

@@ -79,12 +79,15 @@ def gathered_calls(connection: Connection, channel: str, contact: str, now: floa
     return connection.execute(_GATHERED, values).all()
 
 
-def calls_over(connection: Connection, channels: Collection[str]) -> Sequence[AnyRow]:
-    """What was called for over these channels for incidents that are not closed, with when those resolved."""
+def calls_not_over(connection: Connection) -> Sequence[AnyRow]:
+    """What was called for, for incidents that are not closed, with when those resolved.
+
+    Over all channels: by one of them its whole past would be read.
+    """
     query = (
         select(calls, incidents.c.resolved_at)
         .join(incidents, incidents.c.id == calls.c.incident_id)
-        .where(incidents.c.closed_at.is_(None), calls.c.kind == "escalation", calls.c.channel.in_(channels))
+        .where(incidents.c.closed_at.is_(None), calls.c.kind == "escalation")
     )
     return connection.execute(query).all()
 
@@ -198,10 +201,10 @@ def with_suppressed_alerts(connection: Connection, incident_ids: Collection[str]
     return set(connection.execute(_SUPPRESSED, {"_ids": list(incident_ids)}).scalars())
 
 
-def calls_kept_alive(connection: Connection, channels: Collection[str]) -> Sequence[AnyRow]:
-    """What is sent again and again over these channels until its incident is over."""
+def calls_kept_alive(connection: Connection) -> Sequence[AnyRow]:
+    """What is sent again and again until its incident is over."""
     alive = (calls.c.due_at.is_not(None), calls.c.ended_at.is_(None), calls.c.status == "sent")
-    return connection.execute(select(calls).where(*alive, calls.c.channel.in_(channels))).all()
+    return connection.execute(select(calls).where(*alive)).all()
 
 
 def hurry_calls(connection: Connection, ids: Collection[str], now: float) -> None:
