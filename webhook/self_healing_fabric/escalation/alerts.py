@@ -7,7 +7,7 @@ is dead. The Alertmanagers of a cluster do not pass alerts on to each other: eac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ HEALING = "ShfHealing"
 UNLESS_HEALING = "unless_healing"
 PAGE = f'page="{UNLESS_HEALING}"'  # matches the pages that these two hold
 PAGE_WAITS = 25.0  # seconds for which a page surely waits by itself; the shipped `group_wait` is 30 s
+ALIKE = 5.0  # seconds by which a clock may change before it is posted to anew
 
 Place = tuple[str, str, str]  # cluster, namespace, service: which page is held
 
@@ -96,31 +97,38 @@ class Alertmanagers:
         self._timeout = timeout
         self._bearer_token_file: Path | None = known.bearer_token_file if known is not None else None
         self._named = (named, known)
+        self._ahead: dict[str, float] = {}  # seconds that their clocks are, as they told last
 
-    def post(self, alerts: Sequence[PostedAlert], *, lasting: bool = False) -> None:
+    def post(self, alerts: Sequence[PostedAlert], *, lasts: float = 0.0) -> None:
         """Tell all of them. Raises NotPosted when one did not take it.
 
-        Alerts that are `lasting` have not ended, whatever the clock of an Alertmanager says: one by whose
-        clock they have gives them times of its own, until its `resolve_timeout`. It would take them and tell
-        nobody.
+        Alerts that have not ended and are to last for so many seconds do by the clock of each Alertmanager:
+        where that is ahead, they would end before they are told again, or have ended before they came, and
+        would be taken and told to nobody.
         """
         failures = []
         with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
                 try:
-                    headers = bearer_headers(self._bearer_token_file)
-                    content = [alert.as_dict() for alert in alerts]
-                    answer = client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
-                    if lasting and _have_ended(alerts, answer):
-                        for each in content:
-                            del each["startsAt"], each["endsAt"]
-                        answer = client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
+                    ahead = self._ahead.get(url, 0.0) if lasts else 0.0
+                    answer = self._posted(client, url, alerts, ahead)
+                    if lasts:
+                        self._ahead[url] = _ahead(answer, alerts[0].ends_at - lasts)
+                        if self._ahead[url] > ahead + ALIKE:
+                            answer = self._posted(client, url, alerts, self._ahead[url])
                     if not answer.is_success:
                         failures.append(f"{url} answered {answer.status_code}: {quoted(answer.text)}")
                 except (httpx.HTTPError, OSError, ValueError) as error:
                     failures.append(f"{url}: {type(error).__name__}: {quoted(error)}")
         if failures:
             raise NotPosted("; ".join(failures), taken=len(failures) < len(self.urls))
+
+    def _posted(
+        self, client: outbound.Client, url: str, alerts: Sequence[PostedAlert], longer: float
+    ) -> httpx.Response:
+        content = [replace(alert, ends_at=alert.ends_at + longer).as_dict() for alert in alerts]
+        headers = bearer_headers(self._bearer_token_file)
+        return client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
 
     def may_have_paged(self, place: Mapping[str, str], now: float) -> bool:
         """Whether people may have heard by a page of what fails there, or none of the Alertmanagers tells.
@@ -167,13 +175,12 @@ def place_of_page(labels: Mapping[str, Any]) -> Place:
     return cluster, namespace, service
 
 
-def _have_ended(alerts: Sequence[PostedAlert], answer: httpx.Response) -> bool:
-    """Whether one of them has by the clock of who answers."""
+def _ahead(answer: httpx.Response, now: float) -> float:
+    """Seconds that the clock of who answers is ahead; none where it is behind, or tells no time."""
     try:
-        there = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+        return max(0.0, parsedate_to_datetime(answer.headers.get("Date", "")).timestamp() - now)
     except ValueError:
-        return False  # it tells no time
-    return any(alert.ends_at <= there for alert in alerts)
+        return 0.0
 
 
 def _rfc3339(seconds: float) -> str:

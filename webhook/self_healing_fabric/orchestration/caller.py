@@ -262,7 +262,7 @@ class Caller:
         held = self._held_back(connection, waiting, now)
         rows = _newest(connection, [each for each in waiting if each.id not in held], now)
         if row.id not in {each.id for each in rows}:
-            # The newer one follows in its time, or it is held back, and so are others, at which none looks again.
+            # The newer one follows in its time, or it is held back, and so are others: none looks again.
             return Batch("", (row, *(each for each in waiting if each.id in held)))
         heard = call_statements.messages_sent(
             connection, row.channel, row.contact, since=now - bounds.per, now=now

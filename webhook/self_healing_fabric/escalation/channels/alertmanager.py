@@ -88,7 +88,7 @@ class AlertmanagerChannel:
         kept = {"started": started, "call": of_call, HOLDS: holds}
         alert = PostedAlert(labels, min(started, ends_at), ends_at, annotations, links.get("incident"))
         try:
-            self._alertmanagers.post([alert], lasting=not over)
+            self._alertmanagers.post([alert], lasts=0.0 if over else self._expires)
         except NotPosted as error:
             if not error.taken:
                 raise CallFailed(str(error), progress=kept) from error
