@@ -4,12 +4,14 @@ Certificates of clients live for days or hours, so their files are looked at for
 which others connect at that moment is replaced and not changed: OpenSSL takes the certificate first and its
 key after, and a connection begun between would show neither.
 
-Whoever renews writes two files, one after the other, and for a moment they do not belong together. Until then
-the pair before serves, which is valid still; what stays wrong is an error.
+Whoever renews writes two files, one after the other, and for a moment they do not belong together. Meanwhile
+the pair before serves, and also while they stay wrong, which the log tells: it is mostly valid still, and
+most servers ask for none. Those that do refuse it when it is not.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import threading
@@ -17,7 +19,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-PATIENCE = 60.0  # seconds for which the pair before serves while the files cannot be used
+PATIENCE = 60.0  # seconds for which whoever renews may take from one file to the other
+
+log = logging.getLogger(__name__)
 
 
 class CertificateUnusable(OSError):
@@ -43,6 +47,7 @@ class ClientCertificate:
         self._cert_file, self._key_file, self._trusting = cert_file, key_file, trusting
         self._lock = threading.Lock()
         self._unusable_since: float | None = None
+        self._told = False
         mistakes = _mistakes(cert_file, key_file)
         if mistakes:
             raise CertificateUnusable(mistakes)
@@ -50,20 +55,25 @@ class ClientCertificate:
         self._context = self._made()
 
     def context(self) -> ssl.SSLContext:
-        """What shows the certificate that is in the files now. Raises OSError when they stay unusable."""
+        """What shows the certificate that is in the files now; while they cannot be used, the one before."""
         with self._lock:
             try:
                 there = self._as_they_are()
                 if there != self._read:
                     self._context, self._read = self._made(), there
-                self._unusable_since = None
+                self._unusable_since, self._told = None, False
             except OSError as error:  # ssl.SSLError among them
-                now = time.monotonic()
-                self._unusable_since = self._unusable_since or now
-                if now - self._unusable_since >= PATIENCE:
-                    mistakes = _mistakes(self._cert_file, self._key_file)
-                    raise (CertificateUnusable(mistakes) if mistakes else error) from error
+                self._note(error)
             return self._context
+
+    def _note(self, error: OSError) -> None:
+        """Tell once of what stays wrong."""
+        now = time.monotonic()
+        self._unusable_since = self._unusable_since or now
+        if now - self._unusable_since >= PATIENCE and not self._told:
+            told = "; ".join(_mistakes(self._cert_file, self._key_file).values()) or error
+            log.error("the certificate before is shown on, for its files cannot be used: %s", told)
+            self._told = True
 
     def _as_they_are(self) -> tuple[tuple[int, int, int], ...]:
         found = map(os.stat, (self._cert_file, self._key_file))

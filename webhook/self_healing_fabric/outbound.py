@@ -241,10 +241,7 @@ class _Bounded(httpx.HTTPTransport):
         return answer
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        try:
-            self._pool._ssl_context = _context()
-        except OSError as error:
-            raise httpx.ConnectError(str(error), request=request) from error
+        self._pool._ssl_context = _context()
         try:
             return super().handle_request(request)
         except (httpx.ReadError, httpx.WriteError) as error:
@@ -311,7 +308,7 @@ _own = _Own()
 
 
 def _context() -> ssl.SSLContext:
-    """For connections that are opened now. Raises OSError."""
+    """For connections that are opened now."""
     return _authorities() if _own.certificate is None else _own.certificate.context()
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from pytest_httpserver import HTTPServer
 
-from shf_queries import certificates
-from shf_queries.certificates import CertificateUnusable, ClientCertificate
+from self_healing_fabric import outbound
+from self_healing_fabric.settings import AlertmanagerSettings
+from shf_queries import PrometheusClient, certificates
+from shf_queries.certificates import ClientCertificate
 
 
 def write(leaf: trustme.LeafCert, folder: Path, *names: str) -> None:
@@ -54,15 +57,42 @@ def test_while_only_one_file_is_new_the_pair_before_serves(
     assert shown.context() is not before
 
 
-def test_what_stays_wrong_is_told(
-    shown: ClientCertificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_stays_wrong_is_told_once_while_the_pair_before_serves(
+    shown: ClientCertificate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """And is over as soon as it is put right."""
     before = shown.context()
     write(issued(), tmp_path, "key")
     assert shown.context() is before
+    assert caplog.messages == []
     monkeypatch.setattr(certificates, "PATIENCE", 0.0)
-    with pytest.raises(CertificateUnusable, match=r"fabric\.key: is not the key of the certificate in"):
-        shown.context()
+    assert shown.context() is shown.context() is before
+    (told,) = caplog.messages
+    assert "fabric.key: is not the key of the certificate in" in told
     write(issued(), tmp_path)
     assert shown.context() is not before
+
+
+def test_who_asks_for_none_is_called_although_its_files_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, httpserver: HTTPServer
+) -> None:
+    """Whoever has to be called, over plain HTTP too, must not depend on what Prometheus asks for."""
+    write(issued(), tmp_path)
+    files = (tmp_path / "fabric.crt", tmp_path / "fabric.key")
+    httpserver.expect_request("/").respond_with_data("taken")
+    answer = {"status": "success", "data": {"resultType": "scalar", "result": [0, "7"]}}
+    httpserver.expect_request("/api/v1/query").respond_with_json(answer)
+    url = httpserver.url_for("")
+    monkeypatch.setattr(outbound, "_own", outbound._Own())
+    monkeypatch.setattr(certificates, "PATIENCE", 0.0)
+    outbound.trust(None, *files)
+    prometheus = PrometheusClient(url, cert_file=files[0], key_file=files[1])
+    for each in files:
+        each.unlink()
+    with outbound.client_for(AlertmanagerSettings(url=url)) as client:
+        assert client.get(url).text == "taken"
+    assert prometheus.clock() == 7
+    prometheus.close()
