@@ -318,6 +318,47 @@ def test_a_sign_of_life_that_comes_late_does_not_call_again_what_is_over(
     assert len(posted) == 2
 
 
+def test_what_is_posted_while_alertmanager_is_asked_is_not_forgotten(
+    guarded: Guarded, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its list was made before: the alert is not posted again at once."""
+    posted: list[Any] = []
+
+    def take(request: Request) -> Response:
+        posted.append(request.get_json())
+        return Response()
+
+    httpserver.expect_request("/am/api/v2/alerts", method="POST").respond_with_handler(take)
+    httpserver.expect_request("/am/api/v2/alerts", method="GET").respond_with_json([])
+    httpserver.expect_request("/am/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+    world, _ = guarded(
+        levels=[{"name": f"level {n}", "call": ["on-call"] if n else [], "deadline": 900} for n in range(5)],
+        channels={"on-call": {"alertmanager": {}}},
+        changes={"alertmanager": {"url": httpserver.url_for("/am")}},
+    )
+    fails(world, "cart")
+    world.orchestrator.take_in()
+    while not world.incident().level:
+        for incident in world.orchestrator.claim(8):
+            world.orchestrator.work(incident)
+        world.clock.now += 1
+    reconciliation = Reconciliation(world.context)
+    made = reconciliation._list
+
+    def list_then_send(settings: Any) -> Any:
+        listed = made(settings)
+        for batch in world.caller.look(8):
+            world.caller.send(batch)
+        return listed
+
+    monkeypatch.setattr(reconciliation, "_list", list_then_send)
+    reconciliation.run()
+    assert len(posted) == 1
+    world.run(seconds=5)
+    assert len(posted) == 1
+    reconciliation.close()
+
+
 def test_what_healed_before_it_was_told_is_not_told(guarded: Guarded) -> None:
     """Healed while the call was still being gathered: nobody is disturbed, not even by the end."""
     world, (first, *_) = guarded(bounds={"gather": 4})
