@@ -153,6 +153,7 @@ class Target:
         self.replicas = 2
         self.scalings: list[int] = []
         self.scale_answer = 200
+        self.scales = True  # else it says yes, and stays as it is
         self.on_scale: Callable[[], None] = lambda: None
         self.on_refused_scale: Callable[[], None] = lambda: None
         self.health = 200
@@ -176,8 +177,10 @@ class Target:
             self.on_refused_scale()
             return Response(status=self.scale_answer)
         if request.method == "PUT":
-            self.replicas = request.get_json()["replicas"]
-            self.scalings.append(self.replicas)
+            wanted = request.get_json()["replicas"]
+            self.scalings.append(wanted)
+            if self.scales:
+                self.replicas = wanted
             self.on_scale()
         return Response(json.dumps({"replicas": self.replicas}), mimetype="application/json")
 

@@ -127,6 +127,21 @@ def test_what_somebody_else_has_set_is_left_alone(world: Any) -> None:
     assert world.calls == []
 
 
+def test_a_scale_that_did_nothing_is_not_told_as_somebody_elses(world: Any) -> None:
+    """It was taken with 200 and there are two replicas as before: nothing is taken back, nobody is blamed."""
+    world.target.scales = False
+    world.target.on_restart = lambda: world.measure(ERROR_RATIO, 0.0)
+    fails(world)
+    world.run(seconds=90)
+    alert_ends(world)
+    world.run(seconds=500, tick=5)
+    assert (world.target.scalings, world.target.replicas) == ([3], 2)
+    kept = "there are 2 replicas as before: nothing is left to take back"
+    assert f"note: Not scaled back: {kept}." in world.story()
+    assert not any("somebody" in line for line in world.story())
+    assert world.incident().state is State.CLOSED
+
+
 def test_an_exhausted_budget_does_not_hold_up_what_restores(
     make_world: Callable[..., Any], world: Any
 ) -> None:

@@ -36,7 +36,7 @@ from self_healing_fabric.recovery.outcomes import (
     forbidden,
     learnt,
 )
-from self_healing_fabric.recovery.scaling import scaled_up
+from self_healing_fabric.recovery.scaling import scaled_back, scaled_up
 from self_healing_fabric.settings import HttpRecovery, ScaleSettings, Section, bearer_headers
 
 T = TypeVar("T")
@@ -162,9 +162,7 @@ class HttpScale(Effect):
         current = self._calls.replicas(self._url)
         if self._back_from is None:
             return _before(current, scaled_up(current, self._bounds))
-        if current != self._back_from["wanted"]:
-            raise NotApplicable(f"somebody has set {current} replicas since: they are left as they are")
-        return _before(current, self._back_from["replicas"])
+        return _before(current, scaled_back(current, self._back_from))
 
     def perform(self, *, key: str, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
         """PUT once; when the answer does not tell whether it happened, ask the target."""

@@ -31,7 +31,7 @@ from self_healing_fabric.recovery.platforms.kubernetes.ordering import (
     unlike,
 )
 from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
-from self_healing_fabric.recovery.scaling import scaled_up
+from self_healing_fabric.recovery.scaling import scaled_back, scaled_up
 from self_healing_fabric.settings import ScaleSettings
 
 
@@ -76,8 +76,7 @@ class KubernetesScale(KubernetesEffect):
         current = int(whole["spec"].get("replicas", 1))
         before = _before(whole, current, was["replicas"])
         if "autoscaler" not in was:
-            if current != was["wanted"]:
-                raise NotApplicable(f"somebody has set {current} replicas since: they are left as they are")
+            scaled_back(current, was)
             if autoscaler is not None:
                 raise NotApplicable("an autoscaler has come since: the replicas are left to it")
             propose_instead(whole, f"set spec.replicas of {self.place.title} to {was['replicas']}")
