@@ -35,10 +35,12 @@ class Receiver:
     def __init__(self, server: HTTPServer) -> None:
         self.answers: list[int] = []
         self.events: list[CloudEvent] = []
+        self.on_event: Callable[[], None] = lambda: None
         self.url = server.url_for("/events")
         server.expect_request("/events", method="POST").respond_with_handler(self._take)
 
     def _take(self, request: Request) -> Response:
+        self.on_event()
         status = self.answers.pop(0) if self.answers else 202
         if status < 300:
             self.events.append(from_http(dict(request.headers), request.get_data()))
@@ -172,6 +174,26 @@ def test_a_crash_before_the_note_tells_it_again_with_the_same_id(
     assert {event["id"] for event in receiver.events if event["type"].endswith("opened")} == {
         receiver.events[0]["id"]
     }
+
+
+def test_a_kill_amid_a_batch_has_only_the_event_in_hand_told_again(
+    make: Callable[..., Fabric], receiver: Receiver
+) -> None:
+    """A receiver that takes its time: whatever comes next, what it has got is noted."""
+    noted: list[str] = []
+    fabric = make(events={"url": receiver.url})
+
+    def look() -> None:
+        time.sleep(events.NOTED_EVERY)
+        noted.append(str(fabric.store.read(lambda connection: event_statements.cursor(connection, "http"))))
+
+    receiver.on_event = look
+    open_incident(fabric.context, "restart", service="cart")
+    fabric.start()
+    write(fabric, *[STORY[8][0]] * 5)
+    wait_until(lambda: len(receiver.events) == 5)
+    fabric.stop()
+    assert noted[1:] == [event["id"] for event in receiver.events[:4]]
 
 
 def test_an_event_that_is_refused_for_good_does_not_hold_up_the_others(

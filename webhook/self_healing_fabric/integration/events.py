@@ -38,6 +38,7 @@ PREFIX = "io.github.self-healing-fabric."
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 BATCH = 100  # lines of the timeline that are read at once
 POLL = 0.5  # seconds between two looks for new ones
+NOTED_EVERY = 0.1  # seconds; what was told since the last note is told again after a kill
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds after a delivery that failed; doubles
 STARVED = 5.0  # seconds after which the reader waits for the writers instead of trying
 RETRIED = frozenset({401, 403, 404, 408, 425, 429})  # of 4xx: somebody will correct that
@@ -229,7 +230,7 @@ class Telling:
         return store.write(read) if store.shared else store.read(read)
 
     def _tell(self, rows: list[AnyRow]) -> None:
-        told = self._cursor
+        told, noted_at = self._cursor, time.monotonic()
         try:
             for row in rows:
                 if self._stopping.is_set() or not self._my_turn:
@@ -243,6 +244,9 @@ class Telling:
                         self._counter.labels(self._name, "refused").inc()
                         log.error("event_refused", receiver=self._name, event_id=row.id, error=str(error))
                 told = row.id
+                if time.monotonic() - noted_at >= NOTED_EVERY:
+                    self._note(told)
+                    noted_at = time.monotonic()
         finally:
             self._note(told)
 
