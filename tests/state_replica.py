@@ -42,6 +42,7 @@ class StateReplica:
         deaf: it answers 200 to a PUT and keeps what it had.
         drips: it sends the beginning of its answers byte by byte.
         packs: it says that its answers are packed.
+        away: how many reads it does not answer once it got a PUT, for it restarts itself.
     """
 
     name: str
@@ -53,6 +54,7 @@ class StateReplica:
     deaf: bool = False
     drips: bool = False
     packs: bool = False
+    away: int = 0
     on_claim: Callable[[], object] = lambda: None
     on_read: Callable[[], None] = lambda: None
     on_put: Callable[[], None] = lambda: None
@@ -111,6 +113,9 @@ def _handler_of(replica: StateReplica) -> type[BaseHTTPRequestHandler]:
                 replica.on_claim()
                 claim = {"algorithm": "sha256", "digest": replica.told, "version": replica.version}
                 self._answer(200, json.dumps(claim).encode())
+            elif self.path == "/state" and replica.puts and replica.away:
+                replica.away -= 1
+                self._answer(503, b"")
             elif self.path == "/state":
                 replica.on_read()
                 with replica.lock:

@@ -582,6 +582,16 @@ def test_what_another_answer_means_is_learnt_from_the_bytes(ledger: Ledger, answ
     assert ledger.puts() == {"c": 1}
 
 
+def test_a_replica_that_restarts_itself_with_its_new_state_is_asked_when_it_is_back(ledger: Ledger) -> None:
+    """It breaks off its answer and answers nobody until it is back: no reason to call people."""
+    ledger["c"].answer, ledger["c"].away = 502, 2
+    before, outcome = ledger.repair()
+    assert outcome.status is Status.SUCCEEDED
+    assert ledger.puts() == {"c": 1}
+    ledger["c"].away = 2
+    assert ledger.effect().observe(before).status is Status.SUCCEEDED
+
+
 @pytest.mark.parametrize("answer", [204, 500])
 def test_a_replica_that_keeps_what_it_had_is_not_believed(ledger: Ledger, answer: int) -> None:
     """Whether it says that it took the state or not: its bytes are others."""

@@ -42,6 +42,7 @@ class Endpoint:
         self.puts: list[tuple[bytes, Mapping[str, str]]] = []
         self.status = 204
         self.takes = True
+        self.away = 0  # how often it does not answer once it took a configuration
         self.tells_etag = True
         self.weak = False
         self.encoding: str | None = None
@@ -56,6 +57,9 @@ class Endpoint:
         return f'{"W/" if self.weak else ""}"{hashlib.sha256(self.content).hexdigest()[:12]}"'
 
     def _get(self, _: Request) -> Response:
+        if self.puts and self.away:
+            self.away -= 1
+            return Response("", 503)
         headers = {"ETag": self.etag} if self.tells_etag else {}
         if self.encoding is not None:
             headers["Content-Encoding"] = self.encoding
@@ -208,6 +212,18 @@ def test_an_answer_that_never_comes_is_learnt_from_the_target(wanted: Path) -> N
             release.set()
     assert outcome.status is Status.SUCCEEDED
     assert "no answer" in outcome.detail
+
+
+def test_a_target_that_restarts_itself_with_the_new_configuration_is_asked_when_it_is_back(
+    endpoint: Endpoint, wanted: Path
+) -> None:
+    """It breaks off its answer and answers nobody until it is back: no reason to call people."""
+    effect = sync(endpoint, wanted)
+    before, endpoint.status, endpoint.away = effect.snapshot(), 502, 2
+    outcome = perform(effect, before)
+    assert (outcome.status, len(endpoint.puts)) == (Status.SUCCEEDED, 1)
+    endpoint.away = 2
+    assert effect.observe(before).status is Status.SUCCEEDED
 
 
 def test_after_a_crash_the_target_is_compared_with_both_sides(endpoint: Endpoint, wanted: Path) -> None:

@@ -6,15 +6,19 @@ of them answer the same questions: what was there before, did it happen, has it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit
 
+T = TypeVar("T")
+
+ASKS_AGAIN = 0.5  # seconds after a target that did not answer
 DIFF = "diff"
 """In an action's `before`: lines that show people what will change, without secrets. Of `before` only they
 are shown."""
@@ -45,6 +49,22 @@ def unreadable(status: int, why: str) -> TargetUnreadable:
 
 class NotApplicable(ShfError):
     """The strategy is not for this service, or not in the state that its target is in; says why."""
+
+
+def insist(ask: Callable[[], T], *, within: float, unless: type[ShfError] = TargetUnreadable) -> T:
+    """What the target says after an order, asked for as long as one may take: `within` seconds.
+
+    Who restarts itself breaks the connection that the order came by, and answers nobody until it is back.
+    Raises what `ask` does; what is `unless` only when the time is over.
+    """
+    ends = time.monotonic() + within
+    while True:
+        try:
+            return ask()
+        except unless:
+            if time.monotonic() >= ends:
+                raise
+        time.sleep(ASKS_AGAIN)
 
 
 class Progress(StrEnum):

@@ -8,10 +8,9 @@ two may answer the second copy of an order that a proxy has sent twice: see `out
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
@@ -25,6 +24,7 @@ from self_healing_fabric.recovery.effects import (
     TargetAway,
     TargetUnreadable,
     changed,
+    insist,
     unreadable,
 )
 from self_healing_fabric.recovery.outcomes import (
@@ -39,10 +39,7 @@ from self_healing_fabric.recovery.outcomes import (
 from self_healing_fabric.recovery.scaling import scaled_back, scaled_up
 from self_healing_fabric.settings import HttpRecovery, ScaleSettings, Section, bearer_headers
 
-T = TypeVar("T")
-
 READ_TIMEOUT = 5.0  # seconds to ask the target for what it says of itself
-ASKS_AGAIN = 0.5  # seconds after a target that did not answer
 INTERRUPTED = "the fabric was interrupted during the action"
 
 
@@ -131,7 +128,7 @@ class HttpRestart(Effect):
                 Status.INDETERMINATE, f"{why}; no `started_at` is configured to learn from the target"
             )
         try:
-            now = self._calls.insist(self._started_at)
+            now = insist(self._started_at, within=self._settings.timeout)
         except TargetUnreadable as error:
             return Outcome(Status.INDETERMINATE, f"{why}; {error}")
         if now != before["started_at"]:
@@ -190,7 +187,7 @@ class HttpScale(Effect):
 
     def _learn(self, before: Mapping[str, Any], why: str, unchanged: Status) -> Outcome:
         try:
-            current = self._calls.insist(lambda: self._calls.replicas(self._url))
+            current = insist(lambda: self._calls.replicas(self._url), within=self._settings.timeout)
         except TargetUnreadable as error:
             return Outcome(Status.INDETERMINATE, f"{why}; {error}")
         if current == before["wanted"]:
@@ -298,21 +295,6 @@ class Calls:
             raise unasked(url, error) from error
         except (ValueError, KeyError, TypeError) as error:
             raise TargetUnreadable(f"{url} does not answer with JSON that holds `{key}`") from error
-
-    def insist(self, ask: Callable[[], T]) -> T:
-        """What the target says after an order, asked for as long as one may take.
-
-        Who restarts itself breaks the connection that the order came by, and answers nobody until it is back.
-        Raises TargetUnreadable.
-        """
-        ends = time.monotonic() + self._timeout
-        while True:
-            try:
-                return ask()
-            except TargetUnreadable:
-                if time.monotonic() >= ends:
-                    raise
-            time.sleep(ASKS_AGAIN)
 
     def replicas(self, url: str) -> int:
         """How many replicas the target wants. Raises TargetUnreadable."""

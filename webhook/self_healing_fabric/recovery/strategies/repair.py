@@ -24,6 +24,7 @@ from self_healing_fabric.recovery.effects import (
     Settling,
     TargetUnreadable,
     changed,
+    insist,
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Conflict, Outcome, Permit, Status
 from self_healing_fabric.recovery.platforms import owner_of
@@ -95,9 +96,9 @@ class _Replacement(Effect):
     def __init__(self, service: str, settings: StateSettings, target: str) -> None:
         self.target = target
         # First the copies that are kept; then each replica waits for the order to every one before it, and
-        # for the look at what became of that.
+        # for the look at what became of that, which is as long again where that one restarts itself.
         others = len(settings.replicas) - 1
-        self.begins_within = BEGINS_WITHIN + _time_for_copies(settings) + others * 2 * settings.timeout
+        self.begins_within = BEGINS_WITHIN + _time_for_copies(settings) + others * 3 * settings.timeout
         # At worst the last byte is sent two timeouts after the order began; then the replica may take one.
         self.longest_effect = self.begins_within + 3 * settings.timeout
         self._service = service
@@ -121,7 +122,7 @@ class _Replacement(Effect):
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Read the replicas' states: all replaced, none, or something that only people can judge."""
-        now = [self._now(name, change) for name, change in before["replicas"].items()]
+        now = [self._insist(name, change) for name, change in before["replicas"].items()]
         told = "the fabric was interrupted; " + "; ".join(words for _, words in now)
         found = {holds for holds, _ in now}
         if found == {Holds.WANTED}:
@@ -172,7 +173,7 @@ class _Replacement(Effect):
         if isinstance(sent, Outcome) and sent.status is Status.FAILED and not isinstance(sent, Conflict):
             return sent
         # An answer is no proof: what counts is what the replica holds now.
-        holds, words = self._now(name, change)
+        holds, words = self._insist(name, change)
         if holds is Holds.WANTED:
             return Outcome(Status.SUCCEEDED, words)
         if isinstance(sent, Conflict):
@@ -180,12 +181,16 @@ class _Replacement(Effect):
         told = sent.detail if isinstance(sent, Outcome) else sent
         return Outcome(Status.INDETERMINATE, f"{told}; {words}")
 
-    def _now(self, name: str, change: Change) -> tuple[Holds, str]:
-        """What a replica holds, by its very bytes, and the same in words."""
+    def _insist(self, name: str, change: Change) -> tuple[Holds, str]:
+        """What a replica holds after an order to it, which may have it restart itself."""
+        return self._now(name, change, within=self._settings.timeout)
+
+    def _now(self, name: str, change: Change, *, within: float = 0.0) -> tuple[Holds, str]:
+        """What a replica holds, by its very bytes, and the same in words; asked for `within` seconds."""
         if name not in self._replicas:
             return Holds.UNKNOWN, f"{name} is not configured any more"
         try:
-            content = self._replicas[name].read()
+            content = insist(self._replicas[name].read, within=within, unless=Unreadable)
         except Unreadable as error:
             return Holds.UNKNOWN, f"{name}: {error}"
         digest, gets = content.digest, change["gets"]

@@ -27,6 +27,7 @@ from self_healing_fabric.recovery.effects import (
     Progress,
     Settling,
     TargetUnreadable,
+    insist,
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, learnt
 from self_healing_fabric.settings import Settings
@@ -103,7 +104,8 @@ class Synchronization(Effect):
 
     def _learn(self, before: Mapping[str, Any], why: str, unchanged: Status) -> Outcome:
         try:
-            side = self._live.side(before[CHANGE], self._live.read())
+            running = insist(self._live.read, within=self._live.longest_write)
+            side = self._live.side(before[CHANGE], running)
         except TargetUnreadable as error:
             return Outcome(Status.INDETERMINATE, f"{why}; {error}")
         if side is Side.WANTED:
