@@ -5,6 +5,7 @@ PYTHON ?= python3
 # Files of tests side by side: one more than cores, for they wait a lot; each may start servers of its own, so not many.
 TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 8))')
 VENV := .venv
+OLDEST := .venv-oldest
 STAMP := $(VENV)/.installed
 comma := ,
 # Python from 3.11 on and every platform; hashes, and no address of an index.
@@ -14,11 +15,11 @@ NODE_STAMP := $(NODE)/node_modules/.package-lock.json
 RULES = $(wildcard alert_rules/*.rules.yml)
 RULE_TESTS = $(wildcard alert_rules/tests/*.yml)
 
-.PHONY: help setup venv demo test crash lint lock dist audit bench bench-rca scenarios clean
+.PHONY: help setup venv demo test test-oldest crash lint lock dist audit bench bench-rca scenarios clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: ## install the servers that the demo and the tests need, where missing
 	@PYTHON='$(PYTHON)' sh demo/setup.sh $(SETUP)
@@ -46,6 +47,13 @@ demo: setup venv ## run the main job on real servers; KEEP=1 leaves it running
 test: SETUP = test
 test: setup venv $(NODE_STAMP) ## run all tests, with real Prometheus, Alertmanager, Docker and PostgreSQL: [TEST_WORKERS=3]
 	$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-oldest: SETUP = test
+test-oldest: setup venv $(NODE_STAMP) ## run the unit tests with the oldest packages that pyproject.toml allows
+	$(VENV)/bin/uv venv --quiet --clear --python 3.11 $(OLDEST)
+	$(VENV)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+	    --editable '.[apprise,docker,kubernetes,postgresql,state]' --group dev --group docs
+	PATH="$(CURDIR)/$(OLDEST)/bin:$$PATH" python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder tests/unit
 
 crash: SETUP = test
 crash: setup venv $(NODE_STAMP) ## kill real processes at every point, floods and storms; CRASH_SEEDS=50 for the whole matrix
@@ -96,6 +104,6 @@ scenarios: setup venv ## break running services and judge what the fabric diagno
 	$(VENV)/bin/python -m bench.scenarios --repeats '$(or $(REPEATS),10)' --seed '$(or $(SEED),1)' \
 	    --only '$(ONLY)' --results '$(or $(RESULTS),scenarios.jsonl)' $(if $(REPORT),--report '$(REPORT)') $(if $(RESUME),--resume) $(if $(LANES),--lanes '$(LANES)')
 
-clean: ## remove .venv and caches
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## remove the virtual environments and caches
+	rm -rf $(VENV) $(OLDEST) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
