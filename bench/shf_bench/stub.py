@@ -1,9 +1,9 @@
 """A Prometheus that answers at once, and restart URLs that count, in one small process.
 
 Its own time would be measured as the fabric's, so it is one thread around raw sockets that answers in
-microseconds. As a Prometheus it knows no series, and remembers when it was first asked about each service;
-as the target of restarts it counts them by service and by `Idempotency-Key`, and sets the service's byte in a
-shared file, so that who plays Prometheus elsewhere knows of it without asking.
+microseconds. As a Prometheus it knows the time and no series, and remembers when each service was first asked
+about; as the target of restarts it counts them by service and by `Idempotency-Key`, and sets the service's
+byte in a shared file, so that who plays Prometheus elsewhere knows of it without asking.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _EMPTY = b'{"status":"success","data":{"resultType":"vector","result":[]}}'
 _NO_ALERTS = b'{"status":"success","data":{"alerts":[]}}'
 # The first question of a diagnosis names the service in a regular expression, here as it stands in a URL.
 _SERVICE_ASKED = re.compile(rb"service%3D~%22(s\d+)%22")
+_TIME_ASKED = b"query=vector%28time%28%29%29"
 _RESTART = re.compile(rb"POST /restart/(s(\d+)) ")
 _KEY = re.compile(rb"(?i)\r\nidempotency-key: *([^\r]+)")
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
@@ -78,7 +79,7 @@ def serve(listener: socket.socket, flags: Path) -> None:
         if request.startswith((b"GET /api/v1/query", b"POST /api/v1/query")):
             if found := _SERVICE_ASKED.search(request):
                 asked.setdefault(found[1].decode(), time.time())
-            return _EMPTY
+            return _time() if _TIME_ASKED in request else _EMPTY
         if found := _RESTART.match(request):
             key = _KEY.search(request)
             keys.add(key[1] if key else b"")
@@ -114,6 +115,12 @@ def serve(listener: socket.socket, flags: Path) -> None:
                 body = answer(request)
                 head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
                 connection.sendall(head % len(body) + body)
+
+
+def _time() -> bytes:
+    now = time.time()
+    result = [{"metric": {}, "value": [now, str(now)]}]
+    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
 
 
 def _complete(data: bytes) -> bytes | None:

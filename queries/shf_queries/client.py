@@ -94,8 +94,12 @@ class PrometheusClient:
         return self._query(" or ".join(marked), at, lambda result: _apart(vector(result), len(queries)))
 
     def clock(self) -> float:
-        """Return the server's own time, in seconds since 1970."""
-        return self._query("time()", None, lambda scalar: float(scalar[1]))
+        """Return the server's own time, in seconds since 1970.
+
+        Asked without `nocache`, VictoriaMetrics tells of the moment half a minute ago up to which its samples
+        are there; and it has no scalars.
+        """
+        return self._query("vector(time())", None, lambda result: vector(result)[0].value, nocache="1")
 
     def raw(self, selector: str, *, seconds: float, at: float | None = None) -> tuple[Series, ...]:
         """Return the samples of the last `seconds` as stored, with their own times: no look-back."""
@@ -162,11 +166,12 @@ class PrometheusClient:
         """Close the connections."""
         self._session.close()
 
-    def _query(self, promql: str, at: float | None, convert: Callable[[Any], T]) -> T:
-        params = None if at is None else {"time": f"{at:.3f}"}
+    def _query(self, promql: str, at: float | None, convert: Callable[[Any], T], **params: str) -> T:
+        if at is not None:
+            params["time"] = f"{at:.3f}"
         # Converted under the same roof: an answer of another shape is no answer, wherever that shows.
         if len(promql) > LONGEST_IN_URL:
-            return self._ask(lambda: convert(self._post("query", {"query": promql, **(params or {})})))
+            return self._ask(lambda: convert(self._post("query", {"query": promql, **params})))
         return self._ask(
             lambda: convert(self._connection.custom_query(promql, params=params, timeout=self._timeout))
         )

@@ -126,8 +126,8 @@ class Surroundings:
 
     def _result(self, query: str) -> list[Any]:
         now = time.time()
-        if query == "time()":
-            return [now, str(now)]
+        if query == "vector(time())":
+            return [{"metric": {}, "value": [now, str(now)]}]
         if query.startswith("{__name__"):
             return [
                 {"metric": {"__name__": series, "service": name}, "value": [now, self._value(name, now)]}

@@ -111,8 +111,8 @@ class World:
 
     def query(self, query: str, at: float) -> list[Any]:
         """What Prometheus would answer to one of the fabric's queries."""
-        if query == "time()":
-            return [at, str(at)]
+        if query == "vector(time())":
+            return [{"metric": {}, "value": [at, str(at)]}]
         if parts := _TOGETHER.findall(query):
             return [
                 {**found, "metric": {**found["metric"], "shf_expression": number}}

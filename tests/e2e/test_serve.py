@@ -60,8 +60,8 @@ class SlowTarget:
     def _query(self, request: Request) -> Response:
         query, now = request.args["query"], time.time()
         result: list[object] = []
-        if query == "time()":
-            result = [now, str(now)]
+        if query == "vector(time())":
+            result = [{"metric": {}, "value": [now, str(now)]}]
         elif query.startswith("{__name__"):
             metric = {"__name__": "service:shf_heartbeat:answered", "service": "cart"}
             result = [{"metric": metric, "value": [now, "0"]}]

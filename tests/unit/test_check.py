@@ -56,9 +56,12 @@ def prometheus(
 
     def tell_time(_: Request) -> Response:
         now = time.time() + ahead
-        return Response(json.dumps({"status": "success", "data": {"result": [now, str(now)]}}))
+        result = [{"metric": {}, "value": [now, str(now)]}]
+        return Response(json.dumps({"status": "success", "data": {"result": result}}))
 
-    server.expect_request("/api/v1/query", query_string={"query": "time()"}).respond_with_handler(tell_time)
+    server.expect_request(
+        "/api/v1/query", query_string={"query": "vector(time())", "nocache": "1"}
+    ).respond_with_handler(tell_time)
     watchdog = 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
     server.expect_request("/api/v1/query", query_string={"query": watchdog}).respond_with_json(
         vector(*([{}] if rules else []))

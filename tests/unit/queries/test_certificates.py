@@ -83,7 +83,8 @@ def test_who_asks_for_none_is_called_although_its_files_are_gone(
     write(issued(), tmp_path)
     files = (tmp_path / "fabric.crt", tmp_path / "fabric.key")
     httpserver.expect_request("/").respond_with_data("taken")
-    answer = {"status": "success", "data": {"resultType": "scalar", "result": [0, "7"]}}
+    sample = {"metric": {}, "value": [0, "7"]}
+    answer = {"status": "success", "data": {"resultType": "vector", "result": [sample]}}
     httpserver.expect_request("/api/v1/query").respond_with_json(answer)
     url = httpserver.url_for("")
     monkeypatch.setattr(outbound, "_own", outbound._Own())

@@ -32,7 +32,7 @@ from self_healing_fabric.diagnosis.shifts import CLEAR
 from self_healing_fabric.diagnosis.windows import Window
 from shf_queries import catalogue
 
-RULES_VERSION = "2026-11-9"  # changes with every rule, weight or threshold of the diagnosis
+RULES_VERSION = "2026-11-10"  # changes with every rule, weight or threshold of the diagnosis
 QUIET_WINDOWS = 40  # of the same length, before the onset, at most
 QUIET_BASELINES = 4  # for them
 LEAST_BASELINE = 6  # samples that must remain beside a quiet window
