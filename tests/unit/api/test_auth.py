@@ -196,6 +196,7 @@ RIGHTS = {
     ("POST", "/logout"): None,
     ("GET", "/"): Right.READ,
     ("GET", "/live"): Right.READ,
+    ("GET", "/messages/<path:message>"): Right.READ,
     ("GET", "/incidents/<incident_id>"): Right.READ,
     ("GET", "/incidents/<incident_id>/live"): Right.READ,
     ("GET", "/incidents/<incident_id>/signals"): Right.READ,

@@ -116,7 +116,7 @@ def test_a_misspelt_filter_is_no_filter_left_out(api: Any) -> None:
     api.open("cart")
     response = api.client.get(f"{PATH}?sate=resolved")
     assert response.status_code == 400
-    known = "state, service, since, merged, limit, cursor"
+    known = "state, service, since, merged, message, limit, cursor"
     told = response.get_json()["detail"]
     assert told == f"sate: no parameter is called so; known here: {known}"
 
