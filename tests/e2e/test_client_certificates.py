@@ -7,19 +7,18 @@ import os
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trustme
 import yaml
 from pytest_httpserver import HTTPServer
 from served_fabric import served_fabric
+from tls_servers import wait_ready
 
 from self_healing_fabric import outbound
 from self_healing_fabric.recovery.outcomes import Outcome, Status
@@ -104,20 +103,6 @@ def strict(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
             wait_ready(server, f"{url}/-/ready", trusted)
             urls.append(url)
         yield Strict(folder, clients, *urls, service)
-
-
-def wait_ready(server: Server, url: str, trusted: ssl.SSLContext) -> None:
-    """As `Server` does, which shows no certificate."""
-    end = time.monotonic() + 60
-    while True:
-        server.check_running()
-        try:
-            if httpx.get(url, verify=trusted, trust_env=False).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < end, f"{server} is not ready"
-        time.sleep(0.1)
 
 
 def check(settings: Mapping[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trustme
 import yaml
 from pytest_httpserver import HTTPServer
 from rules_server import program
 from served_fabric import served_fabric
+from tls_servers import wait_ready
 
 from shf_demo.ports import reserved_ports
 from shf_demo.servers import Server
@@ -77,20 +77,6 @@ def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Https]:
         trusted = ssl.create_default_context(cafile=folder / "authority.pem")
         wait_ready(prometheus, f"{url}/-/ready", trusted)
         yield Https(folder / "authority.pem", url, service.url_for("").rstrip("/"))
-
-
-def wait_ready(server: Server, url: str, trusted: ssl.SSLContext) -> None:
-    """As `Server` does, which trusts the public authorities alone."""
-    end = time.monotonic() + 60
-    while True:
-        server.check_running()
-        try:
-            if httpx.get(url, verify=trusted, trust_env=False).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < end, "prometheus is not ready"
-        time.sleep(0.1)
 
 
 def checked(https: Https, folder: Path, **settings: Any) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -885,19 +885,35 @@ def test_a_call_that_waits_is_not_made_in_a_silence(guarded: Guarded) -> None:
     assert len(second.heard) == 1
 
 
+def collecting(
+    guarded: Guarded, names: Sequence[str], told: int, **more: Any
+) -> tuple[Any, tuple[Guardian, ...]]:
+    """A world in which so many of the services were told of together, and the others wait for the next
+    message; and its guardians."""
+    world, guardians = guarded(
+        dict.fromkeys(names, ()),
+        changes={"guardrails": {"fleet": {"storm": 100}}},
+        bounds={"storm": 2},
+        **more,
+    )
+    for together in (names[:told], names[told:]):
+        for name in together:
+            fails(world, name)
+        world.run(seconds=5)
+    assert guardians[0].kinds == ["storm"]
+    return world, guardians
+
+
+def services_told(guardian: Guardian) -> list[list[str]]:
+    """The services of each message."""
+    told = [document.get("calls", [document]) for _, _, document in guardian.heard]
+    return [sorted(call["incident"]["service"] for call in calls) for calls in told]
+
+
 def test_what_is_collected_is_not_told_in_a_silence(guarded: Guarded) -> None:
     """Of what waits for the next message only that is told which nobody has silenced."""
     names = [f"s{number}" for number in range(8)]
-    world, (first, *_) = guarded(
-        dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}}, bounds={"storm": 2}
-    )
-    for name in names[:5]:
-        fails(world, name)
-    world.run(seconds=5)
-    for name in names[5:]:
-        fails(world, name)
-    world.run(seconds=5)
-    assert first.kinds == ["storm"]
+    world, (first, *_) = collecting(guarded, names, told=5)
     by_service = {row.service: row for row in world.incidents()}
     silenced = [row.id for name in names[6:] for row in world.alerts_of(by_service[name])]
     world.context.store.write(lambda connection: statements.set_suppressed(connection, silenced, True))
@@ -908,27 +924,13 @@ def test_what_is_collected_is_not_told_in_a_silence(guarded: Guarded) -> None:
     assert services_told(first)[2:] == [names[6:]]
 
 
-def services_told(guardian: Guardian) -> list[list[str]]:
-    """The services of each message."""
-    told = [document.get("calls", [document]) for _, _, document in guardian.heard]
-    return [sorted(call["incident"]["service"] for call in calls) for calls in told]
-
-
 def test_what_was_collected_is_tried_for_its_whole_time(guarded: Guarded) -> None:
     """It had to wait for longer than its receiver has to be reached; that is away for a moment then."""
     levels = [
         {"name": f"l{n}", "call": [f"guardian-{n}"] if n else [], "deadline": 1000, "reach_within": 20}
         for n in range(5)
     ]
-    changes = {"guardrails": {"fleet": {"storm": 100}}}
-    world, (first, second, *_) = guarded(
-        {"a": (), "b": (), "c": ()}, levels=levels, bounds={"storm": 2}, changes=changes
-    )
-    fails(world, "a")
-    fails(world, "b")
-    world.run(seconds=5)
-    fails(world, "c")
-    world.run(seconds=5)
+    world, (first, second, *_) = collecting(guarded, ["a", "b", "c"], told=2, levels=levels)
     assert services_told(first) == [["a", "b"]]
     first.answers = [(503, None)]
     world.run(seconds=80)
@@ -939,16 +941,7 @@ def test_what_was_collected_is_tried_for_its_whole_time(guarded: Guarded) -> Non
 def test_what_is_held_back_for_one_contact_is_looked_at_once(guarded: Guarded) -> None:
     """Not by each of the others anew, in the one transaction: much is collected in a storm."""
     names = [f"s{number}" for number in range(22)]
-    world, (first, *_) = guarded(
-        dict.fromkeys(names, ()), changes={"guardrails": {"fleet": {"storm": 100}}}, bounds={"storm": 2}
-    )
-    for name in names[:2]:
-        fails(world, name)
-    world.run(seconds=5)
-    for name in names[2:]:
-        fails(world, name)
-    world.run(seconds=5)
-    assert first.kinds == ["storm"]
+    world, _ = collecting(guarded, names, told=2)
     world.context.store.write(
         lambda connection: statements.set_suppressed(
             connection, [row.id for each in world.incidents() for row in world.alerts_of(each)], True

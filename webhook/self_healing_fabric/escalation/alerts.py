@@ -31,7 +31,8 @@ PAGE = f'page="{UNLESS_HEALING}"'  # matches the pages that these two hold
 PAGE_WAITS = 25.0  # seconds for which a page surely waits by itself; the shipped `group_wait` is 30 s
 ALIKE = 5.0  # seconds by which a clock may change before it is posted to anew
 
-Place = tuple[str, str, str]  # cluster, namespace, service: which page is held
+Place = tuple[str, str, str]  # the values of these labels: which page is held
+_PLACE = ("cluster", "namespace", "service")
 
 
 class _Status(BaseModel):
@@ -130,12 +131,13 @@ class Alertmanagers:
         headers = bearer_headers(self._bearer_token_file)
         return client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
 
-    def may_have_paged(self, place: Mapping[str, str], now: float) -> bool:
+    def may_have_paged(self, place: Place, now: float) -> bool:
         """Whether people may have heard by a page of what fails there, or none of the Alertmanagers tells.
 
         What is held does not tell its end, so a page that went out must not be held any more.
         """
-        wanted = {"filter": [PAGE, *(f"{name}={quote(value)}" for name, value in place.items())]}
+        labels = zip(_PLACE, place, strict=True)
+        wanted = {"filter": [PAGE, *(f"{name}={quote(value)}" for name, value in labels)]}
         answers: list[_Listed] | None = None
         with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
@@ -171,7 +173,7 @@ def place_of(story: Mapping[str, Any], service: str | None) -> dict[str, str]:
 
 def place_of_page(labels: Mapping[str, Any]) -> Place:
     """Which page is held with an alert of these labels."""
-    cluster, namespace, service = (str(labels.get(name, "")) for name in ("cluster", "namespace", "service"))
+    cluster, namespace, service = (str(labels.get(name, "")) for name in _PLACE)
     return cluster, namespace, service
 
 

@@ -11,6 +11,7 @@ Alertmanager lists each time, so a restart or another leader just goes on.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -120,11 +121,12 @@ class PageHold:
         self._held, self._told = since, now
 
     def _places(self, connection: Connection) -> set[Place]:
-        silenced = {place for place in self._silenced() if self._acts(connection, place[-1])}
-        return self._healing(connection) | self._called_for(connection) | silenced
+        @functools.cache
+        def acts(service: str) -> bool:
+            return mode.current(connection, self._context.settings, service=service) is Mode.AUTOMATIC
 
-    def _acts(self, connection: Connection, service: str) -> bool:
-        return mode.current(connection, self._context.settings, service=service) is Mode.AUTOMATIC
+        silenced = {place for place in self._silenced() if acts(place[-1])}
+        return self._healing(connection, acts) | self._called_for(connection) | silenced
 
     def _called_for(self, connection: Connection) -> set[Place]:
         """Whose page was held until people were called over Alertmanager: from then on that is their page."""
@@ -141,17 +143,14 @@ class PageHold:
                 found.update(place for place in self._held if place[-1] == call.service)
         return found
 
-    def _healing(self, connection: Connection) -> set[Place]:
+    def _healing(self, connection: Connection, acts: Callable[[str], bool]) -> set[Place]:
         """Where the fabric heals by itself, and nobody has to be called."""
         now, found = self._context.clock(), set()
         states = [each.value for each in (*_HEALING, State.RESOLVED)]
-        acts: dict[str, bool] = {}
         for row in statements.list_incidents(connection, states=states, limit=MOST):
             if not row.known_service or not self._may_hold(row, now):
                 continue
-            if row.service not in acts:
-                acts[row.service] = self._acts(connection, row.service)
-            if acts[row.service]:
+            if acts(row.service):
                 found.update(_places(row, statements.alerts_of(connection, row.id)))
         return found
 

@@ -33,9 +33,15 @@ from self_healing_fabric.api.pages.signals import SignalHistory
 from self_healing_fabric.diagnosis import Pattern
 from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, UnknownIncident
 from self_healing_fabric.guardrails import mode
-from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.story import summary
-from self_healing_fabric.incidents.telling import SEVERITIES, Telling, by_urgency, needs_person, tell
+from self_healing_fabric.incidents.telling import (
+    ENDED,
+    SEVERITIES,
+    Telling,
+    by_urgency,
+    needs_person,
+    tell,
+)
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.report import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
@@ -361,9 +367,7 @@ def _story(incident_id: str) -> Telling:
 def _overview(fabric: Fabric) -> dict[str, Any]:
     def read(connection: Connection) -> tuple[Any, ...]:
         rows = statements.first_of_open_incidents(connection, severities=SEVERITIES, limit=MOST_OPEN)
-        ended = statements.list_incidents(
-            connection, states=[State.RESOLVED.value, State.CLOSED.value], limit=MOST_ENDED
-        )
+        ended = statements.list_incidents(connection, states=ENDED, limit=MOST_ENDED)
         return (
             rows,
             ended,
@@ -392,7 +396,7 @@ def _overview(fabric: Fabric) -> dict[str, Any]:
 
 
 def _is_over(incident: Mapping[str, Any]) -> bool:
-    return incident["state"] in (State.RESOLVED, State.CLOSED)
+    return incident["state"] in ENDED
 
 
 def _of_incident(told: Telling) -> dict[str, Any]:

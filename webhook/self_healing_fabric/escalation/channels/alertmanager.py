@@ -22,6 +22,7 @@ from self_healing_fabric.escalation.alerts import (
     NotPosted,
     PostedAlert,
     place_of,
+    place_of_page,
 )
 from self_healing_fabric.escalation.calls import Kind
 from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
@@ -31,9 +32,7 @@ from self_healing_fabric.settings import Settings
 
 log = structlog.get_logger()
 
-HOLDS = (
-    "holds"  # in the progress of a call: cluster, namespace and service whose page its alert holds, or None
-)
+HOLDS = "holds"  # in the progress of a call: the place whose page its alert holds, or None
 SIGNS_OF_LIFE = 3  # while an alert lives: one may get lost
 
 
@@ -73,8 +72,8 @@ class AlertmanagerChannel:
         # Decided once: with other labels it would be another alert.
         holds = progress.get(HOLDS)
         if not progress:
-            place = {name: labels.get(name, "") for name in ("cluster", "namespace", "service")}
-            holds = None if self._alertmanagers.may_have_paged(place, now) else list(place.values())
+            place = place_of_page(labels)
+            holds = None if self._alertmanagers.may_have_paged(place, now) else list(place)
         if holds is not None:
             labels["holds"] = "page"
         links = message.document["links"]
