@@ -28,7 +28,7 @@ from self_healing_fabric.configuration import read_yaml, validated
 from self_healing_fabric.errors import ConfigurationError, Problem
 from self_healing_fabric.extensions import Misbehaved, call
 from self_healing_fabric.guardrails.outside import boundary
-from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.lifecycle import OPEN
 from self_healing_fabric.incidents.story import summary
 from self_healing_fabric.integration.collaborators import (
     BoundaryEnforcer,
@@ -54,7 +54,6 @@ log = structlog.get_logger()
 
 HOST_ANSWERS_WITHIN = 10.0  # seconds for the registry, the lifecycle manager and the system state
 MOST_INCIDENTS = 500  # that a list of the open ones holds
-OPEN_STATES = tuple(state.value for state in State if state not in (State.RESOLVED, State.CLOSED))
 
 StartResponse = Callable[..., Any]
 
@@ -198,7 +197,7 @@ class HealingIntegration:
     def open_incidents(self) -> Sequence[Mapping[str, Any]]:
         """What a list shows of each open incident, newest first. Raises NotActive."""
         rows = self._active().store.read(
-            lambda connection: statements.list_incidents(connection, states=OPEN_STATES, limit=MOST_INCIDENTS)
+            lambda connection: statements.list_incidents(connection, states=OPEN, limit=MOST_INCIDENTS)
         )
         return [summary(row) for row in rows]
 

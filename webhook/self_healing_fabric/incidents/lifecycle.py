@@ -54,6 +54,11 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
+# As the store and the stories write them.
+ENDED = (State.RESOLVED.value, State.CLOSED.value)
+OPEN = tuple(state.value for state in State if state.value not in ENDED)
+
+
 class Outcome(StrEnum):
     """How an incident was resolved."""
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from self_healing_fabric.durations import duration_in_words
+from self_healing_fabric.incidents.lifecycle import ENDED
 
 Json = Mapping[str, Any]
 
@@ -35,7 +36,6 @@ OUTCOME_WORDS: Mapping[str, str] = {
 }
 RUNBOOK = ("runbook_url", "runbook")  # annotations, as different rules call it
 MOST_MARKED = 12  # actions in one plot; more would hide what they mark
-ENDED = ("resolved", "closed")
 SEVERITIES = ("critical", "warning", "info", "none")
 _URGENCIES = ("now", "soon", "later")
 

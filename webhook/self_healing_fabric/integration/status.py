@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from self_healing_fabric.guardrails import mode
-from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.lifecycle import OPEN, State
 from self_healing_fabric.integration.guardrail_state import states
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.recovery.effects import TargetUnreadable
@@ -97,9 +97,8 @@ class StateCollector(Collector):
             "1 for the state of an open incident; of the newest 100.",
             labels=["incident", "service", "state"],
         )
-        opened = [each.value for each in State if each not in (State.RESOLVED, State.CLOSED)]
         rows = self._fabric.store.read(
-            lambda connection: statements.list_incidents(connection, states=opened, limit=MAX_INCIDENT_SERIES)
+            lambda connection: statements.list_incidents(connection, states=OPEN, limit=MAX_INCIDENT_SERIES)
         )
         services = self._fabric.settings.services
         for row in rows:
@@ -107,7 +106,7 @@ class StateCollector(Collector):
             service = row.service if row.service in services else UNKNOWN_SERVICE
             signal = row.signal if row.known_service else None
             start.add_metric([row.id, service, row.severity, signal or "unknown"], row.opened_at)
-            for each in opened:
+            for each in OPEN:
                 state.add_metric([row.id, service, each], float(row.state == each))
         yield start
         yield state

@@ -29,7 +29,7 @@ from self_healing_fabric.escalation.calls import Kind, Status, call_of, row_agai
 from self_healing_fabric.escalation.channels import CallFailed, Channel, Receipt
 from self_healing_fabric.escalation.messages import Message, compose
 from self_healing_fabric.incidents import correlation, timeline
-from self_healing_fabric.incidents.lifecycle import Rise, State
+from self_healing_fabric.incidents.lifecycle import ENDED, Rise, State
 from self_healing_fabric.incidents.story import story_of
 from self_healing_fabric.incidents.timeline import Entry
 from self_healing_fabric.orchestration import answers, level_timers
@@ -535,7 +535,7 @@ def _needless(row: AnyRow, story: Mapping[str, Any] | None) -> str | None:
         return "its incident is gone"
     if row.kind == Kind.ENDED.value or row.status == Status.SENT.value:
         return None
-    if story["state"] in (State.RESOLVED.value, State.CLOSED.value):
+    if story["state"] in ENDED:
         return "it was over before"
     if story["acknowledged_by"] and row.channel != LOG:
         return f"{story['acknowledged_by']} had acknowledged before"

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from self_healing_fabric.errors import DecisionRefused, UnknownIncident
 from self_healing_fabric.escalation import levels
 from self_healing_fabric.incidents import correlation, timeline
-from self_healing_fabric.incidents.lifecycle import Outcome, State, Transition, check_transition
+from self_healing_fabric.incidents.lifecycle import ENDED, Outcome, State, Transition, check_transition
 from self_healing_fabric.incidents.models import Incident, incident_of
 from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.incidents.timeline import Entry, Kind
@@ -207,7 +207,7 @@ def _reason(by: str, reason: str | None) -> list[Entry]:
 def _acknowledge(incident: Incident, _: Context, by: str) -> Transition | None:
     if incident.acknowledged_by:
         return None
-    if incident.state in (State.RESOLVED, State.CLOSED):
+    if incident.state in ENDED:
         raise DecisionRefused(f"the incident is {incident.state} already")
     told = Entry(Kind.NOTE, f"{by} acknowledged: no further level is called.")
     return Transition(incident.state, None, (told,), {"acknowledged_by": by, "level_due_at": None})
@@ -233,7 +233,7 @@ def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
 
 
 def _escalate(incident: Incident, context: Context, by: str) -> Transition | None:
-    if incident.state in (State.RESOLVED, State.CLOSED):
+    if incident.state in ENDED:
         raise DecisionRefused(f"the incident is {incident.state} already")
     if incident.state is State.ESCALATED and not incident.plan and not incident.acknowledged_by:
         return None  # people are called already; whoever took it may hand it on to the next level

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from self_healing_fabric.incidents.lifecycle import State
+from self_healing_fabric.incidents.lifecycle import ENDED
 from self_healing_fabric.incidents.timeline import Kind
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.recovery.planning import TRUSTED_CAUSE
@@ -141,7 +141,7 @@ def _incident(context: Context, row: Row[Any]) -> dict[str, Any]:
         if row.diagnosis
         else None,
         "missing": list((row.diagnosis or {}).get("missing", ())),
-        "open_at_the_end": row.state not in (State.RESOLVED.value, State.CLOSED.value),
+        "open_at_the_end": row.state not in ENDED,
         "course": [told for entry in entries for told in _told(entry, row.opened_at)],
     }
 

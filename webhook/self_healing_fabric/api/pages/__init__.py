@@ -33,15 +33,9 @@ from self_healing_fabric.api.pages.signals import SignalHistory
 from self_healing_fabric.diagnosis import Pattern
 from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, UnknownIncident
 from self_healing_fabric.guardrails import mode
+from self_healing_fabric.incidents.lifecycle import ENDED
 from self_healing_fabric.incidents.story import summary
-from self_healing_fabric.incidents.telling import (
-    ENDED,
-    SEVERITIES,
-    Telling,
-    by_urgency,
-    needs_person,
-    tell,
-)
+from self_healing_fabric.incidents.telling import SEVERITIES, Telling, by_urgency, needs_person, tell
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.integration.report import status
 from self_healing_fabric.orchestration import diagnosis_verdicts
