@@ -302,10 +302,23 @@ def test_who_is_called_by_a_clock_that_differs_is_paged(url: str, pager: Pager, 
         assert lasts > settings.expires * 2 / 3  # two signs of life may get lost
         assert number == 0 or ends_received(url) == before
     wait("paged", lambda: pager.first(service) is not None)
-    if ahead < 0:
-        ended = Call(**{**vars(call), "kind": Kind.ENDED})
-        channel.send(Message("e", "over", "body", {"links": {}}, (ended,), stories), progress)
-        wait("ended", lambda: state_of(url, alertname="ShfEscalation", service=service) is None)
+    ended = Call(**{**vars(call), "kind": Kind.ENDED})
+    channel.send(Message("e", "over", "body", {"links": {}}, (ended,), stories), progress)
+    wait("ended", lambda: state_of(url, alertname="ShfEscalation", service=service) is None)
+
+
+@pytest.mark.parametrize("ahead", [-600.0, 600.0])
+def test_a_hold_by_a_clock_that_differs_holds_and_lets_go(url: str, pager: Pager, ahead: float) -> None:
+    """Behind Alertmanager, it had expired before it came; ahead, a dead fabric held pages for minutes."""
+    service = f"hold{ahead:+.0f}"
+    managers = Alertmanagers(AlertmanagerChannel(urls=(url,)), 5, Settings(), lambda: time.time() + ahead)
+    now = time.time()
+    managers.post(
+        [PostedAlert({**PLACE, "service": service, "alertname": HEALING}, now + ahead, now + ahead + HOLD)]
+    )
+    fails(url, service)
+    wait("held", lambda: state_of(url, alertname="ShfServiceFailing", service=service) == "suppressed")
+    wait("paged", lambda: pager.first(service) is not None)
 
 
 def test_where_no_fabric_was_ever_started_people_are_paged(url: str, pager: Pager, tmp_path: Path) -> None:

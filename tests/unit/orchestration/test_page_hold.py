@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
+from werkzeug.serving import WSGIRequestHandler
 
 from self_healing_fabric.escalation.alerts import NotPosted
 from self_healing_fabric.guardrails import mode
@@ -42,6 +43,12 @@ class Alertmanager:
                 assert alert["labels"]["alertname"] == "ShfHealing"
                 until[alert["labels"]["service"]] = datetime.fromisoformat(alert["endsAt"]).timestamp()
         return {service for service, end in until.items() if end > at + 0.001}
+
+
+@pytest.fixture(autouse=True)
+def untold_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of these tests is not that of the server that plays Alertmanager."""
+    monkeypatch.setattr(WSGIRequestHandler, "date_time_string", lambda *_: "not told")
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ is dead. The Alertmanagers of a cluster do not pass alerts on to each other: eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,7 +31,7 @@ HEALING = "ShfHealing"
 UNLESS_HEALING = "unless_healing"
 PAGE = f'page="{UNLESS_HEALING}"'  # matches the pages that these two hold
 PAGE_WAITS = 25.0  # seconds for which a page surely waits by itself; the shipped `group_wait` is 30 s
-ALIKE = 5.0  # seconds by which a clock may change before it is posted to anew
+ALIKE = 5.0  # seconds by which two clocks may differ: what is told of one is rounded, and takes its time
 
 Place = tuple[str, str, str]  # the values of these labels: which page is held
 _PLACE = ("cluster", "namespace", "service")
@@ -63,6 +65,10 @@ class PostedAlert:
     annotations: Mapping[str, str] = field(default_factory=dict)
     link: str | None = None
 
+    def on_clock(self, ahead: float) -> PostedAlert:
+        """The same, in times of a clock that is so many seconds ahead."""
+        return replace(self, starts_at=self.starts_at + ahead, ends_at=self.ends_at + ahead)
+
     def as_dict(self) -> dict[str, Any]:
         """As Alertmanager's API wants it; labels without a value are left out, for it refuses them."""
         link = {"generatorURL": self.link} if self.link else {}
@@ -90,7 +96,11 @@ class Alertmanagers:
     """The Alertmanagers of one cluster."""
 
     def __init__(
-        self, named: AlertmanagerChannel | PageHoldSettings, timeout: float, settings: Settings
+        self,
+        named: AlertmanagerChannel | PageHoldSettings,
+        timeout: float,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Those that `named` names, else the one that the fabric compares with."""
         known = settings.alertmanager
@@ -98,25 +108,21 @@ class Alertmanagers:
         self._timeout = timeout
         self._bearer_token_file: Path | None = known.bearer_token_file if known is not None else None
         self._named = (named, known)
+        self._clock = clock
         self._ahead: dict[str, float] = {}  # seconds that their clocks are, as they told last
 
-    def post(self, alerts: Sequence[PostedAlert], *, lasts: float = 0.0) -> None:
+    def post(self, alerts: Sequence[PostedAlert]) -> None:
         """Tell all of them. Raises NotPosted when one did not take it.
 
-        Alerts that have not ended and are to last for so many seconds do by the clock of each Alertmanager:
-        where that is ahead, they would end before they are told again, or have ended before they came, and
-        would be taken and told to nobody.
+        The times are those of our clock, and each is told them by its own: where that is ahead, alerts would
+        end before they are told again, or have ended before they came, and would be taken and told to nobody;
+        where it is behind, they would outlive who posts them.
         """
         failures = []
         with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
                 try:
-                    ahead = self._ahead.get(url, 0.0) if lasts else 0.0
-                    answer = self._posted(client, url, alerts, ahead)
-                    if lasts:
-                        self._ahead[url] = _ahead(answer, alerts[0].ends_at - lasts)
-                        if self._ahead[url] > ahead + ALIKE:
-                            answer = self._posted(client, url, alerts, self._ahead[url])
+                    answer = self._posted(client, url, alerts)
                     if not answer.is_success:
                         failures.append(f"{url} answered {answer.status_code}: {quoted(answer.text)}")
                 except (httpx.HTTPError, OSError, ValueError) as error:
@@ -124,12 +130,26 @@ class Alertmanagers:
         if failures:
             raise NotPosted("; ".join(failures), taken=len(failures) < len(self.urls))
 
-    def _posted(
-        self, client: outbound.Client, url: str, alerts: Sequence[PostedAlert], longer: float
-    ) -> httpx.Response:
-        content = [replace(alert, ends_at=alert.ends_at + longer).as_dict() for alert in alerts]
+    def _posted(self, client: outbound.Client, url: str, alerts: Sequence[PostedAlert]) -> httpx.Response:
         headers = bearer_headers(self._bearer_token_file)
-        return client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
+
+        def post() -> httpx.Response:
+            content = [alert.on_clock(self._ahead[url]).as_dict() for alert in alerts]
+            answer = client.post(f"{url}/api/v2/alerts", json=content, headers=headers)
+            self._note_clock(url, answer)
+            return answer
+
+        if url not in self._ahead:  # before: Alertmanager shortens the life of no alert that it was told
+            self._note_clock(url, client.get(f"{url}/api/v2/status", headers=headers))
+        before = self._ahead[url]
+        answer = post()
+        return post() if self._ahead[url] > before + ALIKE else answer
+
+    def _note_clock(self, url: str, answer: httpx.Response) -> None:
+        ahead = 0.0
+        with contextlib.suppress(ValueError):  # it tells no time
+            ahead = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp() - self._clock()
+        self._ahead[url] = ahead if abs(ahead) > ALIKE else 0.0
 
     def may_have_paged(self, place: Place, now: float) -> bool:
         """Whether people may have heard by a page of what fails there, or none of the Alertmanagers tells.
@@ -175,14 +195,6 @@ def place_of_page(labels: Mapping[str, Any]) -> Place:
     """Which page is held with an alert of these labels."""
     cluster, namespace, service = (str(labels.get(name, "")) for name in _PLACE)
     return cluster, namespace, service
-
-
-def _ahead(answer: httpx.Response, now: float) -> float:
-    """Seconds that the clock of who answers is ahead; none where it is behind, or tells no time."""
-    try:
-        return max(0.0, parsedate_to_datetime(answer.headers.get("Date", "")).timestamp() - now)
-    except ValueError:
-        return 0.0
 
 
 def _rfc3339(seconds: float) -> str:

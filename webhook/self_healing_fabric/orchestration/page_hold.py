@@ -62,10 +62,10 @@ class PageHold:
         self._context = context
         self._settings = settings
         self._silenced = silenced
-        self._clock = clock  # Alertmanager's is the system's
+        self._clock = clock
         channels = context.settings.escalation.channels
         self._channels = {name for name, channel in channels.items() if channel.alertmanager is not None}
-        self._alertmanagers = Alertmanagers(settings, TIMEOUT, context.settings)
+        self._alertmanagers = Alertmanagers(settings, TIMEOUT, context.settings, clock)
         self._held: dict[Place, float] = {}  # since when
         self._told = float("-inf")
         self._reachable = True

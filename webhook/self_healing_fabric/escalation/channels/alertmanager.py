@@ -44,14 +44,13 @@ class AlertmanagerChannel:
     def __init__(
         self, settings: AlertmanagerSettings, whole: Settings, clock: Callable[[], float] = time.time
     ) -> None:
-        self._alertmanagers = Alertmanagers(settings, settings.timeout, whole)
+        self._alertmanagers = Alertmanagers(settings, settings.timeout, whole, clock)
         self._expires = settings.expires
         self._clock = clock
         self.alive_for: float | None = settings.expires / SIGNS_OF_LIFE
 
     def send(self, message: Message, progress: Mapping[str, Any]) -> Receipt:
         """Post it, keep it alive, or end it. Raises CallFailed."""
-        # Alertmanager compares with its own clock, which is the system's and not the store's.
         now = self._clock()
         started = float(progress.get("started", now))
         (call,) = message.calls
@@ -87,7 +86,7 @@ class AlertmanagerChannel:
         kept = {"started": started, "call": of_call, HOLDS: holds}
         alert = PostedAlert(labels, min(started, ends_at), ends_at, annotations, links.get("incident"))
         try:
-            self._alertmanagers.post([alert], lasts=0.0 if over else self._expires)
+            self._alertmanagers.post([alert])
         except NotPosted as error:
             if not error.taken:
                 raise CallFailed(str(error), progress=kept) from error
