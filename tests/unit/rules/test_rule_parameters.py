@@ -202,7 +202,7 @@ def test_every_source_has_its_place_in_the_order() -> None:
     ]
     chosen = re.findall(r'source="(\w+)"', choice["expr"])
     assert set(chosen) == recorded | {"custom"}
-    assert chosen == chosen[: len(chosen) // 2] * 2
+    assert chosen == chosen[: len(chosen) // 3] * 3  # how requests ended is known, there is traffic, neither
 
 
 def test_dashboard_links_are_rendered_only_when_there_is_a_dashboard() -> None:
