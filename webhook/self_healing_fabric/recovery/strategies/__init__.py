@@ -35,6 +35,7 @@ class Strategy(Protocol):
 def usable(settings: Settings, known: Mapping[str, Strategy]) -> Mapping[str, Collection[str]]:
     """For each service the strategies of its plans that it can have, `undo` where one can be undone."""
     found = {}
+    can_be_undone = undoable(settings)
     for service in settings.services:
         planned = {name for failure in settings.plans for name in settings.plan_of(service, failure)}
         names = []
@@ -44,7 +45,7 @@ def usable(settings: Settings, known: Mapping[str, Strategy]) -> Mapping[str, Co
             except (NotApplicable, TargetUnreadable):
                 continue
             names.append(name)
-        found[service] = [*names, UNDO] if undoable(settings).intersection(names) else names
+        found[service] = [*names, UNDO] if can_be_undone.intersection(names) else names
     return found
 
 
