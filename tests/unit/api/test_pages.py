@@ -87,7 +87,9 @@ def test_who_waits_for_a_person_comes_first_and_then_the_most_urgent(api: Any) -
     assert waiting < text.index(">db<") < working < text.index(">cart<")
 
 
-def test_the_page_of_a_message_shows_what_it_told_of_and_nothing_else(api: Any) -> None:
+def test_the_page_of_a_message_shows_what_it_told_of_and_nothing_else(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who still waits first, then what is in hand, then what is over, also as part of another incident."""
     states = {"cart": "recovering", "db": "closed", "a": "escalated", "z": "escalated"}
     ids = {service: api.open(service, state=state) for service, state in states.items()}
@@ -100,7 +102,11 @@ def test_the_page_of_a_message_shows_what_it_told_of_and_nothing_else(api: Any) 
     page = get(api, f"/messages/{ids['cart']}/call-1")
     assert page.status_code == 200
     assert re.findall(r'href="/incidents/([^"]+)"', page.text) == [ids[each] for each in ("a", "cart", "db")]
-    assert "3 incidents, as they are now: 1 waiting for a person, 1 over" in page.text
+    assert "3 incidents, as they are now: 1 waiting for a person, 1 over.</p>" in page.text
+    monkeypatch.setattr(pages, "MOST_TOLD", 2)
+    page = get(api, f"/messages/{ids['cart']}/call-1")
+    assert re.findall(r'href="/incidents/([^"]+)"', page.text) == [ids["cart"], ids["db"]]
+    assert "It told of more: these are the newest." in page.text
     assert get(api, f"/messages/{ids['cart']}/call-2").status_code == 404
 
 

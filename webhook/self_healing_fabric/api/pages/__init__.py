@@ -102,16 +102,19 @@ def home_now() -> Response:
 def told_of(message: str) -> Response:
     """What a message of many told of, which can name but some of them: who still waits for a person first."""
     fabric = _fabric()
-    rows = fabric.store.read(lambda found: statements.list_incidents(found, message=message, limit=MOST_TOLD))
+    most = MOST_TOLD + 1  # to know whether there are more
+    rows = fabric.store.read(lambda found: statements.list_incidents(found, message=message, limit=most))
     if not rows:
         return error_page(
             404, "No message told of this, or what it told of is deleted: its retention is over."
         )
-    incidents = sorted((summary(row) for row in rows), key=lambda each: (_is_over(each), *by_urgency(each)))
+    shown = (summary(row) for row in rows[:MOST_TOLD])
+    incidents = sorted(shown, key=lambda each: (_is_over(each), *by_urgency(each)))
     return rendering.page(
         "message.html",
         fabric.settings,
         incidents=incidents,
+        more=len(rows) > MOST_TOLD,
         waiting=sum(needs_person(each) for each in incidents),
         over=sum(_is_over(each) for each in incidents),
     )
