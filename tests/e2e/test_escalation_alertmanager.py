@@ -321,6 +321,25 @@ def test_a_hold_by_a_clock_that_differs_holds_and_lets_go(url: str, pager: Pager
     wait("paged", lambda: pager.first(service) is not None)
 
 
+def test_a_call_stays_one_alert_whatever_changes_meanwhile(url: str, pager: Pager) -> None:
+    """A graver alert joins, others end: with other labels the next sign of life was another page, and the
+    first one ended minutes later, as if it had healed."""
+    channel = Channel(AlertmanagerChannel(urls=(url,)), Settings())
+    call = Call("changes", Kind.ESCALATION, "i7", "changes", 4, "all", "human", ("human",), "not healed")
+    alert = {"service": "changes", "labels": {**PLACE, "service": "changes"}, "annotations": {}}
+    story = {"severity": "warning", "acknowledged_by": None, "alerts": [alert]}
+    message = Message("changes", "title", "body", {"links": {}}, (call,), {"i7": story})
+    progress = channel.send(message, {}).progress
+    story |= {"severity": "critical", "alerts": []}
+    progress = channel.send(message, progress).progress
+    asked = {"filter": 'service="changes"'}
+    (listed,) = httpx.get(f"{url}/api/v2/alerts", params=asked, trust_env=False).json()
+    assert listed["labels"]["severity"] == "warning"
+    ended = Call(**{**vars(call), "kind": Kind.ENDED})
+    channel.send(Message("e", "over", "body", {"links": {}}, (ended,), {"i7": story}), progress)
+    wait("ended", lambda: state_of(url, alertname="ShfEscalation", service="changes") is None)
+
+
 def test_where_no_fabric_was_ever_started_people_are_paged(url: str, pager: Pager, tmp_path: Path) -> None:
     """The shipped rules and routes alone: no series of a fabric has ever been there, no alert of one."""
     rules = RuleParameters(scrape_interval=1, evaluation_interval=1, heartbeat=6)

@@ -24,7 +24,7 @@ from self_healing_fabric.escalation.alerts import (
     place_of,
     place_of_page,
 )
-from self_healing_fabric.escalation.calls import Kind
+from self_healing_fabric.escalation.calls import Call, Kind
 from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
 from self_healing_fabric.escalation.messages import Message
 from self_healing_fabric.settings import AlertmanagerChannel as AlertmanagerSettings
@@ -34,6 +34,21 @@ log = structlog.get_logger()
 
 HOLDS = "holds"  # in the progress of a call: the place whose page its alert holds, or None
 SIGNS_OF_LIFE = 3  # while an alert lives: one may get lost
+
+
+def _labels(call: Call, of_call: str, story: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "alertname": ESCALATION,
+        "escalation_level": str(call.level),
+        "contact": call.contact,
+        "service": call.service or "",
+        "incident": call.incident_id,
+        # By it a second call of the same people is another alert: of one that fires already they do not hear.
+        "call": of_call,
+        "severity": story["severity"],
+        "page": "now",
+        **place_of(story, call.service),
+    }
 
 
 class AlertmanagerChannel:
@@ -54,27 +69,17 @@ class AlertmanagerChannel:
         now = self._clock()
         started = float(progress.get("started", now))
         (call,) = message.calls
-        # By it a second call of the same people is another alert: of one that fires already they do not hear.
-        of_call = str(progress.get("call", call.id))
         story = message.stories[call.incident_id]
-        labels = {
-            "alertname": ESCALATION,
-            "escalation_level": str(call.level),
-            "contact": call.contact,
-            "service": call.service or "",
-            "incident": call.incident_id,
-            "call": of_call,
-            "severity": story["severity"],
-            "page": "now",
-            **place_of(story, call.service),
-        }
         # Decided once: with other labels it would be another alert.
-        holds = progress.get(HOLDS)
-        if not progress:
+        labels, holds = progress.get("labels"), progress.get(HOLDS)
+        of_call = str(progress.get("call", call.id))
+        if labels is None:
+            labels = _labels(call, of_call, story)
             place = place_of_page(labels)
-            holds = None if self._alertmanagers.may_have_paged(place, now) else list(place)
-        if holds is not None:
-            labels["holds"] = "page"
+            if not progress and not self._alertmanagers.may_have_paged(place, now):
+                holds = list(place)
+            if holds is not None:
+                labels["holds"] = "page"
         links = message.document["links"]
         names = {"incident": "incident_url", "dashboard": "dashboard_url", "runbook": "runbook_url"}
         annotations = {"summary": message.title, "description": message.body, "reason": call.reason}
@@ -83,7 +88,7 @@ class AlertmanagerChannel:
             annotations["acknowledged_by"] = story["acknowledged_by"]
         over = call.kind is Kind.ENDED
         ends_at = now if over else now + self._expires
-        kept = {"started": started, "call": of_call, HOLDS: holds}
+        kept = {"started": started, "call": of_call, "labels": labels, HOLDS: holds}
         alert = PostedAlert(labels, min(started, ends_at), ends_at, annotations, links.get("incident"))
         try:
             self._alertmanagers.post([alert])
