@@ -11,7 +11,6 @@ Alertmanager lists each time, so a restart or another leader just goes on.
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -121,9 +120,12 @@ class PageHold:
         self._held, self._told = since, now
 
     def _places(self, connection: Connection) -> set[Place]:
-        @functools.cache
+        settings = self._context.settings
+        automatic = mode.current(connection, settings) is Mode.AUTOMATIC
+        stricter, _ = mode.stricter(connection, settings)  # at once: thousands may be silenced
+
         def acts(service: str) -> bool:
-            return mode.current(connection, self._context.settings, service=service) is Mode.AUTOMATIC
+            return automatic and service not in stricter
 
         silenced = {place for place in self._silenced() if acts(place[-1])}
         return self._healing(connection, acts) | self._called_for(connection) | silenced
