@@ -68,6 +68,7 @@ _PROCESSOR = 36  # in /proc/self/stat, counted from the state on: see proc_pid_s
 CONNECTIONS = 2000  # Alertmanager opens hundreds at once when nothing is grouped
 SPARE = 0.05  # of them are kept free for who comes next
 BODIES = 8  # of the largest size may be on their way; all that arrives is kept in memory
+CROWD_BYTES = 100_000  # of bodies that come are a flood: what they are read for waits for them
 LONGEST_TURN = 1.0  # seconds of waiting in one turn of its loop
 STOP_POLL = 0.2  # seconds between two looks at whether a server in the background is to stop
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as a shell tells it
@@ -257,6 +258,8 @@ class _Server:
         self._sockets: dict[int, Any] = {}
         self._limit = _connection_limit()
         self._most_bytes = BODIES * settings.max_body_bytes
+        self._unread = 0  # bytes of bodies that have not come whole
+        self._orchestrator = fabric.orchestrator
         self._server = waitress.create_server(
             app,
             map=self._sockets,
@@ -295,7 +298,10 @@ class _Server:
         for each in heapq.nsmallest(too_many, idle, key=lambda channel: channel.last_activity):
             each.handle_close()
         bodies = {each: each.request.body_bytes_received for each in idle if each.request is not None}
-        too_much = sum(bodies.values()) - self._most_bytes
+        before, self._unread = self._unread, sum(bodies.values())
+        if self._unread >= CROWD_BYTES and self._unread != before:  # and no connection that hangs
+            self._orchestrator.crowd()
+        too_much = self._unread - self._most_bytes
         for each in sorted(bodies, key=bodies.__getitem__, reverse=True) if too_much > 0 else ():
             each.handle_close()
             too_much -= bodies[each]

@@ -1,6 +1,7 @@
 """Answers to a flood of notifications and to a scrape go first; what was stored is taken in before long."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ from prometheus_client import Metric
 from sqlalchemy import Connection
 
 from deadline import within_deadline
+from self_healing_fabric.app import CROWD_BYTES, BackgroundServer
 from self_healing_fabric.orchestration import healing_orchestrator
 from self_healing_fabric.orchestration.healing_orchestrator import CROWD
 from self_healing_fabric.store import statements
+from shf_demo.ports import reserved_ports
 
 BODY = (Path(__file__).parents[2] / "data" / "webhook" / "firing_single.json").read_bytes()
 FLOOD = "flood"
@@ -80,6 +83,40 @@ def test_nothing_is_taken_in_while_a_crowd_waits(running: Any, monkeypatch: pyte
     assert [each.result().status_code for each in answers] == [202] * CROWD
     assert taken_in(running, 10)
     assert len(running.alerts()) == len(json.loads(BODY)["alerts"])
+
+
+@pytest.fixture
+def serving(running: Any) -> Iterator[Any]:
+    """It can be connected to, too."""
+    with reserved_ports(1) as (port,):
+        running.fabric.settings = running.fabric.settings.model_copy(update={"listen": f"127.0.0.1:{port}"})
+        server = BackgroundServer(running.app, running.fabric)
+        server.start()
+        running.port = port
+        yield running
+        server.stop()
+
+
+def test_large_ones_on_their_way_are_a_flood_too(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come in waves: eight were never read at once, and between the waves steps took their time. A
+    connection on which nothing comes any more holds nobody up."""
+    monkeypatch.setattr(healing_orchestrator, "LONGEST_YIELD", 60.0)
+    monkeypatch.setattr(healing_orchestrator, "FLOOD_LASTS", 60.0)
+    head = f"POST /api/v1/alerts HTTP/1.1\r\nHost: x\r\nContent-Length: {2 * CROWD_BYTES}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", serving.port)) as client:
+        client.sendall(head.encode() + b" " * CROWD_BYTES)
+        assert within_deadline(lambda: pressed(serving))
+        stored_one(serving)
+        assert not taken_in(serving, 0.5)
+        monkeypatch.setattr(healing_orchestrator, "FLOOD_LASTS", 1.0)
+        assert taken_in(serving, 10)
+
+
+def pressed(api: Any) -> bool:
+    """Waits until the loop knows of a flood."""
+    while not api.fabric.orchestrator._pressed():
+        time.sleep(0.01)
+    return True
 
 
 def test_a_flood_without_end_keeps_nothing_waiting(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,12 +100,16 @@ class HealingOrchestrator:
         with self._arrivals:
             self._arriving += 1
             if self._arriving >= CROWD:
-                self._crowded_at = time.monotonic()
+                self.crowd()
         try:
             yield
         finally:
             with self._arrivals:
                 self._arriving -= 1
+
+    def crowd(self) -> None:
+        """More is on its way than is read at once: a flood, before it has arrived."""
+        self._crowded_at = time.monotonic()
 
     @contextmanager
     def scrape(self) -> Iterator[None]:
