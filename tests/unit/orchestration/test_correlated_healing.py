@@ -249,6 +249,30 @@ def test_what_a_healed_cause_still_shows_keeps_no_symptom_from_its_repair(shop: 
     assert (shop.restarts(), shop.calls) == ({"db": 1, "cart": 1}, [])
 
 
+def test_what_the_series_tell_of_a_healed_cause_keeps_no_symptom_from_its_repair(make_world: Any) -> None:
+    """`cart` falls silent, `db` more clearly after it, and fails no more: the series around the alert of
+    `cart` go on telling of it."""
+    shop = make_world({"cart": ["db"], "db": []})
+    shop.targets["db"].on_restart = lambda: shop.healthy("db")
+    shop.target.on_restart = shop.healthy
+    shop.measure(LATENCY_P95, 0.1, "db")
+    shop.clock.now += 1800
+    change_mode(shop, Mode.PAUSED)
+    shop.silent()
+    shop.receive(shop.alert())
+    shop.run(seconds=60, tick=5)
+    shop.silent("db")
+    shop.measure(LATENCY_P95, 0.4, "db")
+    shop.receive(cause(shop))
+    shop.run(seconds=60, tick=5)
+    change_mode(shop, Mode.AUTOMATIC)
+    shop.run(seconds=40)
+    split = shop.incident_of("cart")
+    assert split.split_from == shop.incident_of("db").id
+    assert split.diagnosis["cause"]["service"] == "cart"
+    assert (shop.restarts(), shop.calls) == ({"db": 1, "cart": 1}, [])
+
+
 def test_symptom_whose_alert_outlives_the_cause_is_looked_at_by_itself(shop: Any) -> None:
     """Calm when the cause healed, its alert still firing after the relapse window: split, not lost."""
     first = cause(shop)

@@ -32,15 +32,18 @@ def locate(
     interval: float,
     changes: Sequence[Change] = (),
     calibration: Calibration | None = None,
+    without: str | None = None,
 ) -> Localization:
     """Ask for the series around the symptom and localise; `interval` is the longer of scrape and evaluation.
 
-    A query that fails lowers the confidence to nothing and is named as missing; it does not raise.
+    `without`: a service that is known not to be the cause, whatever its series say. A query that fails lowers
+    the confidence to nothing and is named as missing; it does not raise.
     """
+    near = graph.neighbourhood(symptom.service, MOST_SERVICES)
     try:
         window = collect_window(
             source,
-            graph.neighbourhood(symptom.service, MOST_SERVICES),
+            [each for each in near if each != without],
             start=min(symptom.at, at) - HISTORY,
             end=min(at, symptom.at + LONGEST_FAILURE),
             step=max(interval, FINEST_STEP),

@@ -82,7 +82,7 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         ).with_report(inquiry.report())
         diagnosis = diagnose(
             seen,
-            localization=_localization(incident, context, alerts, seen, calibration, now),
+            localization=_localization(incident, context, alerts, seen, calibration, acquitted, now),
             calibration=calibration,
             alert_signals=alerts.signals,
             opened_at=incident.opened_at,
@@ -109,7 +109,8 @@ def diagnosing(incident: Incident, context: Context) -> Step:
 def _acquitted(incident: Incident, context: Context) -> str | None:
     """The service of which this was taken for a symptom, and is none: it has healed, or a person says so.
 
-    Its windows go on telling of a failure that is over, and the repair would be left out for it.
+    Its windows, and its series around the alert, go on telling of a failure that is over, and the repair
+    would be left out for it.
     """
     if incident.split_from is None:
         return None
@@ -139,6 +140,7 @@ def _localization(
     alerts: Alerts,
     seen: Observations,
     calibration: Calibration,
+    acquitted: str | None,
     now: float,
 ) -> Localization:
     """What the series around the beginning of what fails now say."""
@@ -153,6 +155,7 @@ def _localization(
         interval=max(settings.prometheus.scrape_interval, settings.prometheus.evaluation_interval),
         changes=_changes(seen),
         calibration=calibration,
+        without=acquitted,
     )
 
 
