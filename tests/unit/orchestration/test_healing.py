@@ -421,6 +421,7 @@ def test_dry_run_has_no_effect_and_says_what_it_would_do(make_world: Callable[..
     world.run(seconds=5)
     assert world.target.restarts == []
     assert any("Dry run: would restart" in line for line in world.story())
+    assert [call.reason for call in world.calls] == [f"dry run: would restart {world.target.restart_url}"]
 
 
 def test_unanswered_approval_escalates(make_world: Callable[..., Any]) -> None:

@@ -178,7 +178,7 @@ def _act(
             would = f"{refusal.guardrail} would refuse to {what}: {refusal.reason}"
             told |= {"refused_by": refusal.guardrail}
         note = Entry(Kind.NOTE, f"Dry run: {would}.", told)
-        return to_people(incident, context, "dry run: a person must do it", *entries, note)
+        return to_people(incident, context, f"dry run: {would}", *entries, note)
     answer = journal.announce(
         context,
         incident,
