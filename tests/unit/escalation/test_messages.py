@@ -25,7 +25,7 @@ def story(**changes: Any) -> dict[str, Any]:
         "id": "i1", "title": "cart does not answer", "service": "cart", "state": "escalated", "outcome": None,
         "severity": "critical", "failure_class": "service_failure", "pattern": "resource_exhaustion",
         "confidence": 0.82, "diagnosis": {"cause": {"service": "cart"}}, "plan": [],
-        "waiting_for": None,
+        "waiting_for": None, "relapses": 0,
         "actions": [{"strategy": "restart", "status": "succeeded", "verdict": "not_healed"}],
         "alerts": [{"annotations": {"runbook_url": "https://run.example/cart"}, "service": "cart"}],
         **changes,
@@ -133,6 +133,16 @@ def test_who_has_no_runbook_is_not_sent_to_one() -> None:
     body = message(alerts=[{"annotations": {}, "service": "cart"}]).body
     assert "Next: acknowledge i1, then repair yourself: the fabric does nothing more by itself" in body
     assert "runbook" not in body.lower()
+
+
+def test_a_repair_that_did_not_last_is_told_as_such() -> None:
+    """Three that healed read as if all were well."""
+    healed = {"strategy": "restart", "status": "succeeded", "verdict": "healed"}
+    assert (
+        "Tried: restart succeeded, healed; it was over and began again once\n"
+        in message(actions=[healed], relapses=1).body
+    )
+    assert "healed; it was over and began again 3 times\n" in message(actions=[healed] * 3, relapses=3).body
 
 
 def test_what_is_too_long_ends_between_words() -> None:

@@ -111,7 +111,7 @@ def _single(call: Call, story: Story, settings: Settings) -> tuple[str, list[str
     lines = [
         f"What: {words(story['title'])}",
         f"Cause: {_cause(story)}",
-        f"Tried: {_tried(story)}",
+        f"Tried: {_tried(story)}{_relapses(story)}",
         f"Why you: {words(call.reason)}, level {call.level} ({call.level_name})",
         f"Next: {_next(story, settings)}",
     ]
@@ -176,6 +176,12 @@ def _tried(story: Story) -> str:
         for action in story["actions"]
     ]
     return "; ".join(told[-5:]).replace("_", " ") or "nothing"
+
+
+def _relapses(story: Story) -> str:
+    """Without it, who is called reads of a repair that healed, and not that it did not last."""
+    times = story["relapses"]
+    return f"; it was over and began again {'once' if times == 1 else f'{times} times'}" if times else ""
 
 
 def _next(story: Story, settings: Settings) -> str:
