@@ -15,9 +15,9 @@ from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
 
 
-def decision(world: Any, name: str) -> None:
+def decision(world: Any, name: str, **said: str) -> None:
     """Carry out a decision on the only incident."""
-    decide(world.context, world.incident().id, DECISIONS[name], by="ada")
+    decide(world.context, world.incident().id, DECISIONS[name], by="ada", **said)
 
 
 @pytest.fixture
@@ -49,6 +49,16 @@ def test_rejection_goes_to_people(waiting: Any) -> None:
     waiting.run(seconds=20)
     assert waiting.target.restarts == []
     assert (waiting.incident().state, waiting.incident().level) == (State.ESCALATED, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("reject", "ada rejected the plan"), ("escalate", "ada asked for it")]
+)
+def test_who_is_called_hears_why_a_person_called_them(waiting: Any, name: str, what: str) -> None:
+    """What they gave as their reason is in the call."""
+    decision(waiting, name, reason="no restart before the dump")
+    waiting.run()
+    assert [call.reason for call in waiting.calls] == [f"{what}: no restart before the dump"]
 
 
 def test_approving_what_awaits_nothing_is_refused(world: Any) -> None:

@@ -178,6 +178,8 @@ def _write(
     entries = list(transition.entries)
     if transition.rise is not None:
         rise, settings = transition.rise, context.settings
+        if reason:  # whoever is called must hear it, too
+            rise = replace(rise, reason=f"{rise.reason}: {reason}")
         entries += levels.rise(connection, incident.id, rise, settings, now, decided=True).entries
     if transition.state is State.CLOSED:
         entries += _left_in_force(connection, context, incident)
