@@ -447,6 +447,7 @@ def test_someone_else_heals_an_escalated_incident(world: Any) -> None:
     world.run(seconds=20)
     incident = world.incident()
     assert (incident.state, incident.outcome, incident.level_due_at) == (State.RESOLVED, "recovered", None)
+    assert "verification: Healed: inside all limits for 5 s, on fresh samples." in world.story()
 
 
 def test_calm_after_resolution_closes(world: Any) -> None:

@@ -162,7 +162,7 @@ class Verifier:
 
     def look(
         self, service: str, signals: Collection[str], *, since: float, deadline: float | None, now: float,
-        started_before: float | None = None, before: Mapping[str, float] | None = None,
+        acted: bool = False, started_before: float | None = None, before: Mapping[str, float] | None = None,
     ) -> Look:  # fmt: skip
         """Look at the fresh samples since an action (or since watching began). Raises QueryError.
 
@@ -172,6 +172,7 @@ class Verifier:
             since: when the action ended, seconds since 1970.
             deadline: when to say what it is if it is not healed; None to watch without end.
             now: seconds since 1970.
+            acted: whether it began with an action; else nobody is told of one.
             started_before: the start time that the target must have left behind, or None.
             before: the signals' values before the action, from `condition`; without them nothing is called
                 worse.
@@ -194,7 +195,8 @@ class Verifier:
             evidence += [each.evidence for each in worse if each.evidence and each.evidence not in evidence]
             return Look(Verdict.NOT_HEALED, statement, tuple(evidence), worse=True)
         if shortest >= stability and (restarted is None or restarted[0]):
-            statement = f"Healed: inside all limits for {shortest:.0f} s, on samples newer than the action."
+            samples = "samples newer than the action" if acted else "fresh samples"
+            statement = f"Healed: inside all limits for {shortest:.0f} s, on {samples}."
             return Look(Verdict.HEALED, statement, tuple(evidence))
         if deadline is None or now < deadline:
             statement = f"Inside all limits for {shortest:.0f} of {stability:.0f} s."

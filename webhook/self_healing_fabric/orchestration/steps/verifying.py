@@ -83,6 +83,7 @@ def look_at(incident: Incident, context: Context, facts: Facts) -> Look:
         since=pending["since"],
         deadline=pending["deadline"],
         now=context.clock(),
+        acted=pending["action"] is not None,
         started_before=pending["started_before"],
         before=pending.get("before"),
     )
