@@ -396,7 +396,7 @@ def test_a_service_is_paused_from_its_incident(api: Any) -> None:
         "services": {"cart": "paused"},
     }
     page = get(api, f"/incidents/{incident_id}").text
-    assert "Nothing is done while the fabric is paused" in page
+    assert "Paused: nothing is begun before somebody lifts that" in page
     assert post(api, "/mode", pause="", back="https://evil.example/").location == "/?done=mode"
     assert api.client.get("/api/v1/mode").get_json()["mode"] == "paused"
     assert post(api, "/mode", pause="stranger").status_code == 409

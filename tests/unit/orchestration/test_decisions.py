@@ -155,7 +155,7 @@ def test_decisions_wait_for_an_action_under_way(world: Any) -> None:
     world.target.on_restart = close_meanwhile
     world.receive(world.alert())
     world.run()
-    assert "under way" in str(refused[0])
+    assert str(refused[0]) == f"restart of {world.target.restart_url} is under way: decide when it has ended"
     assert world.incident().state is State.VERIFYING
 
 

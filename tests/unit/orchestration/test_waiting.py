@@ -132,6 +132,41 @@ def test_until_when_a_person_may_answer_is_told(make_world: Callable[..., Any]) 
     assert [each.at for each in told if "nobody answers" in each.text] == [asked_at + 5 * LEVEL]
 
 
+def prospects(world: Any) -> list[str]:
+    """What people are told comes next."""
+    return [each.text for each in tell(story(world.fabric, world.incident().id)).prospects]
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_what_has_begun_is_told_so_also_to_who_pauses_it(world: Any, paused: bool) -> None:
+    """Whoever presses the kill switch must not read that nothing is done while the restart is under way."""
+    told: list[str] = []
+
+    def meanwhile() -> None:
+        if paused:
+            change = mode.change
+            world.context.store.write(lambda connection: change(connection, Mode.PAUSED, by="a", now=1.0))
+        told.extend(prospects(world))
+
+    world.target.on_restart = meanwhile
+    fails(world)
+    world.run()
+    assert "restart has begun, and is not called back any more." in told
+    pause = "Paused: nothing more is begun before somebody lifts that; it is only watched."
+    assert [each for each in told if "aused" in each] == ([pause] if paused else [])
+    assert not any("is tried" in each for each in told)
+
+
+def test_who_is_asked_in_a_dry_run_reads_that_nothing_will_be_done(make_world: Callable[..., Any]) -> None:
+    """The mode became one while the question waited: a yes does nothing."""
+    world = make_world(mode="approval")
+    asking(world)
+    change = mode.change
+    world.context.store.write(lambda connection: change(connection, Mode.DRY_RUN, by="a", now=1.0))
+    told = "Dry run: nothing is done, whoever allows it; people are told what would be."
+    assert told in prospects(world)
+
+
 def test_whoever_is_called_while_it_waits_can_answer(make_world: Callable[..., Any]) -> None:
     """The last level too: it is asked, so the link that it was sent must not be void a moment later."""
     world = make_world(mode="approval", external_url="https://shf.example.com")

@@ -38,6 +38,7 @@ RUNBOOK = ("runbook_url", "runbook")  # annotations, as different rules call it
 MOST_MARKED = 12  # actions in one plot; more would hide what they mark
 SEVERITIES = ("critical", "warning", "info", "none")
 _URGENCIES = ("now", "soon", "later")
+_BEFORE_AN_EFFECT = ("detected", "diagnosing", "awaiting_approval", "recovering")
 
 
 @dataclass(frozen=True)
@@ -476,7 +477,10 @@ def _prospects(raw: Json) -> Iterator[Prospect]:
     if state == "closed":
         return
     if coming["mode"] == "paused":
-        yield Prospect("Nothing is done while the fabric is paused; it only watches.")
+        more = "nothing more" if coming["action_under_way"] else "nothing"
+        yield Prospect(f"Paused: {more} is begun before somebody lifts that; it is only watched.")
+    elif coming["mode"] == "dry_run" and state in _BEFORE_AN_EFFECT:
+        yield Prospect("Dry run: nothing is done, whoever allows it; people are told what would be.")
     yield from _of_state(raw, due)
     if len(raw["plan"]) > 1 and state in ("awaiting_approval", "recovering", "verifying"):
         rest = ", then ".join(raw["plan"][1:])
@@ -504,6 +508,8 @@ def _of_state(raw: Json, due: float | None) -> Iterator[Prospect]:
         return
     if state in ("detected", "diagnosing"):
         yield Prospect("Prometheus and the platforms are asked what fails and why.", due)
+    elif state == "recovering" and raw["next"]["action_under_way"]:
+        yield Prospect(f"{plan[0] if plan else 'An action'} has begun, and is not called back any more.")
     elif state == "recovering":
         yield Prospect(f"{plan[0] if plan else 'The next strategy'} is tried.", due)
     elif state == "verifying":

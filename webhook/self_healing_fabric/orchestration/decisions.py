@@ -158,7 +158,8 @@ def _refuse_during_action(connection: Connection, incident: Incident) -> None:
     """An effect that has begun cannot be taken back; its end must be recorded by the step that began it."""
     action = statements.unfinished_action_of(connection, incident.id)
     if action is not None:
-        raise DecisionRefused(f"{action.strategy} of {action.target} is under way: decide when it has ended")
+        what = f"{action.strategy} of {target_in_words(action.target)}"
+        raise DecisionRefused(f"{what} is under way: decide when it has ended")
 
 
 def _write(
