@@ -148,6 +148,15 @@ def test_a_dry_run_says_what_would_have_been_done_or_refused(
     assert ("would restart http:" in told) is not refusing
 
 
+def test_who_is_called_for_a_used_budget_reads_the_plain_address(make_world: Callable[..., Any]) -> None:
+    """The key by which it is counted names the platform before the URL, which nobody can open."""
+    world = make_world(guardrails={"max_actions": 0})
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=10)
+    assert f"0 of 0 actions on {world.target.restart_url} were used" in world.calls[0].reason
+
+
 @pytest.mark.parametrize(("answering", "restarts"), [(1.0, 0), (2.0, 1), (None, 0)])
 def test_so_many_must_answer(make_world: Callable[..., Any], answering: float | None, restarts: int) -> None:
     """One of its two targets, or nobody knows how many: people are called."""

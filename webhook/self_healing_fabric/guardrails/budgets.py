@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from self_healing_fabric.guardrails.ledger import Ledger
 from self_healing_fabric.guardrails.proposals import Proposal, Refusal
+from self_healing_fabric.incidents.telling import target_in_words
 
 
 def max_actions(ledger: Ledger, proposal: Proposal) -> Refusal | None:
@@ -19,7 +20,8 @@ def max_actions(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     if used < limit:
         return None
     return Refusal(
-        "max_actions", f"{used} of {limit} actions on {proposal.target} were used in the last {window:g} s"
+        "max_actions",
+        f"{used} of {limit} actions on {target_in_words(proposal.target)} were used in the last {window:g} s",
     )
 
 
@@ -32,7 +34,9 @@ def cooldown(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     until = max((row.intended_at + seconds for row in recent), default=proposal.now)
     if until <= proposal.now:
         return None
-    return Refusal("cooldown", f"{proposal.target} was acted on less than {seconds:g} s ago", until)
+    return Refusal(
+        "cooldown", f"{target_in_words(proposal.target)} was acted on less than {seconds:g} s ago", until
+    )
 
 
 def max_failures(ledger: Ledger, proposal: Proposal) -> Refusal | None:
@@ -45,7 +49,9 @@ def max_failures(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     newest = [verdict for verdict in verdicts if verdict != "no_evidence"][: limits.max_failures]
     if len(newest) < limits.max_failures or "healed" in newest:
         return None
-    reason = f"{proposal.strategy} has not healed {proposal.target} {len(newest)} times in a row"
+    reason = (
+        f"{proposal.strategy} has not healed {target_in_words(proposal.target)} {len(newest)} times in a row"
+    )
     return Refusal("max_failures", reason, next=True)
 
 
@@ -59,4 +65,6 @@ def max_heals(ledger: Ledger, proposal: Proposal) -> Refusal | None:
     if healed < limits.max_heals:
         return None
     days = limits.heals_within / 86400
-    return Refusal("max_heals", f"{proposal.target} was healed {healed} times in {days:g} days")
+    return Refusal(
+        "max_heals", f"{target_in_words(proposal.target)} was healed {healed} times in {days:g} days"
+    )

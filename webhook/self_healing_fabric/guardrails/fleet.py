@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from self_healing_fabric.guardrails.ledger import STORM, Ledger
 from self_healing_fabric.guardrails.proposals import Proposal, Refusal
+from self_healing_fabric.incidents.telling import target_in_words
 from self_healing_fabric.settings import Settings, number_of
 
 STORM_POLL = 60.0  # seconds between two looks of each incident: who recovers meanwhile is no longer counted
@@ -25,7 +26,9 @@ def one_at_a_time(ledger: Ledger, proposal: Proposal) -> Refusal | None:
         return Refusal("one_at_a_time", "the target has no name to count by")
     for row in ledger.running:
         if row.target == proposal.target:
-            return _busy("one_at_a_time", f"{row.id} is still at work on {proposal.target}", proposal)
+            return _busy(
+                "one_at_a_time", f"{row.id} is still at work on {target_in_words(proposal.target)}", proposal
+            )
         if row.service in proposal.path:
             reason = f"{row.id} is still at work on {row.service}, which {proposal.service} is connected with"
             return _busy("one_at_a_time", reason, proposal)
