@@ -551,6 +551,14 @@ def test_every_button_has_its_command(shf: Shf, httpserver: HTTPServer, decision
     assert json.loads(shf(*arguments, "--json").stdout) == answer
 
 
+def test_who_takes_what_is_taken_reads_whose_it_is(shf: Shf, httpserver: HTTPServer) -> None:
+    """Only the first who acknowledges owns it: the second must not go away believing that they do."""
+    answer = {"id": "i1", "state": "escalated", "acknowledged_by": "carl"}
+    httpserver.expect_request("/api/v1/incidents/i1/acknowledge").respond_with_json(answer)
+    arguments = ["acknowledge", "i1", "--by", "dora", "--url", httpserver.url_for("")]
+    assert shf(*arguments).stdout == "i1: escalated, taken by carl\n"
+
+
 def test_every_command_that_prints_something_prints_json(shf: Shf, httpserver: HTTPServer) -> None:
     """Those that are servers, or whose output is a file format, are named here."""
     from self_healing_fabric.cli import main as commands

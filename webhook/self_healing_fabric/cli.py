@@ -22,6 +22,7 @@ from rich.table import Table
 
 from self_healing_fabric import __version__
 from self_healing_fabric.errors import ConfigurationError, ShfError, UsageError
+from self_healing_fabric.quoting import quoted
 
 Command = Callable[..., Any]
 
@@ -339,7 +340,9 @@ def _said(by: str, reason: str | None) -> dict[str, Any]:
 
 
 def _tell_decided(story: Any, as_json: bool) -> None:
-    click.echo(json.dumps(story, indent=2) if as_json else f"{story['id']}: {story['state']}")
+    owner = story.get("acknowledged_by")  # the first who took it, whoever did so now
+    taken = f", taken by {quoted(owner)}" if owner else ""
+    click.echo(json.dumps(story, indent=2) if as_json else f"{story['id']}: {story['state']}{taken}")
 
 
 @main.command()
