@@ -153,6 +153,8 @@ def serve(config: Path | None, log_format: str) -> None:
     """
     # PID 1 of a container ignores SIGTERM until it has a handler, and the imports take a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if sys.stderr is None:  # whoever started it has closed it; its number must not become another file's
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     from self_healing_fabric.app import serve as run
     from self_healing_fabric.configuration import config_path, load_settings
     from self_healing_fabric.integration.lifecycle import Fabric

@@ -8,9 +8,12 @@ store when Prometheus scrapes (`integration.status`), so a restart cannot make t
 from __future__ import annotations
 
 import logging
+import select
 import sys
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 import structlog
 from prometheus_client import (
@@ -34,6 +37,9 @@ GUARDRAILS = BUILT_IN["guardrails"]
 LEVELS_THAT_CALL = ("1", "2", "3", "4")
 CALL_OUTCOMES = ("sent", "failed")
 WEBHOOK_CODES = ("202", "400", "401", "403", "413", "422", "503")
+
+_PART = select.PIPE_BUF // 4  # characters, of four bytes at most: so much fits where there is any room
+_PATIENCE = 1000  # milliseconds in which whoever reads the log may be busy otherwise
 
 _SECONDS_OF_WORK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SECONDS_TO_RECOVER = (5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 3600)
@@ -206,18 +212,63 @@ def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structl
     }
 
 
-class _StandardError(structlog.WriteLogger):
-    """A line that cannot be written is lost, and nothing else: a full disk must not stop the healing."""
+class _StandardError:
+    """Where all lines go, ours and the libraries'. One that cannot be written is lost and nothing else, and
+    how many were is told when there is room again: neither a full disk nor a pipe or terminal of which nobody
+    reads may stop the healing.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._poll: select.poll | None = None
+        with suppress(OSError, ValueError):  # none of the system's files: it lets nobody wait
+            descriptor, self._poll = file.fileno(), select.poll()
+            self._poll.register(descriptor, select.POLLOUT)
+        self._lost = 0
+        self._stuck = False
+        self._torn = False
+
+    def write(self, text: str) -> None:
+        """Write a line with its end, or lose it."""
+        with self._lock:
+            before, self._stuck = self._stuck, not self._written(text)
+            self._lost += self._stuck
+            lost, again = self._lost, before and not self._stuck
+        if again:
+            structlog.get_logger().warning("log_lines_lost", since_start=lost)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
     def msg(self, message: str) -> None:
-        with suppress(OSError, ValueError):  # full, or closed by whoever read it
-            super().msg(message)
+        """Write a line."""
+        self.write(message + "\n")
 
     log = debug = info = warn = warning = error = critical = failure = fatal = exception = msg
+
+    def _written(self, text: str) -> bool:
+        text = "\n" + text if self._torn else text
+        with suppress(OSError, ValueError):  # full, or closed by whoever read it
+            for start in range(0, len(text), _PART):
+                if not self._has_room():
+                    return False
+                self._file.write(text[start : start + _PART])
+                self._file.flush()
+                self._torn = True
+            self._torn = False
+            return True
+        return False
+
+    def _has_room(self) -> bool:
+        """Whether a part can be written without waiting. Who reads slowly is waited for once, until it has
+        read again."""
+        return self._poll is None or bool(self._poll.poll(0 if self._stuck else _PATIENCE))
 
 
 def configure_logging(*, json: bool) -> None:
     """Send structured log lines to standard error: JSON for machines, aligned text for a terminal."""
+    output = _StandardError(sys.stderr)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if json
@@ -234,12 +285,12 @@ def configure_logging(*, json: bool) -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=lambda *_: _StandardError(sys.stderr),
+        logger_factory=lambda *_: output,
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard module: the same lines, from warnings up.
     formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=processors, processor=renderer)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
