@@ -26,6 +26,8 @@ from self_healing_fabric.quoting import quoted
 
 Command = Callable[..., Any]
 
+OTHER_THREADS = 50  # of `shf serve` beside its workers: 32 answer, 8 call people, the rest are its loops
+
 config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -166,6 +168,15 @@ def serve(config: Path | None, log_format: str) -> None:
         run(Fabric(settings))
     except OSError as error:
         raise ShfError(f"cannot listen on {settings.listen}: {error.strerror or error}") from error
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        needed = settings.workers + OTHER_THREADS
+        raise ShfError(
+            f"the system allows too few threads; with {settings.workers} `workers` some {needed} are needed. "
+            "Raise the limit (`pids` of a container, `TasksMax` of systemd, `ulimit -u`, memory), or lower "
+            "`workers`."
+        ) from error
 
 
 @main.command()

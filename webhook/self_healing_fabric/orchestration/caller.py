@@ -39,6 +39,7 @@ from self_healing_fabric.orchestration.leases import LEFT_TO_OTHERS
 from self_healing_fabric.settings import LOG
 from self_healing_fabric.store import call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
+from self_healing_fabric.threads import start_all
 
 log = structlog.get_logger()
 
@@ -77,7 +78,12 @@ class Caller:
         self._pause = POLL  # until the next look
 
     def start(self) -> None:
-        """Take up what the last process left, then run in the background."""
+        """Take up what the last process left, then run in the background.
+
+        Raises:
+            RuntimeError: the system allows not as many threads.
+        """
+        start_all(self._senders, SENDERS)
         self._thread.start()
 
     def stop(self) -> None:

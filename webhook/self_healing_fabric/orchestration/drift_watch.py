@@ -23,6 +23,7 @@ import structlog
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.configuration import configuration_of
 from self_healing_fabric.settings import Settings
+from self_healing_fabric.threads import start_all
 
 log = structlog.get_logger()
 
@@ -60,8 +61,13 @@ class DriftWatch:
         self._thread = threading.Thread(target=self._run, name="drift-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to look, where there is anything to look at."""
+        """Begin to look, where there is anything to look at.
+
+        Raises:
+            RuntimeError: the system allows not as many threads.
+        """
         if self._watched:
+            start_all(self._pool, THREADS)
             self._thread.start()
 
     def stop(self) -> None:

@@ -34,6 +34,7 @@ from self_healing_fabric.orchestration.steps import Step, advance
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.store import statements
 from self_healing_fabric.telemetry import UNKNOWN_SERVICE
+from self_healing_fabric.threads import start_all
 
 log = structlog.get_logger()
 
@@ -76,7 +77,13 @@ class HealingOrchestrator:
         self._next_reconcile = 0.0  # on the monotonic clock: wall-clock jumps must not stop the comparison
 
     def start(self) -> None:
-        """Take up what the last process left, then run in the background."""
+        """Take up what the last process left, then run in the background.
+
+        Raises:
+            RuntimeError: the system allows not as many threads.
+        """
+        start_all(self._workers, self._context.settings.workers)
+        start_all(self._reconciler, 1)
         self._leases.start()
         self._thread.start()
 
