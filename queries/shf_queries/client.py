@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 from urllib3.util.ssl_ import create_urllib3_context
 
+from shf_queries.bearer import bearer_token
 from shf_queries.certificates import ClientCertificate
 from shf_queries.errors import PartialResult, PrometheusUnavailable, QueryRejected
 from shf_queries.results import Sample, Series, matrix, vector
@@ -300,8 +301,7 @@ class _BearerToken(requests.auth.AuthBase):
         self._path = path
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        token = self._path.read_text(encoding="utf-8").strip()
-        request.headers["Authorization"] = f"Bearer {token}"
+        request.headers["Authorization"] = f"Bearer {bearer_token(self._path)}"
         return request
 
 

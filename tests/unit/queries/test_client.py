@@ -323,6 +323,19 @@ def test_a_token_that_cannot_be_read_is_told_with_its_path(tmp_path: Path) -> No
     client.close()
 
 
+@pytest.mark.parametrize("content", [b"", b"canary\nof a second line", "canäry".encode(), b"can\xe4ry"])
+def test_what_is_no_token_is_neither_sent_nor_told(tmp_path: Path, content: bytes) -> None:
+    """The client said what it could not send, all of it, and the log and the status repeated that."""
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    client = PrometheusClient(URL, bearer_token_file=token)
+    with pytest.raises(QueryError) as error:
+        client.instant("up")
+    told = f"{token} must hold one line of ASCII, the token, and nothing else"
+    assert str(error.value) == f"Prometheus at {URL} cannot be asked: {told}"
+    client.close()
+
+
 def test_the_environment_does_not_choose_a_proxy(
     real: PrometheusClient, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -276,6 +276,24 @@ def test_the_token_goes_to_both_urls_and_is_read_anew(target: Target, tmp_path: 
         platform.snapshot()
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"canary\nof a second line", b"canary\x07", "canäry".encode(), b"can\xe4ry"]
+)
+def test_what_is_no_token_is_neither_sent_nor_told(target: Target, tmp_path: Path, content: bytes) -> None:
+    """The client said what it could not send, all of it, and the timeline and the messages repeated that."""
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    recovery = {"http": {"restart": target.server.url_for("/restart"), "bearer_token_file": token}}
+    settings = Settings(services={"cart": {"recovery": recovery}})  # type: ignore[dict-item]
+    effect = strategies(settings)["restart"].on("cart")
+    outcome = effect.perform(key="k", attempt=1, before={}, permit=allowed)
+    told = f"{token} must hold one line of ASCII, the token, and nothing else"
+    assert (outcome.status, outcome.detail) == (Status.FAILED, told)
+    with pytest.raises(TargetUnreadable, match="must hold one line"):
+        target.platform(bearer_token_file=token).snapshot()
+    assert target.server.log == []
+
+
 def test_the_strategy_fails_without_its_token_and_sends_nothing(target: Target, tmp_path: Path) -> None:
     """A token that vanished after the announcement is a failure of the action, not of the fabric."""
     recovery = {"http": {"restart": target.server.url_for("/restart"), "bearer_token_file": tmp_path / "no"}}

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from self_healing_fabric.settings.values import Section, ServiceName
+from shf_queries.bearer import bearer_token
 
 
 class Right(StrEnum):
@@ -111,10 +112,14 @@ def read_secret(file: Path) -> str:
 
 
 def bearer_headers(token_file: Path | None) -> dict[str, str]:
-    """The headers that present a token, read anew for every call; none without a file. Raises OSError."""
+    """The headers that present a token, read anew for every call; none without a file.
+
+    Raises:
+        TokenUnusable: an OSError that says what is wrong with the file.
+    """
     if token_file is None:
         return {}
-    return {"Authorization": f"Bearer {token_file.read_text(encoding='utf-8').strip()}"}
+    return {"Authorization": f"Bearer {bearer_token(token_file)}"}
 
 
 def split_listen(listen: str) -> tuple[str, int]:

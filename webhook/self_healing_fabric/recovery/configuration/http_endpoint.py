@@ -22,6 +22,7 @@ from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, u
 from self_healing_fabric.recovery.outcomes import Conflict, Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms.http import unasked
 from self_healing_fabric.settings import ConfigurationSettings, bearer_headers
+from shf_queries.bearer import TokenUnusable
 
 
 class _Forbidden(Exception):
@@ -106,6 +107,6 @@ class HttpEndpoint(Document):
     def _client(self) -> outbound.Client:
         try:
             headers = bearer_headers(self._token_file)
-        except OSError as error:
-            raise TargetUnreadable(f"{self._token_file} cannot be read: {error.strerror}") from error
+        except TokenUnusable as error:
+            raise TargetUnreadable(str(error)) from error
         return outbound.client_for(self._live, timeout=self._timeout, headers=headers)

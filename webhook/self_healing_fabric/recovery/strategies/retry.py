@@ -18,6 +18,7 @@ from self_healing_fabric import outbound
 from self_healing_fabric.recovery.effects import Effect, NotApplicable
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.settings import RetryCall, RetrySettings, ServiceSettings, Settings, bearer_headers
+from shf_queries.bearer import TokenUnusable
 
 
 def full_jitter(attempt: int, settings: RetrySettings) -> float:
@@ -89,7 +90,7 @@ class SafeCall(Effect):
                 answer = outbound.answer_to(client, call.method, call.url, headers=headers)
         except httpx.HTTPError as error:
             return f"{call.url} does not answer: {error or type(error).__name__}"
-        except OSError as error:
-            return f"{call.bearer_token_file} cannot be read: {error.strerror}"
+        except TokenUnusable as error:
+            return str(error)
         good = answer.status_code in call.expect if call.expect else answer.is_success
         return None if good else f"{call.url} answered {answer.status_code}"
