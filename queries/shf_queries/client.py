@@ -11,7 +11,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 from urllib3.util.ssl_ import create_urllib3_context
 
+from shf_queries.answers import whole_answers
 from shf_queries.bearer import bearer_token
 from shf_queries.certificates import ClientCertificate
 from shf_queries.errors import PartialResult, PrometheusUnavailable, QueryRejected
@@ -79,7 +80,7 @@ class PrometheusClient:
         # as requests spells it, and none else: a call to another place fails before a connection is opened.
         self._session.adapters.clear()
         spelt = str(requests.Request("GET", f"{self.url}/").prepare().url)
-        self._session.mount(spelt, _Adapter(timeout, ca_file, cert_file, key_file))
+        self._session.mount(spelt, _Adapter(ca_file, cert_file, key_file))
 
     def instant(self, promql: str, *, at: float | None = None) -> tuple[Sample, ...]:
         """Evaluate `promql` at one time (seconds since 1970; now when None) and return its vector."""
@@ -242,14 +243,10 @@ def _apart(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], .
 
 
 class _Adapter(HTTPAdapter):
-    """Tries once, on as many connections as there are workers, gives up what takes longer than `timeout`
-    seconds in all, and may trust authorities and show a certificate of one's own."""
+    """Tries once, on as many connections as there are workers, gives up what takes longer in all than its
+    timeout, and may trust authorities and show a certificate of one's own."""
 
-    def __init__(
-        self, timeout: float, ca_file: Path | None, cert_file: Path | None, key_file: Path | None
-    ) -> None:
-        self._timeout = timeout
-
+    def __init__(self, ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> None:
         def trusting() -> ssl.SSLContext:
             context = create_urllib3_context()  # requests loads the public authorities into it
             if ca_file is not None:
@@ -268,32 +265,9 @@ class _Adapter(HTTPAdapter):
         host, pool = super().build_connection_pool_key_attributes(*arguments, **options)
         return host, {**pool, "ssl_context": self._context()}
 
-    def send(self, *arguments: Any, **options: Any) -> requests.Response:
-        ends = time.monotonic() + self._timeout
-        response = super().send(*arguments, **options)
-        response.raw = _Body(response.raw, ends, f"its answer takes longer than {self._timeout:g} s")
-        return response
-
-
-class _Body:
-    """The body of an answer, given up when it has not come to its end at a time on the monotonic clock.
-
-    A timeout of requests is for each part: what comes byte by byte would be waited for for ever, by a worker.
-    """
-
-    def __init__(self, raw: Any, ends: float, late: str) -> None:
-        self._raw, self._ends, self._late = raw, ends, late
-
-    def stream(self, amount: int, decode_content: bool) -> Iterator[bytes]:
-        """What has come, in parts of at most so many bytes."""
-        while part := self._raw.read1(amount, decode_content=decode_content):
-            if time.monotonic() > self._ends:
-                self._raw.close()
-                raise requests.ReadTimeout(self._late)
-            yield part
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        whole_answers(self.poolmanager)
 
 
 class _BearerToken(requests.auth.AuthBase):

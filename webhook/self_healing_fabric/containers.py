@@ -17,6 +17,9 @@ from typing import Any
 
 import docker
 import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+
+from shf_queries.answers import whole_answers
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 MOST_EVENTS = 500  # an engine keeps 256
@@ -31,6 +34,12 @@ class _Bounded(docker.APIClient):
         self.trust_env, self.max_redirects = False, 0
         return super().prepare_request(request)
 
+    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
+        # Here for the same reason. A network gets slow in the middle of an answer, a local socket does not.
+        if isinstance(adapter, HTTPAdapter):
+            whole_answers(adapter.poolmanager)
+        super().mount(prefix, adapter)
+
 
 class Engine(docker.DockerClient):
     """The engine at `host`, a URL such as unix:///var/run/docker.sock or tcp://127.0.0.1:2375.
@@ -39,7 +48,7 @@ class Engine(docker.DockerClient):
 
     Args:
         host: of the configuration.
-        timeout: seconds for each wait of a call.
+        timeout: seconds to connect, and again for the whole answer of a call.
     """
 
     def __init__(self, host: str, timeout: int) -> None:

@@ -15,6 +15,8 @@ from pytest_httpserver import HTTPServer
 from responses import matchers
 from werkzeug import Request, Response
 
+from deadline import within_deadline
+from dripping_server import IN_BODY, IN_HEADERS, dripping_server
 from shf_queries import PartialResult, PrometheusClient, PrometheusUnavailable, QueryError, QueryRejected
 
 URL = "http://prometheus.test:9090"
@@ -224,24 +226,16 @@ def test_a_server_that_stays_silent_runs_into_the_timeout(httpserver: HTTPServer
         client.close()
 
 
-def test_an_answer_that_comes_byte_by_byte_runs_into_the_timeout(httpserver: HTTPServer) -> None:
+@pytest.mark.parametrize("begins", [IN_BODY, IN_HEADERS], ids=["body", "headers"])
+def test_an_answer_that_comes_byte_by_byte_runs_into_the_timeout(begins: bytes) -> None:
     """However often something comes: a worker that waits for its end works on nothing else."""
-    release = threading.Event()
-
-    def drip() -> Iterator[bytes]:
-        for _ in range(200):
-            if release.wait(0.05):
-                return
-            yield b" "
-
-    httpserver.expect_request("/api/v1/query").respond_with_handler(lambda _: Response(drip()))
-    client = PrometheusClient(httpserver.url_for(""), timeout=0.5)
-    try:
-        with pytest.raises(PrometheusUnavailable, match=r"takes longer than 0\.5 s"):
-            client.instant("up")
-    finally:
-        release.set()
-        client.close()
+    with dripping_server(begins) as url:
+        client = PrometheusClient(url, timeout=0.5)
+        try:
+            with pytest.raises(PrometheusUnavailable, match=r"takes longer than 0\.5 s"):
+                within_deadline(lambda: client.instant("up"))
+        finally:
+            client.close()
 
 
 @pytest.mark.parametrize("body", ["<html>login</html>", "", '{"status"', '"warnings"', "\xff"])

@@ -6,8 +6,13 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
+from deadline import within_deadline
+from dripping_server import IN_BODY, IN_HEADERS, dripping_server
+from self_healing_fabric.diagnosis.sources import SourceUnusable
+from self_healing_fabric.diagnosis.sources.docker import DockerSource
 from self_healing_fabric.recovery.effects import Effect, TargetAway, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Status
+from self_healing_fabric.recovery.platforms import docker
 from self_healing_fabric.recovery.platforms.docker import DockerPlatform
 from self_healing_fabric.settings import DockerRecovery
 
@@ -67,3 +72,17 @@ def test_an_answer_of_a_proxy_in_the_middle_leaves_it_open(httpserver: HTTPServe
     httpserver.expect_request(path, method="POST").respond_with_handler(lambda _: Response("", 504))
     outcome = effect.perform(key="key", attempt=1, before=BEFORE, permit=lambda: True)
     assert outcome.status is Status.INDETERMINATE
+
+
+@pytest.mark.parametrize("begins", [IN_BODY, IN_HEADERS], ids=["body", "headers"])
+def test_an_engine_whose_answer_comes_byte_by_byte_is_away(
+    begins: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for a repair and for a diagnosis: neither waits for ever, and what works goes on."""
+    monkeypatch.setattr(docker, "ENGINE_TIMEOUT", 1.0)
+    with dripping_server(begins) as url:
+        settings = DockerRecovery(container="cart", host=url.replace("http", "tcp"))
+        with pytest.raises(TargetAway):
+            within_deadline(DockerPlatform(settings).effect("restart").snapshot)
+        with pytest.raises(SourceUnusable):
+            within_deadline(lambda: DockerSource("cart", settings).look(0.0, 1.0))

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from deadline import within_deadline
+from dripping_server import IN_BODY, IN_HEADERS, dripping_server
 from missing_extra import take_away
 from scripted_api_server import AFTER, BEFORE, HANG, RESET, ScriptedApiServer
-from self_healing_fabric.recovery.effects import DIFF, Effect, NotApplicable, TargetUnreadable
+from self_healing_fabric import servers_asked
+from self_healing_fabric.recovery.effects import DIFF, Effect, NotApplicable, TargetAway, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Outcome, Status
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.settings import Settings
@@ -263,3 +266,20 @@ def test_what_the_platform_cannot_do_is_said_without_asking(server: ScriptedApiS
     server.go_away()
     with pytest.raises(NotApplicable, match="nothing can repair"):
         effect_of(server, "repair")
+
+
+@pytest.mark.parametrize("begins", [IN_BODY, IN_HEADERS], ids=["body", "headers"])
+def test_an_api_server_whose_answer_comes_byte_by_byte_is_away(
+    server: ScriptedApiServer, begins: bytes
+) -> None:
+    """Nobody waits for ever; what became of an order cannot be learnt; the status page says who is away."""
+    before = effect_of(server, "restart").snapshot()
+    own = f"http://127.0.0.1:{server._server.server_port}"
+    with dripping_server(begins) as url:
+        server.kubeconfig.write_text(server.kubeconfig.read_text().replace(own, url))
+        effect = effect_of(server, "restart", timeout=0.5)
+        with pytest.raises(TargetAway):
+            within_deadline(effect.snapshot)
+        (asked,) = servers_asked.known("kubernetes", url)
+        assert asked.answers is False
+        assert within_deadline(lambda: effect.observe(before)).status is Status.INDETERMINATE

@@ -1,7 +1,8 @@
 """How the API server is reached. Only this module and who asks through it import the client.
 
 Traps avoided. The client repeats requests by itself, writes too, so that is switched off; it has no timeout
-of its own, so every call gets one; and loading a kubeconfig may write to it, which is people's file.
+of its own, so every call gets one, and that is for the whole answer; and loading a kubeconfig may write to
+it, which is people's file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from self_healing_fabric.cluster import ClusterUnusable
 from self_healing_fabric.quoting import quoted
 from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import KubernetesSettings
+from shf_queries.answers import whole_answers
 
 try:
     from kubernetes import client, config
@@ -54,6 +56,7 @@ def configuration(settings: KubernetesSettings) -> client.Configuration:
 def api_client(configuration: client.Configuration) -> client.ApiClient:
     """A connection whose calls are noted in `servers_asked`."""
     made = client.ApiClient(configuration)
+    whole_answers(made.rest_client.pool_manager)
     made.rest_client = cast(Any, _Noted(made.rest_client, str(configuration.host)))
     return made
 
@@ -69,7 +72,9 @@ class _Noted:
 
     def request(self, *arguments: Any, **options: Any) -> Any:
         with asking("kubernetes", self._host, answered=(client.ApiException,)):
-            return self._rest.request(*arguments, **options)
+            answer = self._rest.request(*arguments, **options)
+            answer.read()  # and kept: one that never ends is none
+            return answer
 
 
 def close(api: client.ApiClient) -> None:
