@@ -338,7 +338,7 @@ class World:
 
     def _run_due(self) -> None:
         self._work(self.orchestrator.take_in_and_claim(8))
-        while batches := self.caller.look(8):
+        while batches := self.caller.look():
             for batch in batches:
                 self.caller.send(batch)
         self._work()

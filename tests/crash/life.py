@@ -187,7 +187,7 @@ class Life:
             dice.shuffle(claimed)
             for incident in claimed:
                 orchestrator.work(incident)
-            called = fabric.caller.look(8)
+            called = fabric.caller.look()
             for batch in called:
                 fabric.caller.send(batch)
             if now >= reconcile_at:

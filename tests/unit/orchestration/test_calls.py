@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,7 +30,7 @@ from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.timeline import Entry, Kind
-from self_healing_fabric.orchestration.caller import Batch, Caller
+from self_healing_fabric.orchestration.caller import Batch, Caller, Sending
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.settings import Mode
@@ -77,12 +79,15 @@ def guarded(make_world: Callable[..., Any], httpserver: HTTPServer, tmp_path: Pa
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
 
-    def make(depends_on: Any = None, levels: Any = None, changes: Any = None, **settings: Any) -> Any:
+    def make(
+        depends_on: Any = None, levels: Any = None, changes: Any = None, more: Any = None, **settings: Any
+    ) -> Any:
         names = [f"guardian-{number}" for number in range(1, 5)]
         channels = {
             name: {"guardian": {"url": httpserver.url_for(f"/{name}"), "secret_file": str(secret)}}
             for name in names
         }
+        channels |= more or {}
         each = [
             {"name": f"level {n}", "call": names[n - 1 : n] if n else [], "deadline": DEADLINE}
             for n in range(5)
@@ -293,6 +298,36 @@ def test_who_is_called_again_over_alertmanager_hears_of_it(guarded: Guarded, htt
     assert {json.dumps(alert["labels"], sort_keys=True) for alert in posted} == fired
 
 
+def test_a_channel_that_hangs_keeps_no_other_from_calling(guarded: Guarded) -> None:
+    """An Alertmanager swallows what it is told of many incidents: a guardian hears of another at once."""
+    heard = threading.Event()
+    names = [f"s{number}" for number in range(20)]
+    calls = [[], ["on-call"], ["ana"], ["on-call"], ["on-call"]]
+    levels = [{"name": f"level {n}", "call": call} for n, call in enumerate(calls)]
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        world, (ana, *_) = guarded(
+            dict.fromkeys([*names, "cart"], ()),
+            levels=levels,
+            contacts={"ana": ["guardian-1"]},
+            more={"on-call": {"alertmanager": {"urls": [url], "timeout": "30s"}}},
+            changes={"guardrails": {"fleet": {"storm": 100}}},
+        )
+        world.values["services"]["cart"]["escalation"] = {"start_level": 2}
+        world.crash()
+        for name in [*names, "cart"]:
+            fails(world, name)
+            world._work(world.orchestrator.take_in_and_claim(8))
+        world.clock.now += 1  # what is gathered is due
+        ana.meanwhile = heard.set
+        world.caller.start()
+        try:
+            assert heard.wait(15.0)
+        finally:
+            silent.close()  # resets those that wait
+            world.caller.stop()
+
+
 def test_a_sign_of_life_that_comes_late_does_not_call_again_what_is_over(
     guarded: Guarded, httpserver: HTTPServer
 ) -> None:
@@ -310,7 +345,7 @@ def test_a_sign_of_life_that_comes_late_does_not_call_again_what_is_over(
     failing(world)
     world.run(seconds=5)
     world.clock.now += 100  # a sign of life is due
-    (late,) = [batch for batch in world.caller.look(8) if batch.rows[0].channel == "on-call"]
+    (late,) = [batch for batch in world.caller.look() if batch.rows[0].channel == "on-call"]
     decide(world.context, world.incident().id, DECISIONS["close"], by="ada")
     world.run(seconds=5)
     assert len(posted) == 2  # that it fires, and that it is over
@@ -347,7 +382,7 @@ def test_what_is_posted_while_alertmanager_is_asked_is_not_forgotten(
 
     def list_then_send(settings: Any) -> Any:
         listed = made(settings)
-        for batch in world.caller.look(8):
+        for batch in world.caller.look():
             world.caller.send(batch)
         return listed
 
@@ -424,7 +459,7 @@ def test_a_replica_that_does_not_know_a_channel_leaves_its_calls_to_others(
     world._work(world.orchestrator.take_in_and_claim(8))
     for after in (0, seconds):
         world.clock.now += after
-        for batch in other.look(8):
+        for batch in other.look():
             other.send(batch)
     world.run(seconds=5)
     assert (len(first.heard), len(second.heard)) == heard
@@ -615,7 +650,7 @@ def test_what_is_still_being_sent_counts_for_the_cap(
     slow: list[Batch] = []
 
     def look() -> None:
-        for batch in world.caller.look(8):
+        for batch in world.caller.look():
             if batch.rows[0].channel == "log":
                 world.caller.send(batch)
             else:
@@ -627,7 +662,7 @@ def test_what_is_still_being_sent_counts_for_the_cap(
         look()
         world.clock.now += 1
         look()
-        world.caller._sending = {batch.key: time.monotonic() for batch in slow}
+        world.caller._sending = {batch.key: Sending("guardian-1", time.monotonic()) for batch in slow}
         world.caller._renew()
     for batch in slow:
         world.caller.send(batch)
@@ -951,7 +986,7 @@ def test_what_is_held_back_for_one_contact_is_looked_at_once(guarded: Guarded) -
     asked: list[str] = []
     engine = world.context.store._backend.engine
     event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
-    assert [batch for batch in world.caller.claim(8) if batch.rows[0].channel == "guardian-1"] == []
+    assert [batch for batch in world.caller.claim({}) if batch.rows[0].channel == "guardian-1"] == []
     assert 20 <= len(asked) < 200
 
 

@@ -7,6 +7,8 @@ channel, and once in effect where the receiver knows the key.
 
 Several calls to one contact become one message when they come together, and a contact hears no more than so
 many messages in a window: what waits is told in the last of them and follows as one.
+
+Each channel has senders of its own: one that hangs, or has much to tell, keeps no other from calling.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,7 +49,7 @@ log = structlog.get_logger()
 POLL = 0.5  # seconds between two looks, at most
 LEAST_PAUSE = 0.02  # seconds
 LEASE = 2.0  # seconds; a dead replica's call is sent by another one after at most so long
-SENDERS = 8  # messages that one replica sends at a time
+SENDERS = 8  # messages that one replica sends at a time over one channel
 AT_ONCE = 100  # calls that one claim looks at
 BACKOFF, MOST_BACKOFF = 1.0, 30.0  # seconds: longest wait after the first try, which doubles; at most
 PERSONAL = ("guardian", "apprise")  # kinds of channels that reach one contact and nobody else
@@ -63,6 +66,14 @@ class Batch:
     note: str | None = None
 
 
+@dataclass(frozen=True)
+class Sending:
+    """A message on its way, and since when, on the monotonic clock."""
+
+    channel: str
+    since: float
+
+
 class Caller:
     """Runs from `start` to `stop`; `look` and `send` are its two halves, for whoever drives it by hand."""
 
@@ -70,8 +81,11 @@ class Caller:
         self._context = context
         self._stopping = threading.Event()
         self._awake = threading.Event()
-        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="call")
-        self._sending: dict[str, float] = {}  # messages, and since when
+        self._senders = ThreadPoolExecutor(
+            SENDERS * (len(context.channels) + 1),  # one more for channels that are not configured any more
+            thread_name_prefix="call",
+        )
+        self._sending: dict[str, Sending] = {}  # by the message
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="caller", daemon=True)
         self._away = False
@@ -111,25 +125,25 @@ class Caller:
             self._awake.wait(self._pause)
 
     def _begin(self) -> None:
-        with self._lock:
-            room = SENDERS - len(self._sending)
-        for batch in self.look(room):
+        for batch in self.look():
             with self._lock:
-                self._sending[batch.key] = time.monotonic()
+                self._sending[batch.key] = Sending(batch.rows[0].channel, time.monotonic())
             self._senders.submit(self._send, batch)
 
-    def look(self, limit: int) -> list[Batch]:
+    def look(self) -> list[Batch]:
         """Raise the levels that are due, tell of ends, and claim what is to be sent; raises StoreUnavailable.
 
         Where nothing is due, that costs one read.
         """
         context = self._context
         now = context.clock()
+        with self._lock:
+            busy = Counter(each.channel for each in self._sending.values())
 
         def read(connection: Connection) -> tuple[float | None, float | None, bool]:
             return (
                 call_statements.next_level_due(connection, now),
-                call_statements.next_due_call(connection, now),
+                call_statements.next_due_call(connection, now, _full(busy)),
                 bool(call_statements.incidents_ended_untold(connection, 1)),
             )
 
@@ -141,10 +155,10 @@ class Caller:
             self.tell_of_ends()
         due = min((each for each in (level, call) if each is not None), default=now + POLL)
         # What has just been written down is due in a moment: look when it is, not half a second later.
-        self._pause = max(LEAST_PAUSE, min(due - now, POLL)) if limit > 0 else POLL
-        if limit <= 0 or not (risen or ended or due <= now):
+        self._pause = max(LEAST_PAUSE, min(due - now, POLL))
+        if not (risen or ended or due <= now):
             return []
-        claimed = self.claim(limit)
+        claimed = self.claim(busy)
         if not claimed:  # what is due is another replica's
             self._pause = POLL
         return claimed
@@ -152,7 +166,7 @@ class Caller:
     def _renew(self) -> None:
         with self._lock:
             now = time.monotonic()
-            mine = [key for key, since in self._sending.items() if now - since < LONGEST_SEND]
+            mine = [key for key, each in self._sending.items() if now - each.since < LONGEST_SEND]
         if mine:
             owner, until = self._context.leases.owner, self._context.clock() + LEASE
             self._context.store.write(
@@ -196,21 +210,26 @@ class Caller:
         ]
         call_statements.insert_calls(connection, ends)
 
-    def claim(self, limit: int) -> list[Batch]:
-        """Claim what is due, as messages. Raises StoreUnavailable."""
+    def claim(self, busy: Mapping[str, int]) -> list[Batch]:
+        """Claim what is due, as messages; `busy` are those on their way, by channel.
+
+        Raises StoreUnavailable.
+        """
         context, now = self._context, self._context.clock()
 
         def write(connection: Connection) -> list[Batch]:
             statements.serialize(connection, "calls")  # what a contact has heard is counted, then used up
             found: list[Batch] = []
             seen: set[str] = set()
-            for row in call_statements.due_calls(connection, now, AT_ONCE):
-                if row.id in seen or len(found) == limit:
+            sending = Counter(busy)
+            for row in call_statements.due_calls(connection, now, AT_ONCE, _full(busy)):
+                if row.id in seen or sending[row.channel] >= SENDERS:
                     continue
                 batch = self._batch(connection, row, now)
                 seen.update(each.id for each in batch.rows)
                 if batch.key:
                     found.append(batch)
+                    sending[row.channel] += 1
             return found
 
         return context.store.write(write)
@@ -466,6 +485,11 @@ class Caller:
 
     def _count(self, row: AnyRow, outcome: str) -> None:
         self._context.metrics.calls.labels(str(row.level), row.channel, outcome).inc()
+
+
+def _full(busy: Mapping[str, int]) -> list[str]:
+    """The channels over which no more messages can be sent now."""
+    return [channel for channel, messages in busy.items() if messages >= SENDERS]
 
 
 def _newest(connection: Connection, rows: Sequence[AnyRow], now: float) -> list[AnyRow]:

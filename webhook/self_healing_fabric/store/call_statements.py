@@ -36,25 +36,29 @@ def insert_calls(connection: Connection, rows: Sequence[Changes]) -> None:
 
 
 _FREE = or_(calls.c.lease_until.is_(None), calls.c.lease_until < bindparam("_now"))
+_NOT_OVER = calls.c.channel.not_in(bindparam("_not_over", expanding=True))
 _DUE = (
     select(calls)
-    .where(calls.c.due_at <= bindparam("_now"), _FREE)
+    .where(calls.c.due_at <= bindparam("_now"), _FREE, _NOT_OVER)
     .order_by(calls.c.due_at, calls.c.id)
     .limit(bindparam("_limit"))
 )
 
 
-def due_calls(connection: Connection, now: float, limit: int) -> Sequence[AnyRow]:
-    """The calls that are due and that nobody sends, the longest due first."""
-    return connection.execute(_DUE, {"_now": now, "_limit": limit}).all()
+def due_calls(
+    connection: Connection, now: float, limit: int, not_over: Collection[str] = ()
+) -> Sequence[AnyRow]:
+    """The calls that are due and that nobody sends, the longest due first; none over these channels."""
+    values = {"_now": now, "_limit": limit, "_not_over": list(not_over)}
+    return connection.execute(_DUE, values).all()
 
 
-_NEXT = select(func.min(calls.c.due_at)).where(calls.c.due_at.is_not(None), _FREE)
+_NEXT = select(func.min(calls.c.due_at)).where(calls.c.due_at.is_not(None), _FREE, _NOT_OVER)
 
 
-def next_due_call(connection: Connection, now: float) -> float | None:
-    """When the next call is due that nobody sends."""
-    value = connection.execute(_NEXT, {"_now": now}).scalar()
+def next_due_call(connection: Connection, now: float, not_over: Collection[str] = ()) -> float | None:
+    """When the next call is due that nobody sends; none over these channels."""
+    value = connection.execute(_NEXT, {"_now": now, "_not_over": list(not_over)}).scalar()
     return None if value is None else float(value)
 
 
