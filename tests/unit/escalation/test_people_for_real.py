@@ -22,8 +22,11 @@ from pytest_httpserver import HTTPServer
 from structlog.testing import capture_logs
 from werkzeug import Request, Response
 
+from deadline import within_deadline
+from dripping_server import IN_GREETING, IN_HEADERS, dripping_server
 from self_healing_fabric.escalation.calls import Call, Kind
 from self_healing_fabric.escalation.channels import CallFailed, channels
+from self_healing_fabric.escalation.channels import people as people_channel
 from self_healing_fabric.escalation.messages import Message
 from self_healing_fabric.settings import Settings
 from shf_demo.ports import free_ports
@@ -193,3 +196,23 @@ def test_a_chat_server_of_an_own_authority_is_trusted_when_the_environment_says_
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.crt"))
         channel.send(MESSAGE, {})
         assert len(server.log) == 1
+
+
+@pytest.mark.parametrize("begins", [IN_HEADERS, IN_GREETING], ids=["chat", "mail"])
+def test_a_service_that_never_ends_its_answer_keeps_nobody_else_from_hearing(
+    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: bytes
+) -> None:
+    """It is given up after a time, is named, and alone is tried again."""
+    monkeypatch.setattr(people_channel, "SENT_WITHIN", 3.0)
+    httpserver.expect_request("/well", method="POST").respond_with_data("ok")
+    with dripping_server(begins) as url:
+        place = url.removeprefix("http://")
+        mail = f"mailto://a:b@{place}?mode=insecure&from=shf@example.com&to=ada@example.com"
+        sick = mail if begins == IN_GREETING else f"json://{place}/"
+        channel = people(tmp_path, sick, f"json://127.0.0.1:{httpserver.port}/well")
+        with pytest.raises(CallFailed, match=r"line 1 of .* did not return within 3 s") as caught:
+            within_deadline(lambda: channel.send(MESSAGE, {}))
+    assert caught.value.partly
+    with pytest.raises(CallFailed, match="line 1"):
+        within_deadline(lambda: channel.send(MESSAGE, caught.value.progress))
+    assert len(httpserver.log) == 1

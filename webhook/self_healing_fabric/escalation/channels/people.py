@@ -3,8 +3,10 @@
 The URLs hold passwords and tokens. They are read from a file anew for every call, and nothing of them is ever
 logged or stored: apprise's own log is switched off, and what was reached is remembered by a digest. Each URL
 is tried by itself, so that a second try does not repeat what has arrived, and a line with a slip of the pen
-keeps nobody from hearing who stands in the others. Services refuse what is longer than they take, and the
-message of a storm is: so it is cut, unless the URL says what else to do (`overflow`).
+keeps nobody from hearing who stands in the others. Nor does a service that hangs: all are told beside each
+other, each in a time of its own, for apprise's timeouts are for each part of an answer. Services refuse what
+is longer than they take, and the message of a storm is: so it is cut, unless the URL says what else to do
+(`overflow`).
 """
 
 from __future__ import annotations
@@ -13,17 +15,20 @@ import hashlib
 import importlib
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
 from self_healing_fabric.escalation.messages import Message
+from self_healing_fabric.extensions import Misbehaved, call
 from self_healing_fabric.settings import AppriseChannel as AppriseSettings
 from self_healing_fabric.settings import Settings
 
 # Characters. Below it are those for SMS: apprise counts one, and they join several.
 LEAST_LIMIT = 1000
 CUT = "\n(...)\n"
+SENT_WITHIN = 30.0  # seconds for one service and one try
 
 
 class UrlsUnusable(ShfError):
@@ -42,22 +47,21 @@ class AppriseChannel:
     def send(self, message: Message, progress: Mapping[str, Any]) -> Receipt:
         """Send to those that an earlier try has not reached. Raises CallFailed unless all are reached."""
         reached = list(progress.get("reached", ()))
-        failed = ""
+        left: dict[str, tuple[int, Any]] = {}  # by their digests
         try:
             for number, service, url in self._services():
                 digest = hashlib.sha256(f"{message.key}\n{url}".encode()).hexdigest()[:16]
-                if digest in reached:
-                    continue
-                if service is None:
-                    failed = self._unknown(number)
-                elif _notify(service, message):
-                    reached.append(digest)
-                else:
-                    failed = f"the service in line {number} of {self._file} did not take it"
+                if digest not in reached:
+                    left[digest] = number, service
         except UrlsUnusable as error:
             raise CallFailed(str(error), progress={"reached": reached}) from error
+        with ThreadPoolExecutor(len(left) or 1, thread_name_prefix="people") as pool:
+            tried = pool.map(lambda each: self._try(each[0], each[1], message), left.values())
+            failed = {digest: why for digest, why in zip(left, tried, strict=True) if why is not None}
+        reached += [digest for digest in left if digest not in failed]
         if failed:
-            raise CallFailed(failed, partly=bool(reached), progress={"reached": reached})
+            why = "; ".join(failed.values())
+            raise CallFailed(why, partly=bool(reached), progress={"reached": reached})
         return Receipt(progress={"reached": reached})
 
     def check(self) -> str:
@@ -67,6 +71,17 @@ class AppriseChannel:
             if service is None:
                 raise UrlsUnusable(self._unknown(number))
         return f"{len(found)} service{'s' if len(found) != 1 else ''} in {self._file}"
+
+    def _try(self, number: int, service: Any, message: Message) -> str | None:
+        """Tell one of them; why it was not told, or None."""
+        if service is None:
+            return self._unknown(number)
+        who = f"the service in line {number} of {self._file}"
+        try:
+            taken = call(who, lambda: _notify(service, message), within=SENT_WITHIN)
+        except Misbehaved as error:
+            return str(error)
+        return None if taken else f"{who} did not take it"
 
     def _unknown(self, number: int) -> str:
         return f"{self._file}, line {number}: not a URL that apprise knows"
