@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -41,6 +41,7 @@ class Surroundings:
         self.takes = takes  # seconds that a restart takes
         self.effects: list[Effect] = []
         self.orders: list[Effect] = []  # that came, done or not
+        self.on_read: Callable[[], None] = lambda: None  # before the next answer to what a target is asked
         self.may_end = threading.Event()
         self.may_end.set()
         self._since = time.time()
@@ -106,6 +107,10 @@ class Surroundings:
             self.effects.append(order)
             self._well.setdefault(service, time.time())
 
+    def mend(self, service: str) -> None:
+        """People do it."""
+        self._well[service] = time.time()
+
     def answer(self, path: str, asked: Mapping[str, str]) -> Any:
         """What is asked with GET."""
         if path == "/api/v1/query":
@@ -117,6 +122,8 @@ class Surroundings:
             return {"status": "success", "data": {"alerts": [_listed(name) for name in failing]}}
         service, what = path.strip("/").split("/")
         assert what == "started_at"
+        on_read, self.on_read = self.on_read, lambda: None
+        on_read()
         return {"started_at": self.counts()[service]}
 
     def _named(self, query: str) -> list[str]:

@@ -166,6 +166,24 @@ def test_frozen_for_a_minute(url: str, tmp_path: Path) -> None:
     freeze_before_the_effect(url, tmp_path, 60.0, {}, timeout=30.0)
 
 
+def test_frozen_between_its_evidence_and_its_record(url: str, tmp_path: Path) -> None:
+    """It froze while it read the target, which people repaired meanwhile: continued, it looks anew."""
+    with (
+        Surroundings(names(1)) as world,
+        Replicas(tmp_path, world, url, count=1, changes=[SHORT]) as fabric,
+    ):
+        (frozen,) = fabric.all
+        (service,) = world.services
+        world.on_read = frozen.freeze
+        assert frozen.http.post("/api/v1/alerts", json=world.notification(service)).status_code == 202
+        frozen.wait_frozen()
+        world.mend(service)
+        time.sleep(2 * SHORT["lease"])  # by then anybody could have taken it over
+        frozen.thaw()
+        fabric.wait_healed()
+        assert world.orders == []
+
+
 def test_frozen_while_the_target_is_slow_to_accept(url: str, tmp_path: Path) -> None:
     """Frozen while the kernel still connects: the connection is made meanwhile, and no request follows."""
     with Surroundings(names(1)) as world, SlowToAccept(world.url) as slow:

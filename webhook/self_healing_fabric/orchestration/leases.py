@@ -4,11 +4,13 @@ A lease is short, so that what a dead process held is taken over soon, and is pr
 step runs. A process that was frozen, or cut off from the store, cannot prolong: others take its incidents
 over, and everything that it still wants to write is refused by the epoch. That does not stop an effect, which
 is no write to the store: so every effect asks its permit at the last moment, and a permit is over as soon as
-somebody else may have taken over, by a clock that goes on while the process is frozen.
+somebody else may have taken over, by a clock that goes on while the process is frozen. Nor does it hold for
+what was seen before a lease ran out, though nobody took over: that is as old as the pause was long.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -46,6 +48,10 @@ class _Held:
     epoch: int
     until: float  # on the steady clock
     since: float
+    unbroken: float  # since when it has not run out
+
+    def prolonged(self, mark: float) -> _Held:
+        return replace(self, until=mark + LEASE, unbroken=self.unbroken if mark < self.until else mark)
 
 
 def steady() -> float:
@@ -89,7 +95,8 @@ class Leases:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
-    def _steady(self) -> float:
+    def steady(self) -> float:
+        """The moment on the clock by which leases run out."""
         return steady() if self._going_on is None else self._going_on()
 
     def __len__(self) -> int:
@@ -143,7 +150,7 @@ class Leases:
         def write(connection: Connection) -> tuple[float, list[Incident]]:
             if first is not None:
                 first(connection)
-            mark, now = self._steady(), self._clock()  # after what others may have made `first` wait for
+            mark, now = self.steady(), self._clock()  # after what others may have made `first` wait for
             rows = statements.claim_due(
                 connection,
                 owner=self.owner,
@@ -159,7 +166,7 @@ class Leases:
         mark, claimed = self._store.write(write)
         with self._lock:
             for incident in claimed:
-                self._held[incident.id] = _Held(incident.epoch, mark + LEASE, mark)
+                self._held[incident.id] = _Held(incident.epoch, mark + LEASE, mark, mark)
         return claimed
 
     def _without_others(self, connection: Connection, claimed: list[Incident], now: float) -> list[Incident]:
@@ -182,29 +189,32 @@ class Leases:
             if incident.id in self._held and self._held[incident.id].epoch == incident.epoch:
                 del self._held[incident.id]
 
-    def holds(self, incident: Incident) -> bool:
-        """Whether the incident is still ours: nobody else can have taken it over."""
+    def holds(self, incident: Incident, *, since: float = math.inf) -> bool:
+        """Whether the incident is still ours: nobody else can have taken it over, now or since a moment on
+        the steady clock."""
         with self._lock:
             held = self._held.get(incident.id)
-        return held is not None and held.epoch == incident.epoch and self._steady() < held.until
+        if held is None or held.epoch != incident.epoch:
+            return False
+        return held.unbroken <= since and self.steady() < held.until
 
     def prolonged(self, incident: Incident, mark: float) -> None:
         """The incident's lease was renewed in the store by another write, begun at `mark` (steady clock)."""
         with self._lock:
             held = self._held.get(incident.id)
             if held is not None and held.epoch == incident.epoch:
-                self._held[incident.id] = replace(held, until=mark + LEASE)
+                self._held[incident.id] = held.prolonged(mark)
 
     @property
     def leader(self) -> bool:
         """Whether this process does what one replica does for all."""
-        return not self._store.shared or self._steady() < self._leader_until
+        return not self._store.shared or self.steady() < self._leader_until
 
     def lead(self) -> bool:
         """Become, or remain, the leader where nobody else is. Raises StoreUnavailable."""
         if not self._store.shared:
             return True
-        mark, now = self._steady(), self._clock()
+        mark, now = self.steady(), self._clock()
         won = self._store.write(
             lambda connection: statements.acquire_lease(
                 connection, name=LEADER, owner=self.owner, now=now, lease=LEASE
@@ -215,7 +225,7 @@ class Leases:
 
     def renew(self) -> None:
         """Prolong everything that is held, but not a step that hangs. Raises StoreUnavailable."""
-        mark, now = self._steady(), self._clock()
+        mark, now = self.steady(), self._clock()
         with self._lock:
             for incident_id in [
                 each for each, held in self._held.items() if mark - held.since > LONGEST_STEP
@@ -235,7 +245,7 @@ class Leases:
                     if current is None or current.epoch != held.epoch:
                         continue  # dropped meanwhile, perhaps claimed again: the answer is not about that
                     if kept.get(incident_id) == held.epoch:
-                        self._held[incident_id] = replace(current, until=mark + LEASE)
+                        self._held[incident_id] = current.prolonged(mark)
                     else:
                         del self._held[incident_id]
 
@@ -249,16 +259,16 @@ class Leases:
             )
 
     def _run(self) -> None:
-        clock_checked = self._steady()
+        clock_checked = self.steady()
         away = False
         while not self._stopping.wait(RENEWAL):
             try:
                 self.renew()
                 self.lead()
                 self.listen()
-                if self._steady() - clock_checked > CLOCK_CHECK:
+                if self.steady() - clock_checked > CLOCK_CHECK:
                     self._store.set_clock()
-                    clock_checked = self._steady()
+                    clock_checked = self.steady()
                 away = False
             except StoreUnavailable as error:
                 if not away:

@@ -87,6 +87,7 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
 
 def recovering(incident: Incident, context: Context) -> Step:
     """Try the first strategy of the plan, if it still fails and the guardrails allow it."""
+    seen = context.leases.steady()
     facts, mode_in_force = facts_and_mode_of(incident, context)
     if facts.unfinished_action is not None:
         return _after_interruption(incident, context, facts.unfinished_action, facts.actions)
@@ -108,10 +109,10 @@ def recovering(incident: Incident, context: Context) -> Step:
         gone = f"{strategy} is not installed any more"
         return _next(incident, context, gone, Entry(Kind.PLAN, f"{gone}."))
     if finishing:
-        return _act(incident, context, strategy, facts, mode_in_force, ())
+        return _act(incident, context, strategy, facts, mode_in_force, (), seen)
     if not context.strategies[strategy].disruptive:
         healed = healed_meanwhile(incident, context, facts)
-        return healed or _act(incident, context, strategy, facts, mode_in_force, ())
+        return healed or _act(incident, context, strategy, facts, mode_in_force, (), seen)
     health, evidence = context.verifier.health(str(incident.service), facts.signals, context.clock())
     entries = tuple(evidence_entry(fact) for fact in evidence)
     if health is Health.UNKNOWN:
@@ -125,7 +126,7 @@ def recovering(incident: Incident, context: Context) -> Step:
         )
         watched = Step(verify_from(context, action=None, started_before=None, entries=(*entries, calm)))
         return healed_meanwhile(incident, context, facts) or watched
-    return _act(incident, context, strategy, facts, mode_in_force, entries)
+    return _act(incident, context, strategy, facts, mode_in_force, entries, seen)
 
 
 def _act(
@@ -135,6 +136,7 @@ def _act(
     facts: Facts,
     mode_in_force: Mode,
     entries: tuple[Entry, ...],
+    seen: float,
 ) -> Step:
     if mode_in_force is Mode.PAUSED:
         # Before the target is read: who reads whole states once a second disturbs, too.
@@ -191,7 +193,7 @@ def _act(
     )
     if isinstance(answer, Refusal):
         return _refused(incident, context, answer, entries, service)
-    return _perform(incident, context, strategy, effect, action, mode_in_force, begun=answer)
+    return _perform(incident, context, strategy, effect, action, mode_in_force, begun=answer, seen=seen)
 
 
 def _needs_no_leave(incident: Incident, context: Context) -> bool:
@@ -329,6 +331,7 @@ def _perform(
     action: dict[str, Any],
     decided_in: Mode,
     begun: float,
+    seen: float,
 ) -> Step:
     until = begun + effect.begins_within
     with context.metrics.action_seconds.labels(strategy).time():
@@ -336,15 +339,21 @@ def _perform(
             key=action["id"],
             attempt=action["attempt"],
             before=action["before"],
-            permit=_permit(incident, context, action["service"], strategy, decided_in, until),
+            permit=_permit(incident, context, action["service"], strategy, decided_in, until, seen),
         )
     return _after_action(incident, context, strategy, action, outcome)
 
 
 def _permit(
-    incident: Incident, context: Context, service: str, strategy: str, decided_in: Mode, until: float
+    incident: Incident,
+    context: Context,
+    service: str,
+    strategy: str,
+    decided_in: Mode,
+    until: float,
+    seen: float,
 ) -> Permit:
-    """The leave to begin until then (on the steady clock).
+    """The leave to begin until then (on the steady clock), by what was `seen` from that moment on.
 
     Connecting to the target takes a while. Meanwhile people may have stopped the fabric, or want to be asked
     first, and who finds the action unfinished after a crash asks the target when the longest effect should be
@@ -356,7 +365,8 @@ def _permit(
             now = _mode_of(context, service, strategy)
         except StoreUnavailable:
             return False
-        return not mode.is_stricter(now, decided_in) and steady() < until and context.leases.holds(incident)
+        held = context.leases.holds(incident, since=seen)
+        return not mode.is_stricter(now, decided_in) and steady() < until and held
 
     return permit
 
