@@ -13,7 +13,7 @@ from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.orchestration.leases import Leases
-from self_healing_fabric.recovery.verification import Health, Verifier
+from self_healing_fabric.recovery.verification import Health, Look, Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
 
@@ -33,6 +33,14 @@ class StillFailing:
 
     def start_time(self, *_: object) -> None:
         """Does not export its start time."""
+
+
+class Watching(StillFailing):
+    """After an action it goes on looking."""
+
+    def look(self, *_: object, **__: object) -> Look:
+        """No verdict yet."""
+        return Look(None, "", ())
 
 
 @contextmanager

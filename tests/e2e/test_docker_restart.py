@@ -9,25 +9,33 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from docker.types import Mount
 from docker_engine import IGNORES, IMAGE, DockerEngine, Web, require_engine, wait_until
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from missing_extra import take_away
-from one_step import INCIDENT, fabric_on, open_incident, release, step
+from one_step import INCIDENT, Watching, fabric_on, open_incident, release, step
+from self_healing_fabric import servers_asked
 from self_healing_fabric.orchestration.context import Context
+from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
 from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress, TargetUnreadable
 from self_healing_fabric.recovery.outcomes import Status
 from self_healing_fabric.recovery.platforms import docker as platform
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.strategies import strategies
+from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import ServiceSettings, Settings
 from self_healing_fabric.store import statements
 
@@ -555,6 +563,47 @@ def test_an_engine_that_is_updated_is_waited_for(own_engine: DockerEngine, tmp_p
             step(context)
             assert state_and_actions(context) == ("verifying", ["succeeded"])
         assert web.wait_answering()
+
+
+def test_an_engine_that_hangs_keeps_no_other_service_from_being_healed(
+    engine: DockerEngine, tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four workers, twelve services on one engine, and one elsewhere, which is restarted meanwhile."""
+    restarted = threading.Event()
+
+    def take(_: Request) -> Response:
+        restarted.set()
+        return Response()
+
+    httpserver.expect_request("/restart", method="POST").respond_with_handler(take)
+    monkeypatch.setattr(platform, "ENGINE_TIMEOUT", 3.0)
+    with engine.web("hangs") as web:
+        sick = [f"s{number}" for number in range(12)]
+        services = {name: service(engine.host, web.name).model_dump() for name in sick}
+        elsewhere = {"recovery": {"http": {"restart": httpserver.url_for("/restart")}}}
+        settings = {
+            **values(tmp_path / "shf.db", engine.host, web.name),
+            "workers": 4,
+            "services": {**services, "elsewhere": elsewhere},
+            "guardrails": {"fleet": {"at_once": 100, "storm": "100%", "targets": "100%"}},
+        }
+        with fabric_on(settings) as context:
+            context = replace(context, verifier=cast(Verifier, Watching()))
+            orchestrator = HealingOrchestrator(context)
+            for number, name in enumerate(sick):
+                open_incident(context, "restart", service=name, incident_id=f"20260101-000000-{number:06}")
+            engine.signal(signal.SIGSTOP)
+            try:
+                orchestrator.start()
+                asked = partial(servers_asked.known, "docker", engine.host)
+                wait_until("it is known to hang", lambda: any(each.answers is False for each in asked()))
+                monkeypatch.setattr(platform, "ENGINE_TIMEOUT", 60.0)
+                time.sleep(2.0)  # others look at it by now
+                open_incident(context, "restart", service="elsewhere")
+                assert restarted.wait(20.0)
+            finally:
+                engine.signal(signal.SIGCONT)
+                orchestrator.stop()
 
 
 def begin_to_restart(store: Path, host: str, container: str, die_first: bool) -> None:

@@ -17,11 +17,11 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from one_step import StillFailing, open_incident
+from one_step import Watching, open_incident
 from plugin_packages import write_package
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
-from self_healing_fabric.recovery.verification import Look, Verifier
+from self_healing_fabric.recovery.verification import Verifier
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import statements
 
@@ -73,14 +73,6 @@ SOURCE = """
 """
 KINDS = ("raises", "hangs", "hangs_looking")
 HEALTHY = ("one", "two", "three", "four")
-
-
-class Watching(StillFailing):
-    """After an action it goes on looking."""
-
-    def look(self, *_: object, **__: object) -> Look:
-        """No verdict yet."""
-        return Look(None, "", ())
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from self_healing_fabric.diagnosis.sources import SourcesOf, sources_of
 from self_healing_fabric.escalation.channels import Channel
 from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.leases import Leases
+from self_healing_fabric.orchestration.looks import Looks
 from self_healing_fabric.orchestration.service_graph import ServiceGraph
 from self_healing_fabric.orchestration.validation import Gate
 from self_healing_fabric.recovery.strategies import Strategy
@@ -39,4 +40,5 @@ class Context:
     outside: tuple[Outside, ...] = ()  # guardrails that others bring
     gate: Gate | None = None  # asked before an incident may be called healed
     clock: Callable[[], float] = time.time
+    looks: Looks = field(default_factory=Looks)
     sources: SourcesOf = sources_of

@@ -101,6 +101,7 @@ class Effect(Protocol):
         renews_process: whether the service runs a new process afterwards, whose start must be seen.
         undone_unless_healed: whether what was there before is restored after every verdict but healed; else
             only when the service is worse than before.
+        server: kind and URL, as in `servers_asked`, of what is asked for many targets; None: for this one.
     """
 
     platform: str
@@ -109,6 +110,7 @@ class Effect(Protocol):
     begins_within: float = BEGINS_WITHIN
     renews_process: bool = False
     undone_unless_healed: bool = False
+    server: tuple[str, str | None] | None = None
 
     def snapshot(self) -> Mapping[str, Any]:
         """What the target looks like before the effect, as JSON: enough to observe and to undo it.

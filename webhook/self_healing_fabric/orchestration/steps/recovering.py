@@ -150,7 +150,8 @@ def _act(
             mode_in_force = _mode_of(context, service, strategy)
             if mode_in_force is Mode.PAUSED:
                 return _refused(incident, context, mode.paused(context.clock()), entries, service)
-        action = _new_action(incident, context, strategy, following, facts.actions)
+        with context.looks.of(effect):
+            action = _new_action(incident, context, strategy, following, facts.actions)
     except TargetAway as error:
         # Who swallows questions keeps a worker for the whole timeout: enough of them would keep all.
         pause = min(LONGEST_PATIENCE, max(WAIT_POLL, HELD_UP * (steady() - asked)))

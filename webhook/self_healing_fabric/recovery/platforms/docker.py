@@ -77,6 +77,7 @@ class DockerRestart(Effect):
     def __init__(self, settings: DockerRecovery, target: str) -> None:
         self._settings = settings
         self.target = target
+        self.server = ("docker", settings.host)
         longest_stop = LONGEST_STOP if settings.stop_timeout is None else settings.stop_timeout
         self.longest_effect = BEGINS_WITHIN + math.ceil(longest_stop) + ENGINE_TIMEOUT
 

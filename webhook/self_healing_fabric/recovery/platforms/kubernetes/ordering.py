@@ -48,6 +48,7 @@ class KubernetesEffect(Effect):
     """What all effects on a workload share: the order of the steps, and what is known after each."""
 
     platform = "kubernetes"
+    server = ("kubernetes", None)  # there is one
     longest_effect = BEGINS_WITHIN + SERVER_GRANTS
     event = "SelfHealing"  # the reason of the event that tells of it
     bound_to_version = True  # whether the order carries the resourceVersion, and not only the uid
