@@ -26,7 +26,7 @@ from self_healing_fabric.quoting import quoted
 
 Command = Callable[..., Any]
 
-OTHER_THREADS = 50  # of `shf serve` beside its workers: 32 answer, 8 call people, the rest are its loops
+OTHER_THREADS = 50  # of `shf serve` beside its workers: 32 answer, the rest are its loops
 
 config_option = click.option(
     "--config",
@@ -160,6 +160,7 @@ def serve(config: Path | None, log_format: str) -> None:
     from self_healing_fabric.app import serve as run
     from self_healing_fabric.configuration import config_path, load_settings
     from self_healing_fabric.integration.lifecycle import Fabric
+    from self_healing_fabric.orchestration.caller import SENDERS
     from self_healing_fabric.telemetry import configure_logging
 
     settings = load_settings(config_path(config))
@@ -171,7 +172,8 @@ def serve(config: Path | None, log_format: str) -> None:
     except RuntimeError as error:
         if "start new thread" not in str(error):
             raise
-        needed = settings.workers + OTHER_THREADS
+        calling = SENDERS * len(settings.escalation.channels)
+        needed = settings.workers + calling + OTHER_THREADS
         raise ShfError(
             f"the system allows too few threads; with {settings.workers} `workers` some {needed} are needed. "
             "Raise the limit (`pids` of a container, `TasksMax` of systemd, `ulimit -u`, memory), or lower "

@@ -49,7 +49,7 @@ log = structlog.get_logger()
 POLL = 0.5  # seconds between two looks, at most
 LEAST_PAUSE = 0.02  # seconds
 LEASE = 2.0  # seconds; a dead replica's call is sent by another one after at most so long
-SENDERS = 8  # messages that one replica sends at a time over one channel
+SENDERS = 4  # messages that one replica sends at a time over one channel
 AT_ONCE = 100  # calls that one claim looks at
 BACKOFF, MOST_BACKOFF = 1.0, 30.0  # seconds: longest wait after the first try, which doubles; at most
 PERSONAL = ("guardian", "apprise")  # kinds of channels that reach one contact and nobody else
@@ -81,10 +81,8 @@ class Caller:
         self._context = context
         self._stopping = threading.Event()
         self._awake = threading.Event()
-        self._senders = ThreadPoolExecutor(
-            SENDERS * (len(context.channels) + 1),  # one more for channels that are not configured any more
-            thread_name_prefix="call",
-        )
+        self._threads = SENDERS * len(context.channels)
+        self._senders = ThreadPoolExecutor(self._threads, thread_name_prefix="call")
         self._sending: dict[str, Sending] = {}  # by the message
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="caller", daemon=True)
@@ -97,7 +95,7 @@ class Caller:
         Raises:
             RuntimeError: the system allows not as many threads.
         """
-        start_all(self._senders, SENDERS)
+        start_all(self._senders, self._threads)
         self._thread.start()
 
     def stop(self) -> None:
