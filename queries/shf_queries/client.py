@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,6 @@ from urllib3.util.retry import Retry
 from urllib3.util.ssl_ import create_urllib3_context
 
 from shf_queries.answers import whole_answers
-from shf_queries.bearer import bearer_token
 from shf_queries.certificates import ClientCertificate
 from shf_queries.errors import PartialResult, PrometheusUnavailable, QueryRejected
 from shf_queries.results import Sample, Series, matrix, vector
@@ -33,6 +33,7 @@ from shf_queries.results import Sample, Series, matrix, vector
 T = TypeVar("T")
 
 _NUMBER = "shf_expression"  # the label by which the answers to expressions of one request are told apart
+_NOT_LET_IN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 LONGEST_IN_URL = 4_000  # characters of a query; longer ones are posted
 POOL_SIZE = 16  # connections: at least one for every worker thread, or they wait for each other
 
@@ -45,7 +46,7 @@ class PrometheusClient:
     Args:
         url: base URL, with the path prefix if Prometheus has one.
         timeout: seconds for one call.
-        bearer_token_file: read anew for every call, so that a token can be rotated.
+        headers: asked anew for those to send with each call, so that a secret can be rotated.
         ca_file: PEM with the certificates of authorities that are trusted beside the public ones.
         cert_file: PEM with the certificate to show when asked for one; read anew when it has changed.
         key_file: PEM with its key.
@@ -57,7 +58,7 @@ class PrometheusClient:
         url: str,
         *,
         timeout: float = 5.0,
-        bearer_token_file: Path | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
         ca_file: Path | None = None,
         cert_file: Path | None = None,
         key_file: Path | None = None,
@@ -73,8 +74,7 @@ class PrometheusClient:
         # Nor may an answer: a redirect would carry the question to a host that nobody has configured.
         self._session.max_redirects = 0
         self._session.hooks["response"].append(self._keep_warnings)
-        if bearer_token_file is not None:
-            self._session.auth = _BearerToken(bearer_token_file)
+        self._session.auth = _Headers(headers)
         self._connection = PrometheusConnect(self.url, retry=Retry(0), session=self._session)
         # PrometheusConnect has just mounted an adapter with a pool of ten. There is to be one for this URL,
         # as requests spells it, and none else: a call to another place fails before a connection is opened.
@@ -210,6 +210,11 @@ class PrometheusClient:
                 f"Prometheus at {self.url} does not answer: {_reason(error)}"
             ) from error
         except PrometheusApiClientException as error:
+            if self._warnings.status in _NOT_LET_IN:
+                told = f"{self._warnings.status:d} {HTTPStatus(self._warnings.status).phrase}"
+                raise PrometheusUnavailable(
+                    f"Prometheus at {self.url} does not let us in: it answers {told}"
+                ) from error
             if self._warnings.status is not None and 400 <= self._warnings.status < 500:
                 raise QueryRejected(f"Prometheus at {self.url} refused: {error}") from error
             raise PrometheusUnavailable(f"Prometheus at {self.url} failed: {error}") from error
@@ -270,12 +275,12 @@ class _Adapter(HTTPAdapter):
         whole_answers(self.poolmanager)
 
 
-class _BearerToken(requests.auth.AuthBase):
-    def __init__(self, path: Path) -> None:
-        self._path = path
+class _Headers(requests.auth.AuthBase):
+    def __init__(self, headers: Callable[[], Mapping[str, str]]) -> None:
+        self._headers = headers
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {bearer_token(self._path)}"
+        request.headers.update(self._headers())
         return request
 
 

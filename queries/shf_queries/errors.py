@@ -11,11 +11,11 @@ class QueryError(Exception):
 
 
 class PrometheusUnavailable(QueryError):
-    """No usable answer: refused, timed out, 5xx, or not Prometheus. Nothing is known; wait and ask again."""
+    """No usable answer: refused, timed out, 401, 403, 5xx, or not Prometheus. Nothing is known; ask again."""
 
 
 class QueryRejected(QueryError):
-    """Prometheus understood the request and refused it (4xx): the query or the token is wrong."""
+    """Prometheus understood the request and refused it (4xx): the query is wrong."""
 
 
 class PartialResult(QueryError):

@@ -361,7 +361,11 @@ def test_what_refuses_or_leads_elsewhere_is_told_in_one_line(httpserver: HTTPSer
     url = httpserver.url_for("").rstrip("/")
     configured = settings(alertmanager={"url": url}, services={"cart": {"health": f"{url}/health"}})
     (refused,) = found(configured, "alertmanager")
-    assert refused.message == "does not answer as Alertmanager does: it answers 401 UNAUTHORIZED"
+    told = (
+        "does not answer as Alertmanager does: it answers 401 UNAUTHORIZED. Say who asks, as it expects it: "
+    )
+    named = "`alertmanager.username` and `alertmanager.password_file`, or `alertmanager.bearer_token_file`."
+    assert refused.message == f"{told}{named}"
     led = next(each.message for each in found(configured, "service cart") if each.ok is False)
     assert led == f"health {url}/health: it answers 302 FOUND and leads to login.example"
 

@@ -40,7 +40,7 @@ from self_healing_fabric.rules import (
     digest_of,
     render_rules,
 )
-from self_healing_fabric.settings import AuthSettings, Right, ServiceSettings, Settings, bearer_headers
+from self_healing_fabric.settings import AuthSettings, Right, ServiceSettings, Settings
 from self_healing_fabric.store import clock_of, examine
 from shf_queries import PrometheusClient, QueryError, Sample, Series, catalogue
 
@@ -207,7 +207,7 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Findi
         scraped = client.instant(catalogue.FABRIC)
         rules = client.instant(catalogue.RULES)
     except QueryError as error:
-        yield Finding(subject, False, str(error))
+        yield Finding(subject, False, _with_credentials("prometheus", str(error)))
         return False
     yield Finding(subject, True, "answers queries")
     yield from _clocks(subject, client, settings)
@@ -232,6 +232,14 @@ def _prometheus(client: PrometheusClient, settings: Settings) -> Generator[Findi
         remedy = "Give it a job self-healing-fabric in prometheus.yml"
         yield Finding(subject, None, f"has not scraped the fabric: so {lost}. {remedy}.")
     return True
+
+
+def _with_credentials(section: str, told: str) -> str:
+    """What is told of a server, and where to name what it asks for."""
+    if "it answers 401" not in told:
+        return told
+    basic, token = f"`{section}.username` and `{section}.password_file`", f"`{section}.bearer_token_file`"
+    return f"{told}. Say who asks, as it expects it: {basic}, or {token}."
 
 
 def _clocks(subject: str, client: PrometheusClient, settings: Settings) -> Iterator[Finding]:
@@ -280,7 +288,7 @@ def _alertmanager(settings: Settings, fires: bool) -> Iterator[Finding]:
     url, receiver = settings.alertmanager.url, settings.alertmanager.receiver
     subject = f"alertmanager {url}"
     try:
-        headers = bearer_headers(settings.alertmanager.bearer_token_file)
+        headers = settings.alertmanager.headers()
         with outbound.client_for(settings.alertmanager, timeout=settings.alertmanager.timeout) as client:
 
             def ask(path: str, **query: str) -> Any:
@@ -297,7 +305,8 @@ def _alertmanager(settings: Settings, fires: bool) -> Iterator[Finding]:
     except ReceiverMissing as error:
         yield Finding(subject, False, str(error))
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        yield Finding(subject, False, f"does not answer as Alertmanager does: {error}")
+        told = f"does not answer as Alertmanager does: {error}"
+        yield Finding(subject, False, _with_credentials("alertmanager", told))
 
 
 def _heard(

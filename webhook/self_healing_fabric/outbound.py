@@ -133,7 +133,7 @@ def prometheus_client(
     return PrometheusClient(
         asked.url,
         timeout=timeout or asked.timeout,
-        bearer_token_file=asked.bearer_token_file,
+        headers=asked.headers,
         ca_file=settings.ca_file,
         cert_file=settings.cert_file,
         key_file=settings.key_file,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +20,7 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from self_healing_fabric import outbound
 from self_healing_fabric.quoting import quoted
-from self_healing_fabric.settings import AlertmanagerChannel, PageHoldSettings, Settings, bearer_headers
+from self_healing_fabric.settings import AlertmanagerChannel, PageHoldSettings, Settings
 from shf_queries.catalogue import quote
 
 log = structlog.get_logger()
@@ -106,7 +105,7 @@ class Alertmanagers:
         known = settings.alertmanager
         self.urls = named.urls or ((known.url,) if known is not None else ())
         self._timeout = timeout
-        self._bearer_token_file: Path | None = known.bearer_token_file if known is not None else None
+        self._headers: Callable[[], dict[str, str]] = known.headers if known is not None else dict
         self._named = (named, known)
         self._clock = clock
         self._ahead: dict[str, float] = {}  # seconds that their clocks are, as they told last
@@ -131,7 +130,7 @@ class Alertmanagers:
             raise NotPosted("; ".join(failures), taken=len(failures) < len(self.urls))
 
     def _posted(self, client: outbound.Client, url: str, alerts: Sequence[PostedAlert]) -> httpx.Response:
-        headers = bearer_headers(self._bearer_token_file)
+        headers = self._headers()
 
         def post() -> httpx.Response:
             content = [alert.on_clock(self._ahead[url]).as_dict() for alert in alerts]
@@ -162,7 +161,7 @@ class Alertmanagers:
         with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
                 try:
-                    headers = bearer_headers(self._bearer_token_file)
+                    headers = self._headers()
                     answer = client.get(f"{url}/api/v2/alerts", params=wanted, headers=headers)
                     listed = _LISTED.validate_json(outbound.succeeded(answer).content)
                 except (httpx.HTTPError, OSError, ValueError) as error:
@@ -176,7 +175,7 @@ class Alertmanagers:
         with outbound.client_for(*self._named, timeout=self._timeout) as client:
             for url in self.urls:
                 try:
-                    headers = bearer_headers(self._bearer_token_file)
+                    headers = self._headers()
                     outbound.succeeded(client.get(f"{url}/api/v2/status", headers=headers))
                 except (httpx.HTTPError, OSError, ValueError) as error:
                     raise NotPosted(f"{url}: {type(error).__name__}: {quoted(error)}") from error

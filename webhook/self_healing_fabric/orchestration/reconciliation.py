@@ -31,7 +31,7 @@ from self_healing_fabric.orchestration.relapse_watch import look_for_relapses
 from self_healing_fabric.orchestration.version_watch import VersionWatch
 from self_healing_fabric.quoting import quoted
 from self_healing_fabric.servers_asked import asking
-from self_healing_fabric.settings import AlertmanagerSettings, bearer_headers
+from self_healing_fabric.settings import AlertmanagerSettings
 from self_healing_fabric.store import audit_statements, call_statements, statements
 from self_healing_fabric.store.statements import AnyRow
 from shf_queries import QueryError
@@ -221,7 +221,7 @@ class Reconciliation:
             log.warning("alertmanager_forgot_calls", number=len(forgotten))
 
     def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
-        headers = bearer_headers(settings.bearer_token_file)
+        headers = settings.headers()
 
         def get(path: str) -> bytes:
             url = f"{settings.url}/api/v2/{path}"

@@ -16,7 +16,7 @@ import structlog
 from self_healing_fabric import outbound, servers_asked
 from self_healing_fabric.outbound import Client
 from self_healing_fabric.quoting import quoted
-from self_healing_fabric.settings import AlertmanagerSettings, Settings, bearer_headers
+from self_healing_fabric.settings import AlertmanagerSettings, Settings
 from shf_queries import PrometheusClient, QueryError
 
 log = structlog.get_logger()
@@ -67,7 +67,7 @@ class VersionWatch:
             self._told[kind] = _Told(quoted(version) if version else None, now, failed_at)
 
     def _of_alertmanager(self, settings: AlertmanagerSettings) -> str | None:
-        headers = bearer_headers(settings.bearer_token_file)
+        headers = settings.headers()
         answer = self._http.get(f"{settings.url}/api/v2/status", headers=headers, timeout=settings.timeout)
         version = outbound.succeeded(answer).json()["versionInfo"]["version"]
         return version if isinstance(version, str) else None

@@ -84,7 +84,7 @@ def replay(
         clock = Clock(whole.since(since).start)
         past = HistoricalPrometheus(
             settings.prometheus.url, detector.recordings, metrics, clock,
-            bearer_token_file=settings.prometheus.bearer_token_file, ca_file=settings.ca_file,
+            headers=settings.prometheus.headers, ca_file=settings.ca_file,
             cert_file=settings.cert_file, key_file=settings.key_file,
         )  # fmt: skip
         with closing(past), replayed_fabric(settings, past, clock) as context:

@@ -175,7 +175,7 @@ class HistoricalPrometheus(PrometheusClient):
         metrics: frozenset[str],
         clock: Callable[[], float],
         *,
-        bearer_token_file: Path | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
         ca_file: Path | None = None,
         cert_file: Path | None = None,
         key_file: Path | None = None,
@@ -183,7 +183,7 @@ class HistoricalPrometheus(PrometheusClient):
         super().__init__(
             url,
             timeout=QUERY_TIMEOUT,
-            bearer_token_file=bearer_token_file,
+            headers=headers,
             ca_file=ca_file,
             cert_file=cert_file,
             key_file=key_file,

@@ -8,6 +8,7 @@ there are callers of several names with the rights that each of them needs and w
 from __future__ import annotations
 
 import ipaddress
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -120,6 +121,12 @@ def bearer_headers(token_file: Path | None) -> dict[str, str]:
     if token_file is None:
         return {}
     return {"Authorization": f"Bearer {bearer_token(token_file)}"}
+
+
+def basic_headers(username: str, password_file: Path) -> dict[str, str]:
+    """The headers of HTTP basic authentication, the password read anew for every call. Raises OSError."""
+    pair = f"{username}:{password_file.read_text(encoding='utf-8').strip()}"
+    return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
 
 def split_listen(listen: str) -> tuple[str, int]:

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from self_healing_fabric.durations import Duration
+from self_healing_fabric.settings.access import Username, basic_headers, bearer_headers
 from self_healing_fabric.settings.values import CalledUrl, HttpUrl, Section
 
+_URL = "base URL, with its path prefix if it has one"
 
-class PrometheusSettings(Section):
+
+class _AskedServer(Section):
+    """One that may ask who calls it: by itself for a username, behind a proxy for a token, too."""
+
+    url: CalledUrl = Field(description=_URL)
+    timeout: Duration = Field(5.0, gt=0, le=30, description="for one call")
+    bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
+    username: Username | None = Field(None, description="instead of a token: HTTP basic authentication")
+    password_file: Path | None = Field(None, description="of `username`; read anew for every call")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.username is None) is not (self.password_file is None):
+            raise ValueError("`username` and `password_file` belong together")
+        if self.bearer_token_file is not None and self.password_file is not None:
+            raise ValueError("give either `bearer_token_file`, or `username` and `password_file`")
+        return self
+
+    def headers(self) -> dict[str, str]:
+        """Those that say who asks, to be sent with each call. Raises OSError, UnicodeError."""
+        if self.username is not None and self.password_file is not None:
+            return basic_headers(self.username, self.password_file)
+        return bearer_headers(self.bearer_token_file)
+
+
+class PrometheusSettings(_AskedServer):
     """The Prometheus that evaluates the rules and answers for the evidence."""
 
-    url: CalledUrl = Field(
-        "http://127.0.0.1:9090", description="base URL, with its path prefix if it has one"
-    )
+    url: CalledUrl = Field("http://127.0.0.1:9090", description=_URL)
     external_url: HttpUrl | None = Field(
         None, description="where people reach it, for links; `url` by default"
     )
-    timeout: Duration = Field(5.0, gt=0, le=30, description="for one query")
     scrape_interval: Duration = Field(5.0, gt=0, description="how often the services are scraped")
     evaluation_interval: Duration = Field(5.0, gt=0, description="how often the rules are evaluated")
-    bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
 
 
 class GrafanaSettings(Section):
@@ -31,13 +55,10 @@ class GrafanaSettings(Section):
     url: HttpUrl = Field(description="where people reach it")
 
 
-class AlertmanagerSettings(Section):
+class AlertmanagerSettings(_AskedServer):
     """The Alertmanager whose notifications may be lost: it is asked for them every 10 s."""
 
-    url: CalledUrl = Field(description="base URL")
     receiver: str = Field("self-healing-fabric", description="the receiver that leads to the fabric")
-    timeout: Duration = Field(5.0, gt=0, le=30, description="for one call")
-    bearer_token_file: Path | None = Field(None, description="token to send; read anew for every call")
 
 
 class KubernetesSettings(Section):
