@@ -822,6 +822,20 @@ def test_splitting_names_the_service_the_person_and_the_reason(shf: Shf, httpser
     assert shf("split", "i1", "frontend", *arguments).stdout == "i2: detected\n"
 
 
+@pytest.mark.parametrize("scope", ["service", "strategy"])
+def test_a_mode_that_is_not_in_force_is_told(shf: Shf, httpserver: HTTPServer, scope: str) -> None:
+    """A stricter one of everything is; where the new one is in force, nothing needs to be said."""
+    answers = [{"mode": "dry_run"}, {"mode": "automatic"}, {"mode": "automatic", "services": {"x": "paused"}}]
+    for answer in answers:
+        httpserver.expect_ordered_request("/api/v1/mode", method="PUT").respond_with_json(answer)
+    command = ("mode", "automatic", f"--{scope}", "restart", "--url", httpserver.url_for(""))
+    first = shf(*command)
+    assert (first.exit_code, first.stdout) == (0, "dry_run\n")
+    assert "restart stays in dry_run, the mode of everything: the strictest is in force" in first.stderr
+    for _ in answers[1:]:
+        assert shf(*command).stderr == ""
+
+
 def test_the_mode_is_shown_and_set_with_the_token(shf: Shf, tmp_path: Path, httpserver: HTTPServer) -> None:
     """GET without a mode, PUT with one; both carry the configured token."""
     (tmp_path / "token").write_text("abc\n")

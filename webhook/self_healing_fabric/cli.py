@@ -430,6 +430,11 @@ def mode(
         )
     else:
         answer = api.call("GET", "/api/v1/mode")
+    in_force = answer.get("services", {}).get(service) or answer.get("strategies", {}).get(strategy)
+    in_force = in_force or answer["mode"]
+    if new_mode not in (None, "configured", in_force):
+        told = f"{service or strategy} stays in {in_force}, the mode of everything: the strictest is in force"
+        click.echo(f'note: {told} (docs/guardrails.md, "One service first")', err=True)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
