@@ -301,9 +301,10 @@ def test_a_deadline_must_leave_room_for_the_stability_window(problems: Problems)
 
 
 def test_services_need_names_that_can_be_labels(problems: Problems) -> None:
-    """A name with a quote is refused at its path."""
-    (path,) = problems({"services": {'x"} or vector(1) #': {}}})
+    """A name with a quote is refused at its path, in words that say what a name may have."""
+    ((path, told),) = problems({"services": {'x"} or vector(1) #': {}}}).items()
     assert path.startswith('services.x"} or vector(1) #')
+    assert told.startswith("a name has letters, digits, `.`, `_` and `-`")
 
 
 @pytest.mark.parametrize(

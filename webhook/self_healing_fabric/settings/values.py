@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin
@@ -13,7 +14,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from self_healing_fabric.extensions import names
 
-ServiceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")]
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            "a name has letters, digits, `.`, `_` and `-`, at most 128 in all, the first and the last one a "
+            "letter or a digit (docs/signals.md shows how targets get the label `service`)"
+        )
+    return value
+
+
+ServiceName = Annotated[str, AfterValidator(_name)]
 
 UNDO = "undo"
 """The strategy that takes back what another one did; no plan can name it, and it heals nothing."""
