@@ -350,9 +350,13 @@ STORY: dict[str, Any] = {
         "mode": "automatic", "decisions": ["acknowledge", "close"], "action_under_way": False,
     },
     "alerts": [
-        {"service": "cart", "annotations": {"runbook_url": "https://runbooks.example/silent"}},
-        {"service": "front[red]end", "annotations": {}},
-        {"service": None, "annotations": {}},
+        {"service": "cart", "status": "resolved", "annotations": {"runbook_url": "https://runbooks.example/o"}},
+        {
+            "service": "cart", "status": "firing",
+            "annotations": {"runbook_url": "https://runbooks.example/silent"},
+        },
+        {"service": "front[red]end", "status": "firing", "annotations": {}},
+        {"service": None, "status": "firing", "annotations": {}},
     ],
     "timeline": [
         {
@@ -557,6 +561,23 @@ def test_who_takes_what_is_taken_reads_whose_it_is(shf: Shf, httpserver: HTTPSer
     httpserver.expect_request("/api/v1/incidents/i1/acknowledge").respond_with_json(answer)
     arguments = ["acknowledge", "i1", "--by", "dora", "--url", httpserver.url_for("")]
     assert shf(*arguments).stdout == "i1: escalated, taken by carl\n"
+
+
+def test_closing_tells_what_is_left_alone(shf: Shf, httpserver: HTTPServer) -> None:
+    """An alert that goes on opens nothing again; one that has ended need not be told."""
+    alerts = [
+        {"labels": {"alertname": "ShfCpuExhausted"}, "status": "resolved"},
+        {"labels": {"alertname": "ShfHeartbeatMissed"}, "status": "firing"},
+    ]
+    for listed in (alerts, alerts[:1]):
+        httpserver.expect_ordered_request("/api/v1/incidents/i1/close").respond_with_json(
+            {"id": "i1", "state": "closed", "alerts": listed}
+        )
+    command = ("close", "i1", "--url", httpserver.url_for(""))
+    first = shf(*command)
+    assert first.stdout == "i1: closed\n"
+    assert first.stderr.startswith("note: still firing: ShfHeartbeatMissed; nothing is done about it until")
+    assert shf(*command).stderr == ""
 
 
 def test_every_command_that_prints_something_prints_json(shf: Shf, httpserver: HTTPServer) -> None:

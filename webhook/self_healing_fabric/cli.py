@@ -313,6 +313,8 @@ def _decision(name: str, meaning: str) -> None:
     def decide(incident_id: str, by: str, reason: str | None, as_json: bool, **where: Any) -> None:
         story = _api(**where).decide(incident_id, name, _said(by, reason))
         _tell_decided(story, as_json)
+        if name == "close":
+            _tell_firing(story)
 
 
 _decision("acknowledge", "Take incident ID: no further level is called; what is under way goes on.")
@@ -358,6 +360,18 @@ def _tell_decided(story: Any, as_json: bool) -> None:
     owner = story.get("acknowledged_by")  # the first who took it, whoever did so now
     taken = f", taken by {quoted(owner)}" if owner else ""
     click.echo(json.dumps(story, indent=2) if as_json else f"{story['id']}: {story['state']}{taken}")
+
+
+def _tell_firing(story: Any) -> None:
+    """Of a closed incident: what is left alone, although it has not ended."""
+    firing = {
+        quoted(alert["labels"].get("alertname", "an alert"))
+        for alert in story.get("alerts", ())
+        if alert["status"] == "firing"
+    }
+    if firing:
+        still = f"still firing: {', '.join(sorted(firing))}"
+        click.echo(f"note: {still}; nothing is done about it until it has ended and fires again", err=True)
 
 
 @main.command()

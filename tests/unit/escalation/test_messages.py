@@ -27,7 +27,14 @@ def story(**changes: Any) -> dict[str, Any]:
         "confidence": 0.82, "diagnosis": {"cause": {"service": "cart"}}, "plan": [],
         "waiting_for": None, "relapses": 0,
         "actions": [{"strategy": "restart", "status": "succeeded", "verdict": "not_healed"}],
-        "alerts": [{"annotations": {"runbook_url": "https://run.example/cart"}, "service": "cart"}],
+        "alerts": [
+            {"annotations": {"runbook_url": "https://over.example"}, "service": "cart", "status": "resolved"},
+            {
+                "annotations": {"runbook_url": "https://run.example/cart"},
+                "service": "cart",
+                "status": "firing",
+            },
+        ],
         **changes,
     }  # fmt: skip
 
@@ -124,13 +131,13 @@ def test_hostile_text_is_quoted_and_harmless(field: str) -> None:
 )
 def test_a_runbook_that_is_no_plain_address_is_left_out(url: str) -> None:
     """An annotation is a stranger's text too."""
-    alerts = [{"annotations": {"runbook_url": url}, "service": "cart"}]
+    alerts = [{"annotations": {"runbook_url": url}, "service": "cart", "status": "firing"}]
     assert "runbook" not in links_of(story(alerts=alerts), SETTINGS)
 
 
 def test_who_has_no_runbook_is_not_sent_to_one() -> None:
     """What to do next names only what is there."""
-    body = message(alerts=[{"annotations": {}, "service": "cart"}]).body
+    body = message(alerts=[{"annotations": {}, "service": "cart", "status": "firing"}]).body
     assert "Next: acknowledge i1, then repair yourself: the fabric does nothing more by itself" in body
     assert "runbook" not in body.lower()
 

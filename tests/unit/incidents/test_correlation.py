@@ -128,7 +128,8 @@ def test_the_title_is_the_summary_else_the_name(store: Store, take_in: TakeIn, c
 def test_an_alert_after_resolution_reopens_the_incident(
     store: Store, take_in: TakeIn, correlate: Correlate
 ) -> None:
-    """It starts over as a relapse: what was approved or proved before does not count any more."""
+    """It starts over as a relapse, named after what fails now: what was approved or proved before does not
+    count any more."""
     take_in(fingerprint="f1", service="cart", severity="warning")
     correlate(101.0)
     (before,) = incidents(store)
@@ -143,9 +144,10 @@ def test_an_alert_after_resolution_reopens_the_incident(
         "lease_until": 1000.0,
     }
     store.write(lambda connection: statements.annotate(connection, before.id, proved))
-    take_in(fingerprint="f2", service="cart", severity="critical")
+    take_in(fingerprint="f2", service="cart", severity="critical", summary="cart fails")
     assert correlate(200.0) == []
     (after,) = incidents(store)
+    assert after.title == "cart fails"
     assert (after.id, after.state, after.relapses, after.severity) == (before.id, "diagnosing", 1, "critical")
     assert (after.outcome, after.resolved_at, after.verification, after.approved_by) == (None,) * 4
     assert (after.due_at, after.lease_until) == (200.0, None)

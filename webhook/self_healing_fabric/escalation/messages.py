@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from self_healing_fabric.escalation.calls import Call, Kind
+from self_healing_fabric.incidents.telling import firing_first
 from self_healing_fabric.quoting import quoted, shortened
 from self_healing_fabric.settings import Settings
 
@@ -90,7 +91,7 @@ def links_of(story: Story, settings: Settings) -> dict[str, str]:
         found["dashboard"] = f"{settings.grafana.url}/d/{DASHBOARD}"
         if story["service"] in settings.services:
             found["dashboard"] += f"?var-service={story['service']}"
-    runbook = next(filter(None, (_runbook(each) for each in story["alerts"])), None)
+    runbook = next(filter(None, (_runbook(each) for each in firing_first(story["alerts"]))), None)
     if runbook:
         found["runbook"] = runbook
     return found

@@ -279,6 +279,8 @@ class _Round:
             told = Entry(Kind.STATE, "Re-opened: an alert came back after the incident was resolved.")
             self._entries.append((incident.id, told))
             changes = reopened(incident.relapses, self._now) | {"severity": worst}
+            if symptom is None:  # what it was named after is over
+                changes |= _told_by(alert)
             statements.overtake(self._connection, incident.id, changes)
             incident.state, incident.relapses = State.DIAGNOSING, incident.relapses + 1
             incident.resolved_at = None

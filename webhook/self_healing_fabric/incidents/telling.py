@@ -8,7 +8,7 @@ strangers, and whoever paints knows what its paint must be protected from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -212,8 +212,13 @@ class Telling:
     @property
     def runbook(self) -> str | None:
         """What the alerts name as their runbook: a stranger's text, which need not be a link."""
-        annotations = [each["annotations"] for each in self.raw["alerts"]]
+        annotations = [each["annotations"] for each in firing_first(self.raw["alerts"])]
         return next((each[name] for each in annotations for name in RUNBOOK if each.get(name)), None)
+
+
+def firing_first(alerts: Iterable[Json]) -> list[Json]:
+    """The alerts of an incident, those that are over last: what these advise is over, too."""
+    return sorted(alerts, key=lambda alert: str(alert["status"]) != "firing")
 
 
 def state_in_words(summary: Json) -> str:
