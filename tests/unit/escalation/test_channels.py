@@ -181,7 +181,7 @@ def test_a_line_that_apprise_does_not_know_keeps_nobody_else_from_hearing(
             channel.send(MESSAGE, progress)
         assert caught.value.partly
         progress = dict(caught.value.progress)
-    assert [request.path for request, _ in httpserver.log] == ["/a", "/b"]
+    assert sorted(request.path for request, _ in httpserver.log) == ["/a", "/b"]
     with pytest.raises(ShfError, match="line 4"):
         channel.check()
 
