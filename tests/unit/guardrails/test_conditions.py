@@ -65,6 +65,7 @@ def test_a_maintenance_window_defers_until_its_end(store: Store) -> None:
         refusal = ask(store, maintenance=[WINDOW], disruptive=disruptive)
         assert refusal is not None
         assert (refusal.guardrail, refusal.retry_at) == ("maintenance", ENDS)
+        assert refusal.reason == "cart is in a maintenance window until 29 Nov 23:00:00 UTC"
 
 
 @pytest.mark.parametrize(

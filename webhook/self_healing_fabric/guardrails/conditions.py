@@ -6,6 +6,7 @@ import math
 
 from self_healing_fabric.guardrails.ledger import Ledger
 from self_healing_fabric.guardrails.proposals import Proposal, Refusal
+from self_healing_fabric.incidents.telling import moment_in_words
 from self_healing_fabric.settings import Settings
 
 POLL = 15.0  # seconds between two looks at whether a circumstance has passed
@@ -21,7 +22,8 @@ def in_maintenance(settings: Settings, service: str | None, now: float) -> Refus
     until = settings.guardrails.maintenance_until(service, now)
     if until is None:
         return None
-    return Refusal("maintenance", f"{service} is in a maintenance window", until)
+    told = f"{service} is in a maintenance window until {moment_in_words(until)}"
+    return Refusal("maintenance", told, until)
 
 
 def deploying(ledger: Ledger, proposal: Proposal) -> Refusal | None:

@@ -321,7 +321,7 @@ def _fact(told: Json, *, against: bool = False) -> Fact:
     baseline, weight = told.get("baseline"), told.get("weight")
     shown = _number(value)
     if value is not None and (value == told.get("at") or "start_time" in query):
-        shown = _moment_in_words(value)
+        shown = moment_in_words(value)
     return Fact(
         statement=str(told.get("statement", "")),
         query=query,
@@ -335,7 +335,8 @@ def _fact(told: Json, *, against: bool = False) -> Fact:
     )
 
 
-def _moment_in_words(value: float) -> str:
+def moment_in_words(value: float) -> str:
+    """A time in seconds since 1970, as people read it."""
     return datetime.fromtimestamp(value, UTC).strftime("%-d %b %H:%M:%S UTC")
 
 
