@@ -310,12 +310,17 @@ class _Server:
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of the host; all or none. Raises OSError."""
+    """A socket for each family of addresses that the host has; all or none. Raises OSError.
+
+    `::` is every address of the machine, those of IPv4 among them, as for other servers; with a socket of
+    each family, because one for both tells of 127.0.0.1 as ::ffff:127.0.0.1.
+    """
     found: list[socket.socket] = []
     try:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for family in dict.fromkeys(info[0] for info in infos):
-            found += [socket.create_server((host, port), family=family)]
+        asked = None if host == "::" else host
+        infos = socket.getaddrinfo(asked, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in {info[0]: info[4] for info in reversed(infos)}.items():
+            found += [socket.create_server(address, family=family)]
     except OSError:
         for each in found:
             each.close()

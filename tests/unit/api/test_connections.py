@@ -50,6 +50,50 @@ def serving(make_api: Any, **settings: Any) -> Iterator[Served]:
         yield Served(api, port, opened)
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has IPv6's loopback."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(
+    ("listen", "reached"),
+    [
+        ("[::]", {"127.0.0.1": True, "::1": True}),
+        ("0.0.0.0", {"127.0.0.1": True, "::1": False}),  # noqa: S104 - what people write
+        ("[::1]", {"127.0.0.1": False, "::1": True}),
+        ("127.0.0.1", {"127.0.0.1": True, "::1": False}),
+    ],
+)
+def test_every_address_is_ipv4_too(
+    make_api: Any, tmp_path: Path, listen: str, reached: dict[str, bool]
+) -> None:
+    """On [::] whoever has only IPv4 was refused: Alertmanager on another machine, and the image's own health
+    check, by which the container was unhealthy for ever."""
+    token = tmp_path / "token"
+    token.write_text("a token of some length")
+    with reserved_ports(1) as (port,):
+        api = make_api(listen=f"{listen}:{port}", auth={"token_file": token})
+        server = BackgroundServer(api.app, api.fabric)
+        server.start()
+        found = {}
+        try:
+            for address in reached:
+                try:
+                    with socket.create_connection((address, port), timeout=10) as connection:
+                        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                        found[address] = connection.recv(100).startswith(b"HTTP/1.1 200 ")
+                except ConnectionRefusedError:
+                    found[address] = False
+        finally:
+            server.stop()
+    assert found == reached
+
+
 @pytest.fixture
 def served(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """A server that holds few connections."""

@@ -59,7 +59,11 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    listen: str = Field("127.0.0.1:9931", description="address and port of the webhook, the API and /metrics")
+    listen: str = Field(
+        "127.0.0.1:9931",
+        description="address and port of the webhook, the API and /metrics; `[::]:9931` is every address, "
+        "IPv4 too",
+    )
     external_url: HttpUrl | None = Field(
         None,
         description="where people reach the fabric, with its path if a proxy gives it one: for links in "
