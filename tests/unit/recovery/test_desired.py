@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -81,6 +83,25 @@ def test_what_git_does_not_have_is_said(checkout: Checkout, tmp_path: Path) -> N
     for settings, told in cases:
         with pytest.raises(TargetUnreadable, match=told):
             read_wanted(settings)
+
+
+def test_a_checkout_of_another_user_is_read_when_that_is_allowed(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where one user pulls and the fabric has one of its own, without a home: git's advice to allow it has
+    several lines, of which the last ones were not told, and would have been of no use there."""
+    machine, programs = tmp_path / "gitconfig", tmp_path / "programs"
+    programs.mkdir()
+    git = programs / "git"
+    environment = f"GIT_TEST_ASSUME_DIFFERENT_OWNER=1 GIT_CONFIG_SYSTEM={machine} HOME=/nonexistent"
+    git.write_text(f'#!/bin/sh\nexec env {environment} {shutil.which("git")} "$@"\n')
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    with pytest.raises(TargetUnreadable, match="belongs to another user") as refused:
+        read_wanted(checkout.wanted())
+    command = str(refused.value).split("`")[1]
+    subprocess.run(command, shell=True, check=True)  # noqa: S602 - as people do
+    assert read_wanted(checkout.wanted()).content == b"pool: 5\r\n\xff"
 
 
 def test_a_link_is_not_what_is_wanted(checkout: Checkout) -> None:

@@ -88,7 +88,14 @@ def _git(checkout: Path, *arguments: str) -> bytes | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TargetUnreadable(f"git cannot be asked about {checkout}: {error}") from error
     words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    if done.returncode and words and ("not a git repository" in words[0] or "dubious owner" in words[0]):
+    if done.returncode and words and "dubious owner" in words[0]:
+        # For the whole system, not `--global` as git says: the fabric's user may have no home.
+        command = words[-1].strip().replace("--global", "--system")
+        raise TargetUnreadable(
+            f"{checkout} belongs to another user, and git reads it only where root has allowed that, by "
+            f"`{command}`"
+        )
+    if done.returncode and words and "not a git repository" in words[0]:
         raise TargetUnreadable(f"{checkout}: {words[0]}")
     if done.returncode and words and "cannot change to" in words[0]:
         raise TargetUnreadable(f"{checkout} is no directory that can be read")
