@@ -147,11 +147,33 @@ def test_a_wrong_configuration_ends_with_2_and_all_problems(shf: Shf, tmp_path: 
     result = shf(command, "--config", path)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"shf: {path}: 3 problems\n")
+    asks = command in ("incidents", "mode")
     assert [line.split(":")[0].strip() for line in result.stderr.splitlines()[1:]] == [
         "mode",
         "promethius",
         "retry.attempts",
+        *(["A fabric that runs is asked without it, too"] if asks else []),
     ]
+
+
+@pytest.mark.parametrize("content", ["listen: 127.0.0.1:9931\nservices:\n  cart\n    tier", None])
+def test_a_running_fabric_is_paused_whatever_its_file_holds(
+    shf: Shf, tmp_path: Path, httpserver: HTTPServer, content: str | None
+) -> None:
+    """Of a file that somebody is just writing, or has moved, only that was told: not how to do without it."""
+    if content is not None:
+        (tmp_path / "shf.yaml").write_text(content)
+    told = shf("mode", "paused")
+    assert told.exit_code == 2
+    command = re.search(r"shf COMMAND (--url) http://127.0.0.1:9931 .*(--token-file) FILE", told.stderr)
+    assert command is not None, told.stderr
+    (tmp_path / "token").write_text("the token")
+    httpserver.expect_oneshot_request(
+        "/api/v1/mode", method="PUT", headers={"Authorization": "Bearer the token"}
+    ).respond_with_json({"mode": "paused"})
+    url, token_file = command.groups()
+    assert shf("mode", "paused", url, httpserver.url_for(""), token_file, "token").stdout == "paused\n"
+    httpserver.check()
 
 
 def test_init_writes_a_configuration_that_is_valid_and_does_nothing_yet(shf: Shf, tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ from self_healing_fabric.quoting import quoted
 Command = Callable[..., Any]
 
 OTHER_THREADS = 50  # of `shf serve` beside its workers: 32 answer, the rest are its loops
+WITHOUT_CONFIGURATION = (
+    "A fabric that runs is asked without it, too: shf COMMAND --url http://127.0.0.1:9931 (its address), "
+    "with --token-file FILE where it asks for a token."
+)
 
 config_option = click.option(
     "--config",
@@ -767,7 +771,10 @@ def _api(
     if user is not None and token_file is not None:
         raise UsageError("give a token or a user, not both")
     if url is None:
-        settings = load_settings(config_path(config))
+        try:
+            settings = load_settings(config_path(config))
+        except ShfError as error:  # a file may be half written while the fabric has to be stopped
+            raise UsageError(f"{str(error).rstrip()}\n{WITHOUT_CONFIGURATION}") from error
         url = f"http://{settings.listen}"
         if token_file is None and user is None:
             # Whoever can read these files may do what they allow: as the one that may decide, else read.
