@@ -1,8 +1,11 @@
 """`shf check`: each server is asked, each finding says what to do, and nothing is restarted by asking."""
 
+import base64
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -414,6 +417,35 @@ def test_a_workload_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     assert [finding.ok for finding in findings] == [False, False]  # as evidence, and for its repair
     for finding in findings:
         assert "set kubernetes.kubeconfig to a file that can be read" in finding.message
+
+
+def test_a_kubeconfig_whose_certificates_find_no_room_is_not_called_unreadable(tmp_path: Path) -> None:
+    """Its client needs them as files. On a read-only or full disk people were sent to what is well."""
+    authority = {"certificate-authority-data": base64.b64encode(b"a certificate").decode()}
+    parts = {
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:9", **authority}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "kubeconfig").write_text(
+        json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "c", **parts})
+    )
+    configured = {
+        "store": f"sqlite:///{tmp_path}/shf.db",
+        "prometheus": {"url": CLOSED},
+        "services": {"cart": {"recovery": {"kubernetes": {"name": "cart"}}}},
+        "kubernetes": {"kubeconfig": str(tmp_path / "kubeconfig")},
+    }
+    (tmp_path / "shf.yaml").write_text(yaml.safe_dump(configured))
+    checked = f"{sys.executable} -m self_healing_fabric.cli check --json --config {tmp_path}/shf.yaml"
+    told = subprocess.run(  # no file can be written
+        ["sh", "-c", f"ulimit -f 0; exec {checked}"], capture_output=True, timeout=60, check=False
+    )
+    findings = [each["message"] for each in json.loads(told.stdout) if each["subject"] == "service cart"]
+    assert len(findings) == 2
+    for finding in findings:
+        assert "No usable temporary directory" in finding
+        assert "make room there, or name another one by TMPDIR" in finding
 
 
 def test_rights_that_a_plan_needs_and_the_fabric_has_not_are_named(tmp_path: Path) -> None:

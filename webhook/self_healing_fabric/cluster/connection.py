@@ -46,9 +46,13 @@ def configuration(settings: KubernetesSettings) -> client.Configuration:
                 persist_config=False,  # a kubeconfig is people's file
             )
     except (config.ConfigException, OSError) as error:
-        raise ClusterUnusable(
-            f"{quoted(error)}: outside of a cluster set kubernetes.kubeconfig to a file that can be read"
-        ) from error
+        remedy = "outside of a cluster set kubernetes.kubeconfig to a file that can be read"
+        if isinstance(error, OSError) and error.filename is None:  # it is not about the kubeconfig
+            remedy = (
+                "certificates that a kubeconfig holds have to be written into a temporary folder: make room "
+                "there, or name another one by TMPDIR"
+            )
+        raise ClusterUnusable(f"{quoted(error)}: {remedy}") from error
     made.retries = False
     return made
 
