@@ -46,6 +46,7 @@ from shf_queries import PrometheusClient, PrometheusUnavailable
 ROOT = Path(__file__).parents[2]
 # Where clients are made, and nowhere else: what they reach is decided there.
 MAKERS = {
+    "queries/shf_queries/answers.py",  # whose connections the clients of others are given
     "queries/shf_queries/client.py",
     "webhook/self_healing_fabric/cluster/connection.py",
     "webhook/self_healing_fabric/containers.py",
