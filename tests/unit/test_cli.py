@@ -1070,8 +1070,8 @@ def test_more_incidents_than_one_answer_holds_are_listed(shf: Shf, httpserver: H
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "token cannot be read: [Errno 2] No such file or directory"),
-        (b"\xff\xfe", "token cannot be read: 'utf-8' codec"),
+        (None, "token cannot be read: No such file or directory"),
+        (b"\xff\xfe", "token cannot be read: not UTF-8"),
         ("tökén\n".encode(), "token holds no token: an HTTP header takes ASCII only"),
         (b"a\nb", "token holds more than one line"),
         (b"a\x1bb", "token holds more than one line, or control characters"),

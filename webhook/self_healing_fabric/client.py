@@ -11,7 +11,7 @@ import httpx
 
 from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError, UnknownIncident, UsageError
-from self_healing_fabric.settings import read_secret
+from self_healing_fabric.settings import SecretUnusable, basic_headers, bearer_headers
 
 CONNECTS_WITHIN = 10.0  # seconds
 WITHIN = 30.0  # seconds for an answer
@@ -40,18 +40,15 @@ class FabricClient:
         Raises:
             ApiError: a file holds no secret, or `url` is none.
         """
-        headers, auth = {}, None
-        if token_file is not None:
-            token = _secret(token_file)
-            if not token.isascii():
-                raise ApiError(f"{token_file} holds no token: an HTTP header takes ASCII only")
-            headers["Authorization"] = f"Bearer {token}"
-        elif username is not None and password_file is not None:
-            auth = (username, _secret(password_file))
         self._url = url.rstrip("/")
         try:
+            headers = bearer_headers(token_file)
+            if username is not None and password_file is not None:
+                headers = basic_headers(username, password_file)
             timeout = httpx.Timeout(WITHIN, connect=CONNECTS_WITHIN)
-            self._http = outbound.client_to(self._url, timeout=timeout, headers=headers, auth=auth)
+            self._http = outbound.client_to(self._url, timeout=timeout, headers=headers)
+        except SecretUnusable as error:
+            raise ApiError(str(error)) from error
         except (httpx.InvalidURL, ValueError) as error:
             raise ApiError(f"{url} is no URL: {error}") from error
 
@@ -109,10 +106,3 @@ def _incident_path(incident_id: str) -> str:
     if "/" in incident_id or incident_id in (".", ".."):  # no part of a path can be these
         raise UnknownIncident(f"no incident has the id {incident_id!r}")
     return f"/api/v1/incidents/{quote(incident_id, safe='', errors='surrogateescape')}"
-
-
-def _secret(path: Path) -> str:
-    try:
-        return read_secret(path)
-    except ValueError as error:
-        raise ApiError(str(error)) from error

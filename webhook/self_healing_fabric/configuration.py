@@ -24,6 +24,7 @@ from self_healing_fabric.settings import (
     ENVIRONMENT_PREFIX,
     KubernetesRecovery,
     Right,
+    SecretUnusable,
     Settings,
     VerificationSettings,
     is_loopback,
@@ -256,7 +257,7 @@ def _may_act(caller: Any) -> bool:
 def _secret_file_problems(where: str, path: Path) -> Iterator[Problem]:
     try:
         read_secret(path)
-    except ValueError as error:
+    except SecretUnusable as error:
         yield Problem(where, str(error))
 
 

@@ -155,19 +155,13 @@ def client_for(
     return _client(frozenset(map(origin, named)), timeout=timeout, headers=headers)
 
 
-def client_to(
-    url: str,
-    *,
-    timeout: httpx.Timeout,
-    headers: Mapping[str, str] | None = None,
-    auth: tuple[str, str] | None = None,
-) -> Client:
+def client_to(url: str, *, timeout: httpx.Timeout, headers: Mapping[str, str] | None = None) -> Client:
     """A client for the URL that a person gave on the command line; who asks once leaves nothing open.
 
     Raises httpx.InvalidURL, ValueError.
     """
     named, limits = frozenset({origin(url)}), httpx.Limits(max_keepalive_connections=0)
-    return _client(named, limits, base_url=url, timeout=timeout, headers=headers, auth=auth)
+    return _client(named, limits, base_url=url, timeout=timeout, headers=headers)
 
 
 def answer_to(

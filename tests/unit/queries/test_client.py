@@ -17,10 +17,11 @@ from werkzeug import Request, Response
 
 from deadline import within_deadline
 from dripping_server import IN_BODY, IN_HEADERS, dripping_server
-from self_healing_fabric.settings import bearer_headers
+from self_healing_fabric.settings import PrometheusSettings, bearer_headers
 from shf_queries import PartialResult, PrometheusClient, PrometheusUnavailable, QueryError, QueryRejected
 
 URL = "http://prometheus.test:9090"
+SEVERAL_LINES = "holds more than one line, or control characters: write only the secret"
 QUERY = f"{URL}/api/v1/query"
 VECTOR = {"resultType": "vector", "result": [{"metric": {"service": "cart"}, "value": [1, "2"]}]}
 
@@ -331,16 +332,28 @@ def test_a_token_that_cannot_be_read_is_told_with_its_path(tmp_path: Path) -> No
     client.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"canary\nof a second line", "canäry".encode(), b"can\xe4ry"])
-def test_what_is_no_token_is_neither_sent_nor_told(tmp_path: Path, content: bytes) -> None:
-    """The client said what it could not send, all of it, and the log and the status repeated that."""
-    token = tmp_path / "token"
-    token.write_bytes(content)
-    client = PrometheusClient(URL, headers=lambda: bearer_headers(token))
+@pytest.mark.parametrize("scheme", ["bearer", "basic"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is empty: write the secret into it"),
+        (b"canary\nof a second line", SEVERAL_LINES),
+        (b"can\xe4ry", "cannot be read: not UTF-8"),
+    ],
+)
+def test_what_is_no_secret_is_neither_sent_nor_told(
+    tmp_path: Path, scheme: str, content: bytes, what: str
+) -> None:
+    """Clients and decoders tell all of what they could not send, and the log and the status repeat that."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(content)
+    shown: dict[str, Any] = {"username": "a", "password_file": secret}
+    if scheme == "bearer":
+        shown = {"bearer_token_file": secret}
+    client = PrometheusClient(URL, headers=PrometheusSettings(url=URL, **shown).headers)
     with pytest.raises(QueryError) as error:
         client.instant("up")
-    told = f"{token} must hold one line of ASCII, the token, and nothing else"
-    assert str(error.value) == f"Prometheus at {URL} cannot be asked: {told}"
+    assert str(error.value) == f"Prometheus at {URL} cannot be asked: {secret} {what}"
     client.close()
 
 

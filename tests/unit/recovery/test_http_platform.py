@@ -19,6 +19,8 @@ from self_healing_fabric.recovery.platforms.http import HttpPlatform
 from self_healing_fabric.recovery.strategies import strategies
 from self_healing_fabric.settings import HttpRecovery, Settings
 
+SEVERAL_LINES = "holds more than one line, or control characters: write only the secret"
+
 
 class Target:
     """A service whose restart URL answers as told, and whose start time changes when it restarts."""
@@ -277,9 +279,18 @@ def test_the_token_goes_to_both_urls_and_is_read_anew(target: Target, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"canary\nof a second line", b"canary\x07", "canäry".encode(), b"can\xe4ry"]
+    ("content", "what"),
+    [
+        (b"", "is empty: write the secret into it"),
+        (b"canary\nof a second line", SEVERAL_LINES),
+        (b"canary\x07", SEVERAL_LINES),
+        ("canäry".encode(), "holds no token: an HTTP header takes ASCII only"),
+        (b"can\xe4ry", "cannot be read: not UTF-8"),
+    ],
 )
-def test_what_is_no_token_is_neither_sent_nor_told(target: Target, tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_token_is_neither_sent_nor_told(
+    target: Target, tmp_path: Path, content: bytes, what: str
+) -> None:
     """The client said what it could not send, all of it, and the timeline and the messages repeated that."""
     token = tmp_path / "token"
     token.write_bytes(content)
@@ -287,9 +298,8 @@ def test_what_is_no_token_is_neither_sent_nor_told(target: Target, tmp_path: Pat
     settings = Settings(services={"cart": {"recovery": recovery}})  # type: ignore[dict-item]
     effect = strategies(settings)["restart"].on("cart")
     outcome = effect.perform(key="k", attempt=1, before={}, permit=allowed)
-    told = f"{token} must hold one line of ASCII, the token, and nothing else"
-    assert (outcome.status, outcome.detail) == (Status.FAILED, told)
-    with pytest.raises(TargetUnreadable, match="must hold one line"):
+    assert (outcome.status, outcome.detail) == (Status.FAILED, f"{token} {what}")
+    with pytest.raises(TargetUnreadable, match=what):
         target.platform(bearer_token_file=token).snapshot()
     assert target.server.log == []
 

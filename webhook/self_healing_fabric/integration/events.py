@@ -110,7 +110,7 @@ class HttpSink:
         self._http = outbound.client_for(settings, timeout=settings.timeout)
 
     def send(self, event: Mapping[str, Any]) -> None:
-        """Deliver one. Raises EventRefused, httpx.HTTPError, OSError."""
+        """Deliver one. Raises EventRefused, httpx.HTTPError, SecretUnusable."""
         headers = {"Content-Type": CONTENT_TYPE, **bearer_headers(self._settings.bearer_token_file)}
         answer = outbound.answer_to(
             self._http, "POST", self._settings.url, content=_json(event), headers=headers

@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from self_healing_fabric.settings.values import Section, ServiceName
-from shf_queries.bearer import bearer_token
 
 
 class Right(StrEnum):
@@ -99,16 +98,23 @@ class AuthSettings(Section):
         return tuple(found)
 
 
+class SecretUnusable(OSError):
+    """A file holds nothing that can be sent as a secret. Its text names the file and tells nothing of what is
+    in it, as the errors of decoders and of HTTP clients do."""
+
+
 def read_secret(file: Path) -> str:
-    """The token or password in a file. Raises ValueError, which says what is wrong with the file."""
+    """The token or password in a file. Raises SecretUnusable."""
     try:
         secret = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+    except OSError as error:
+        raise SecretUnusable(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeError:
+        raise SecretUnusable(f"{file} cannot be read: not UTF-8") from None
     if not secret:
-        raise ValueError(f"{file} is empty: write the secret into it")
+        raise SecretUnusable(f"{file} is empty: write the secret into it")
     if not secret.isprintable():
-        raise ValueError(f"{file} holds more than one line, or control characters: write only the secret")
+        raise SecretUnusable(f"{file} holds more than one line, or control characters: write only the secret")
     return secret
 
 
@@ -116,16 +122,23 @@ def bearer_headers(token_file: Path | None) -> dict[str, str]:
     """The headers that present a token, read anew for every call; none without a file.
 
     Raises:
-        TokenUnusable: an OSError that says what is wrong with the file.
+        SecretUnusable: the file holds no token.
     """
     if token_file is None:
         return {}
-    return {"Authorization": f"Bearer {bearer_token(token_file)}"}
+    token = read_secret(token_file)
+    if not token.isascii():
+        raise SecretUnusable(f"{token_file} holds no token: an HTTP header takes ASCII only")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def basic_headers(username: str, password_file: Path) -> dict[str, str]:
-    """The headers of HTTP basic authentication, the password read anew for every call. Raises OSError."""
-    pair = f"{username}:{password_file.read_text(encoding='utf-8').strip()}"
+    """The headers of HTTP basic authentication, the password read anew for every call.
+
+    Raises:
+        SecretUnusable: the file holds no password.
+    """
+    pair = f"{username}:{read_secret(password_file)}"
     return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
 

@@ -32,7 +32,7 @@ class _AskedServer(Section):
         return self
 
     def headers(self) -> dict[str, str]:
-        """Those that say who asks, to be sent with each call. Raises OSError, UnicodeError."""
+        """Those that say who asks, to be sent with each call. Raises SecretUnusable."""
         if self.username is not None and self.password_file is not None:
             return basic_headers(self.username, self.password_file)
         return bearer_headers(self.bearer_token_file)

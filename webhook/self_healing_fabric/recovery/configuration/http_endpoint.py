@@ -21,8 +21,7 @@ from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
 from self_healing_fabric.recovery.outcomes import Conflict, Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms.http import unasked
-from self_healing_fabric.settings import ConfigurationSettings, bearer_headers
-from shf_queries.bearer import TokenUnusable
+from self_healing_fabric.settings import ConfigurationSettings, SecretUnusable, bearer_headers
 
 
 class _Forbidden(Exception):
@@ -107,6 +106,6 @@ class HttpEndpoint(Document):
     def _client(self) -> outbound.Client:
         try:
             headers = bearer_headers(self._token_file)
-        except TokenUnusable as error:
+        except SecretUnusable as error:
             raise TargetUnreadable(str(error)) from error
         return outbound.client_for(self._live, timeout=self._timeout, headers=headers)

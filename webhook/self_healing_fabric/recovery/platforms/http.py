@@ -37,8 +37,7 @@ from self_healing_fabric.recovery.outcomes import (
     learnt,
 )
 from self_healing_fabric.recovery.scaling import scaled_back, scaled_up
-from self_healing_fabric.settings import HttpRecovery, ScaleSettings, Section, bearer_headers
-from shf_queries.bearer import TokenUnusable
+from self_healing_fabric.settings import HttpRecovery, ScaleSettings, SecretUnusable, Section, bearer_headers
 
 READ_TIMEOUT = 5.0  # seconds to ask the target for what it says of itself
 INTERRUPTED = "the fabric was interrupted during the action"
@@ -311,6 +310,6 @@ class Calls:
         """A client for one call, whose answer has `timeout` seconds. Raises TargetUnreadable."""
         try:
             headers = bearer_headers(self._bearer_token_file)
-        except TokenUnusable as error:
+        except SecretUnusable as error:
             raise TargetUnreadable(str(error)) from error
         return outbound.client_for(self._named, timeout=timeout, headers=headers)

@@ -17,8 +17,14 @@ import httpx
 from self_healing_fabric import outbound
 from self_healing_fabric.recovery.effects import Effect, NotApplicable
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
-from self_healing_fabric.settings import RetryCall, RetrySettings, ServiceSettings, Settings, bearer_headers
-from shf_queries.bearer import TokenUnusable
+from self_healing_fabric.settings import (
+    RetryCall,
+    RetrySettings,
+    SecretUnusable,
+    ServiceSettings,
+    Settings,
+    bearer_headers,
+)
 
 
 def full_jitter(attempt: int, settings: RetrySettings) -> float:
@@ -90,7 +96,7 @@ class SafeCall(Effect):
                 answer = outbound.answer_to(client, call.method, call.url, headers=headers)
         except httpx.HTTPError as error:
             return f"{call.url} does not answer: {error or type(error).__name__}"
-        except TokenUnusable as error:
+        except SecretUnusable as error:
             return str(error)
         good = answer.status_code in call.expect if call.expect else answer.is_success
         return None if good else f"{call.url} answered {answer.status_code}"
