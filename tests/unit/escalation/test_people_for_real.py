@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import threading
 from collections.abc import Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -216,3 +217,23 @@ def test_a_service_that_never_ends_its_answer_keeps_nobody_else_from_hearing(
     with pytest.raises(CallFailed, match="line 1"):
         within_deadline(lambda: channel.send(MESSAGE, caught.value.progress))
     assert len(httpserver.log) == 1
+
+
+def test_who_is_not_told_for_want_of_a_thread_is_told_later_and_nobody_else_again(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    """Others of the same container may have taken all: each line needs one, in which it can be given up."""
+    ada, bob = (f"json://127.0.0.1:{httpserver.port}/{name}" for name in ("ada", "bob"))
+    httpserver.expect_request("/ada", method="POST").respond_with_data("ok")
+    httpserver.expect_request("/bob", method="POST").respond_with_data("ok")
+    reached = people(tmp_path, ada).send(MESSAGE, {}).progress
+    channel = people(tmp_path, ada, bob)
+    before = threading.stack_size(1 << 45)  # bytes, that no system has
+    try:
+        with pytest.raises(CallFailed, match=r"line 2 .* can't start new thread") as caught:
+            channel.send(MESSAGE, reached)
+    finally:
+        threading.stack_size(before)
+    assert caught.value.progress == reached
+    channel.send(MESSAGE, caught.value.progress)
+    assert [request.path for request, _ in httpserver.log] == ["/ada", "/bob"]

@@ -25,7 +25,7 @@ from werkzeug import Request, Response
 
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.app import create_app
-from self_healing_fabric.escalation.channels import Receipt
+from self_healing_fabric.escalation.channels import CallFailed, Receipt
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents import timeline
 from self_healing_fabric.incidents.lifecycle import State
@@ -463,6 +463,38 @@ def test_a_replica_that_does_not_know_a_channel_leaves_its_calls_to_others(
             other.send(batch)
     world.run(seconds=5)
     assert (len(first.heard), len(second.heard)) == heard
+
+
+class Defective:
+    """A channel that reaches one of two, then breaks."""
+
+    gathers, alive_for = False, None
+
+    def __init__(self) -> None:
+        self.given: list[dict[str, Any]] = []
+
+    def send(self, _: Any, progress: Any) -> Receipt:
+        """To those that an earlier try has not reached."""
+        self.given.append(dict(progress))
+        if len(self.given) == 1:
+            raise CallFailed("bob did not take it", partly=True, progress={"reached": ["ada"]})
+        if len(self.given) == 2:
+            raise ValueError("a defect")
+        return Receipt()
+
+
+def test_a_try_that_breaks_forgets_nobody_who_was_reached(guarded: Guarded) -> None:
+    """The next one would tell them again."""
+    world, _ = guarded()
+    channel = Defective()
+    caller = Caller(replace(world.context, channels={**world.context.channels, "guardian-1": channel}))
+    fails(world, "cart")
+    world._work(world.orchestrator.take_in_and_claim(8))
+    for _ in range(4):
+        for batch in caller.look():
+            caller.send(batch)
+        world.clock.now += 10
+    assert channel.given == [{}, {"reached": ["ada"]}, {"reached": ["ada"]}]
 
 
 def first_unreachable(guarded: Guarded, reach_within: float = 20) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ it is found and imported here (`entry_points`), and called here (`bounded`), and
 
 from __future__ import annotations
 
-from self_healing_fabric.extensions.bounded import Misbehaved, call
+from self_healing_fabric.extensions.bounded import Begun, Misbehaved, begin, call
 from self_healing_fabric.extensions.entry_points import (
     BUILT_IN,
     GROUPS,
@@ -24,9 +24,11 @@ from self_healing_fabric.extensions.making import make
 __all__ = [
     "BUILT_IN",
     "GROUPS",
+    "Begun",
     "Misbehaved",
     "Plugin",
     "PluginUnusable",
+    "begin",
     "call",
     "clashes",
     "installed",

@@ -536,7 +536,7 @@ def _after_failure(row: AnyRow, failure: CallFailed, now: float) -> dict[str, An
     common = {
         "attempts": attempts,
         "error": str(failure)[: timeline.MAX_MESSAGE],
-        "progress": failure.progress,
+        "progress": row.progress if failure.progress is None else failure.progress,
     }
     if row.sent_at is not None:  # it is known, and was only to be kept alive
         return {**common, "due_at": now + pause, "deadline_at": row.deadline_at}

@@ -28,7 +28,7 @@ class CallFailed(Exception):
     Attributes:
         final: trying again cannot help.
         partly: somebody was reached.
-        progress: as in `Receipt`.
+        progress: as in `Receipt`; None: nothing has changed since the earlier try.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CallFailed(Exception):
         super().__init__(reason)
         self.final = final
         self.partly = partly
-        self.progress = dict(progress or {})
+        self.progress = None if progress is None else dict(progress)
 
 
 class Channel(Protocol):

@@ -15,13 +15,12 @@ import hashlib
 import importlib
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.escalation.channels.delivery import CallFailed, Receipt
 from self_healing_fabric.escalation.messages import Message
-from self_healing_fabric.extensions import Misbehaved, call
+from self_healing_fabric.extensions import Begun, Misbehaved, begin
 from self_healing_fabric.settings import AppriseChannel as AppriseSettings
 from self_healing_fabric.settings import Settings
 
@@ -55,9 +54,8 @@ class AppriseChannel:
                     left[digest] = number, service
         except UrlsUnusable as error:
             raise CallFailed(str(error), progress={"reached": reached}) from error
-        with ThreadPoolExecutor(len(left) or 1, thread_name_prefix="people") as pool:
-            tried = pool.map(lambda each: self._try(each[0], each[1], message), left.values())
-            failed = {digest: why for digest, why in zip(left, tried, strict=True) if why is not None}
+        begun = {digest: self._begin(*place, message) for digest, place in left.items()}
+        failed = {digest: why for digest, each in begun.items() if (why := _end(each)) is not None}
         reached += [digest for digest in left if digest not in failed]
         if failed:
             why = "; ".join(failed.values())
@@ -72,16 +70,15 @@ class AppriseChannel:
                 raise UrlsUnusable(self._unknown(number))
         return f"{len(found)} service{'s' if len(found) != 1 else ''} in {self._file}"
 
-    def _try(self, number: int, service: Any, message: Message) -> str | None:
-        """Tell one of them; why it was not told, or None."""
+    def _begin(self, number: int, service: Any, message: Message) -> Begun[str | None] | str:
+        """Begin to tell one of them, or say why that cannot be."""
         if service is None:
             return self._unknown(number)
         who = f"the service in line {number} of {self._file}"
         try:
-            taken = call(who, lambda: _notify(service, message), within=SENT_WITHIN)
+            return begin(who, lambda: None if _notify(service, message) else f"{who} did not take it")
         except Misbehaved as error:
             return str(error)
-        return None if taken else f"{who} did not take it"
 
     def _unknown(self, number: int) -> str:
         return f"{self._file}, line {number}: not a URL that apprise knows"
@@ -103,6 +100,14 @@ class AppriseChannel:
         if not found:
             raise UrlsUnusable(f"{self._file} holds no URL")
         return found
+
+
+def _end(begun: Begun[str | None] | str) -> str | None:
+    """Why one of them was not told; None: it was."""
+    try:
+        return begun if isinstance(begun, str) else begun.value(within=SENT_WITHIN)
+    except Misbehaved as error:
+        return str(error)
 
 
 def _notify(service: Any, message: Message) -> bool:
