@@ -167,7 +167,8 @@ def test_a_call_reaches_alertmanager_with_a_username(locked: Locked, tmp_path: P
 def test_a_password_that_is_replaced_is_sent_without_a_restart(
     locked: Locked, tmp_path: Path, kind: str
 ) -> None:
-    """The running fabric is refused with the first one, and gets an answer with the one in its place."""
+    """The running fabric is refused with the first one, gets an answer with the one in its place, and says so
+    when there is none any more."""
     settings = locked.settings(tmp_path, secret="another-secret", reconcile_interval=1)
     if kind == "prometheus":  # while Alertmanager answers, that is asked now and then only
         del settings["alertmanager"], settings["escalation"]
@@ -179,6 +180,8 @@ def test_a_password_that_is_replaced_is_sent_without_a_restart(
         fabric.wait("refused", lambda: answers() == [False], 60)
         (tmp_path / "password").write_text(SECRET)
         fabric.wait("reached", lambda: answers() == [True], 60)
+        (tmp_path / "password").unlink()
+        fabric.wait("cannot be asked", lambda: answers() == [False], 60)
 
 
 @pytest.mark.parametrize(

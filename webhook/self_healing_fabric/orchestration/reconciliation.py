@@ -221,11 +221,9 @@ class Reconciliation:
             log.warning("alertmanager_forgot_calls", number=len(forgotten))
 
     def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
-        headers = settings.headers()
-
         def get(path: str) -> bytes:
             url = f"{settings.url}/api/v2/{path}"
-            answer = self._http.get(url, headers=headers, timeout=settings.timeout)
+            answer = self._http.get(url, headers=settings.headers(), timeout=settings.timeout)
             return outbound.succeeded(answer).content
 
         with asking("alertmanager", settings.url):
