@@ -300,11 +300,19 @@ def test_a_deadline_must_leave_room_for_the_stability_window(problems: Problems)
     assert found == {"verification.deadline": "must be at least twice `stability` (30 s)"}
 
 
-def test_services_need_names_that_can_be_labels(problems: Problems) -> None:
+def test_services_need_names_that_can_be_labels(problems: Problems, tmp_path: Path) -> None:
     """A name with a quote is refused at its path, in words that say what a name may have."""
     ((path, told),) = problems({"services": {'x"} or vector(1) #': {}}}).items()
     assert path.startswith('services.x"} or vector(1) #')
     assert told.startswith("a name has letters, digits, `.`, `_` and `-`")
+    assert told.endswith("(docs/signals.md shows how targets get the label `service`)")
+    token = tmp_path / "token"
+    token.write_text("secret")
+    ((path, told),) = problems(
+        {"auth": {"callers": {"ada b": {"rights": ["read"], "token_file": str(token)}}}}
+    ).items()
+    assert path.startswith("auth.callers.ada b")
+    assert told.endswith("the first and the last one a letter or a digit"), "no label makes a caller"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from self_healing_fabric.settings.values import Section, ServiceName
+from self_healing_fabric.settings.values import Name, Section
 
 
 class Right(StrEnum):
@@ -82,7 +82,7 @@ class AuthSettings(Section):
     token_file: Path | None = Field(
         None, description="one token for everything; it or `callers` is needed beyond loopback"
     )
-    callers: Mapping[ServiceName, CallerSettings] = Field({}, description="who may do what, by name")
+    callers: Mapping[Name, CallerSettings] = Field({}, description="who may do what, by name")
 
     def credentials(self) -> tuple[Credential, ...]:
         """Every way to be let in, in the order of the file; none: everybody on this machine may do all."""

@@ -21,12 +21,20 @@ def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(
             "a name has letters, digits, `.`, `_` and `-`, at most 128 in all, the first and the last one a "
-            "letter or a digit (docs/signals.md shows how targets get the label `service`)"
+            "letter or a digit"
         )
     return value
 
 
-ServiceName = Annotated[str, AfterValidator(_name)]
+def _service_name(value: str) -> str:
+    try:
+        return _name(value)
+    except ValueError as error:
+        raise ValueError(f"{error} (docs/signals.md shows how targets get the label `service`)") from None
+
+
+Name = Annotated[str, AfterValidator(_name)]
+ServiceName = Annotated[str, AfterValidator(_service_name)]
 
 UNDO = "undo"
 """The strategy that takes back what another one did; no plan can name it, and it heals nothing."""
