@@ -52,7 +52,10 @@ class _Timed(io.RawIOBase):
         with contextlib.suppress(TimeoutError):
             if left > 0:
                 self._socket.settimeout(left)
-                return self._beneath.readinto(buffer)
+                try:
+                    return self._beneath.readinto(buffer)
+                finally:  # the next question on this connection has a time of its own
+                    self._socket.settimeout(self._timeout)
         raise TimeoutError(f"timed out: its answer takes longer than {self._timeout:g} s")
 
     def close(self) -> None:

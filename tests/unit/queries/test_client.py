@@ -5,6 +5,7 @@ import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import requests
 import responses
 from pytest_httpserver import HTTPServer
 from responses import matchers
+from urllib3 import PoolManager
 from werkzeug import Request, Response
 
 from deadline import within_deadline
 from dripping_server import IN_BODY, IN_HEADERS, dripping_server
 from self_healing_fabric.settings import PrometheusSettings, bearer_headers
 from shf_queries import PartialResult, PrometheusClient, PrometheusUnavailable, QueryError, QueryRejected
+from shf_queries.answers import whole_answers
 
 URL = "http://prometheus.test:9090"
 SEVERAL_LINES = "holds more than one line, or control characters: write only the secret"
@@ -251,6 +254,32 @@ def test_an_answer_that_comes_byte_by_byte_runs_into_the_timeout(begins: bytes) 
                 within_deadline(lambda: client.instant("up"))
         finally:
             client.close()
+
+
+class Keeping(BaseHTTPRequestHandler):
+    """Keeps its connections."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
+def test_the_next_question_on_a_kept_connection_has_a_time_of_its_own() -> None:
+    """What an answer has left of its time is no bound for sending the next question."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keeping) as server, PoolManager() as connections:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        whole_answers(connections)
+        assert connections.request("GET", url, timeout=30.0, retries=False).status == 200
+        kept = connections.connection_from_url(url).pool.get()
+        assert kept.sock.gettimeout() == 30.0
+        kept.close()
+        server.shutdown()
 
 
 @pytest.mark.parametrize("body", ["<html>login</html>", "", '{"status"', '"warnings"', "\xff"])
