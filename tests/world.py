@@ -145,6 +145,7 @@ class Target:
         self.restarts: list[str] = []
         self.answer = 200
         self.pretends = False  # says yes, and restarts nothing
+        self.starting = False  # cannot tell yet when it started
         self.on_restart: Callable[[], None] = lambda: None
         self.restart_url = server.url_for(f"/{name}/restart")
         self.started_at_url = server.url_for(f"/{name}")
@@ -185,6 +186,8 @@ class Target:
         return Response(json.dumps({"replicas": self.replicas}), mimetype="application/json")
 
     def _state(self, _: Request) -> Response:
+        if self.starting:
+            return Response(status=503)
         return Response(json.dumps({"started_at": len(self.restarts)}), mimetype="application/json")
 
     def _health(self, request: Request) -> Response:

@@ -209,6 +209,10 @@ class DockerEngine:
         if self._process is not None:
             self._process.wait()
 
+    def is_away(self) -> bool:
+        """Whether it was stopped or killed, and not started since."""
+        return self._ended()
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the engine: SIGSTOP makes it hang, SIGCONT go on."""
         if self._process is not None:
@@ -232,7 +236,7 @@ class DockerEngine:
             yield web
         finally:
             with contextlib.suppress(docker.errors.NotFound):
-                container.remove(force=True)
+                self.client.containers.get(web.id).remove(force=True)
 
     def events(self, kind: str, container: str) -> list[dict[str, Any]]:
         """The events of a kind that the engine has recorded of a container."""

@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -123,6 +124,16 @@ class Cluster:
         self._processes[1].kill()
         self._processes[1].wait()
 
+    def start_api_server(self) -> None:
+        """Again, with what it had stored."""
+        self._processes.insert(1, self._launched(*self._api_server()))
+        del self._processes[2]
+        wait_until(f"the API server is ready; see {self.directory}", self._is_ready, READY_DEADLINE)
+
+    def signal_api_server(self, number: signal.Signals) -> None:
+        """SIGSTOP makes it hang, SIGCONT go on."""
+        self._processes[1].send_signal(number)
+
     def _start(self) -> None:
         certificates = self.directory / "certs"
         certificates.mkdir()
@@ -142,24 +153,7 @@ class Cluster:
             f"--initial-cluster=default={peers}",
             "--unsafe-no-fsync",  # nothing here outlives the test
         )
-        self._run(
-            "kube-apiserver",
-            f"--etcd-servers={etcd}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
-            f"--secure-port={self._port}",
-            f"--cert-dir={certificates}",
-            f"--token-auth-file={self.directory / 'tokens.csv'}",
-            "--authorization-mode=RBAC",
-            f"--service-account-key-file={key}",
-            f"--service-account-signing-key-file={key}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.0.0.0/24",
-            "--disable-admission-plugins=ServiceAccount",  # it waits for accounts that a controller makes
-            "--endpoint-reconciler-type=none",
-            *self._audit(),
-            *self._more,
-        )
+        self._run(*self._api_server())
         authority = certificates / "apiserver.crt"
         wait_until(f"certificates; see {self.directory}", authority.exists, READY_DEADLINE)
         headers = {"Authorization": f"Bearer {ADMIN}"}
@@ -177,6 +171,28 @@ class Cluster:
             "--leader-elect=false",
             *_without_an_insecure_port(),
         )
+
+    def _api_server(self) -> list[str]:
+        certificates = self.directory / "certs"
+        key = certificates / "accounts.key"
+        return [
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self._etcd}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self._port}",
+            f"--cert-dir={certificates}",
+            f"--token-auth-file={self.directory / 'tokens.csv'}",
+            "--authorization-mode=RBAC",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--disable-admission-plugins=ServiceAccount",  # it waits for accounts that a controller makes
+            "--endpoint-reconciler-type=none",
+            *self._audit(),
+            *self._more,
+        ]
 
     def _audit(self) -> list[str]:
         if not self._audited:
@@ -203,11 +219,12 @@ class Cluster:
         return answer.is_success
 
     def _run(self, program: str, *arguments: str) -> None:
-        with (self.directory / f"{program}.log").open("wb") as log:
-            self._processes.append(
-                subprocess.Popen(
-                    tethered([program, *arguments]), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
+        self._processes.append(self._launched(program, *arguments))
+
+    def _launched(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.directory / f"{program}.log").open("ab") as log:
+            return subprocess.Popen(
+                tethered([program, *arguments]), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def _tails(self) -> str:

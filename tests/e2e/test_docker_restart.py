@@ -484,20 +484,6 @@ def test_a_container_settles_when_it_passes_its_health_check(
         assert effect(settings).settled(before).progress is Progress(progress)
 
 
-@engine_away
-def test_an_engine_that_dies_in_the_middle_leaves_it_indeterminate(own_engine: DockerEngine) -> None:
-    """The connection breaks while the container is being stopped, and nobody is left to ask."""
-    with own_engine.web("cut-off", on_term=IGNORES) as web, ThreadPoolExecutor(1) as pool:
-        settings = service(own_engine.host, "cut-off", stop_timeout="20s")
-        answer = pool.submit(restart, settings, effect(settings).snapshot())
-        wait_until("the engine stops the container", lambda: web.events("kill") > 0)
-        process = web.state()["Pid"]
-        own_engine.kill()
-        assert answer.result(timeout=20)[0] is Status.INDETERMINATE
-        os.kill(process, signal.SIGKILL)  # or the next engine would wait 10 s for it to end
-        own_engine.start()
-
-
 def test_a_missing_sdk_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Docker SDK is an extra: who configures a container without it is told what to install."""
     take_away("docker", monkeypatch)
@@ -512,6 +498,13 @@ def values(store: Path, host: str, container: str) -> dict[str, Any]:
         "guardrails": {"cooldown": 0},
         "services": {SERVICE: service(host, container, stop_timeout="3s").model_dump()},
     }
+
+
+def waiting_for(context: Context) -> str:
+    """What the incident waits for, as people read it."""
+    incident = context.store.read(lambda connection: statements.incident(connection, INCIDENT))
+    assert incident is not None
+    return str(incident.waiting_for)
 
 
 def state_and_actions(context: Context) -> tuple[str, list[str]]:
@@ -546,6 +539,33 @@ def test_the_state_machine_restarts_a_container_once_and_then_verifies(
         assert state_and_actions(context) == ("verifying", ["succeeded"])
         assert web.wait_answering()
         assert web.events("restart") == 1
+
+
+@engine_away
+def test_an_engine_that_goes_away_right_before_the_order_is_waited_for(
+    own_engine: DockerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was ordered: that is no reason to call people, and it is done when the engine is back."""
+    perform = platform.DockerRestart.perform
+
+    def too_late(*arguments: Any, **options: Any) -> Any:
+        own_engine.stop()
+        return perform(*arguments, **options)
+
+    with own_engine.web("too-late") as web:
+        settings = values(tmp_path / "shf.db", own_engine.host, web.name)
+        with fabric_on(settings) as context, monkeypatch.context() as patch:
+            patch.setattr(platform.DockerRestart, "perform", too_late)
+            open_incident(context, "restart", service=SERVICE)
+            step(context)
+            assert state_and_actions(context) == ("recovering", ["failed"])
+            step(context)
+            assert state_and_actions(context) == ("recovering", ["failed"])
+        own_engine.start()
+        with fabric_on(settings, later=60) as context:
+            step(context)
+            assert state_and_actions(context) == ("verifying", ["failed", "succeeded"])
+        assert web.wait_answering()
 
 
 @engine_away
@@ -604,6 +624,131 @@ def test_an_engine_that_hangs_keeps_no_other_service_from_being_healed(
             finally:
                 engine.signal(signal.SIGCONT)
                 orchestrator.stop()
+
+
+@contextmanager
+def engine_killed_amid(
+    engine: DockerEngine, store: Path, **more: Any
+) -> Iterator[tuple[Web, dict[str, Any]]]:
+    """An engine that died while it stopped the container for a restart, which waits for it to come back."""
+    with engine.web("cut-off", on_term=IGNORES) as web, ThreadPoolExecutor(1) as pool:
+        settings = values(store, engine.host, web.name) | more
+        with fabric_on(settings) as context:
+            open_incident(context, "restart", service=SERVICE)
+            stepped = pool.submit(step, context)
+            wait_until("the engine stops the container", lambda: web.events("kill") > 0)
+            process = web.state()["Pid"]
+            engine.kill()
+            stepped.result(timeout=30)
+            assert state_and_actions(context) == ("recovering", ["started"])
+        os.kill(process, signal.SIGKILL)  # or the next engine would wait 10 s for it to end
+        try:
+            yield web, settings
+        finally:
+            if engine.is_away():
+                engine.start()
+
+
+@engine_away
+def test_an_engine_that_dies_amid_a_restart_tells_when_it_is_back(
+    own_engine: DockerEngine, tmp_path: Path
+) -> None:
+    """Nobody is called for what it can tell half a minute later; what did not happen is done, once."""
+    with engine_killed_amid(own_engine, tmp_path / "shf.db") as (web, settings):
+        with fabric_on(settings, later=60) as context:
+            step(context)
+            assert state_and_actions(context) == ("recovering", ["started"])
+            assert "is not known yet" in waiting_for(context)
+        own_engine.start()
+        with fabric_on(settings, later=120) as context:
+            step(context)
+            # A hung engine would carry out only now what it got before.
+            assert state_and_actions(context) == ("recovering", ["started"])
+            assert "answers again" in waiting_for(context)
+        with fabric_on(settings, later=240) as context:
+            step(context)
+            assert state_and_actions(context) == ("recovering", ["failed"])
+            step(context)
+            assert state_and_actions(context) == ("verifying", ["failed", "succeeded"])
+        assert web.wait_answering()
+        assert web.events("restart") == 1
+
+
+@engine_away
+def test_an_engine_that_is_restarted_amid_a_restart_is_given_the_time_that_it_takes(
+    own_engine: DockerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a socket of systemd's it answers at once, by then another process: nothing has been restarted."""
+    look, back = platform.DockerRestart._look, threading.Event()
+
+    def look_when_back(self: platform.DockerRestart) -> Any:
+        assert back.wait(60)
+        return look(self)
+
+    monkeypatch.setattr(platform.DockerRestart, "_look", look_when_back)
+    with own_engine.web("cut-off", on_term=IGNORES) as web, ThreadPoolExecutor(1) as pool:
+        settings = values(tmp_path / "shf.db", own_engine.host, web.name)
+        with fabric_on(settings) as context:
+            open_incident(context, "restart", service=SERVICE)
+            stepped = pool.submit(step, context)
+            wait_until("the engine stops the container", lambda: web.events("kill") > 0)
+            process = web.state()["Pid"]
+            own_engine.kill()
+            os.kill(process, signal.SIGKILL)
+            own_engine.start()
+            back.set()
+            stepped.result(timeout=60)
+            assert state_and_actions(context) == ("recovering", ["started"])
+        for later, found in ((60, "started"), (120, "failed")):
+            with fabric_on(settings, later=later) as context:
+                step(context)
+                assert state_and_actions(context) == ("recovering", [found])
+        with fabric_on(settings, later=120) as context:
+            step(context)
+            assert state_and_actions(context) == ("verifying", ["failed", "succeeded"])
+        assert web.wait_answering()
+        assert web.events("restart") == 1
+
+
+@engine_away
+def test_an_engine_that_does_not_come_back_is_not_waited_for_for_ever(
+    own_engine: DockerEngine, tmp_path: Path
+) -> None:
+    """When `escalation.max_wait` is over people are called: only they can tell what became of it."""
+    patience = {"escalation": {"max_wait": "8s"}}
+    with engine_killed_amid(own_engine, tmp_path / "shf.db", **patience) as (_, settings):
+        for later, found in ((3600, ("recovering", ["started"])), (7200, ("escalated", ["indeterminate"]))):
+            with fabric_on(settings, later=later) as context:
+                step(context)
+                assert state_and_actions(context) == found
+
+
+@engine_away
+def test_an_engine_that_hangs_amid_a_restart_restarts_once(
+    own_engine: DockerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It carries out the order only when it goes on, long after it was given up: it is not given again."""
+    monkeypatch.setattr(platform, "ENGINE_TIMEOUT", 1.0)
+    with own_engine.web("hung", on_term=IGNORES) as web:
+        settings = values(tmp_path / "shf.db", own_engine.host, web.name)
+        with fabric_on(settings) as context:
+            # The lease is the last that is asked for: then the order goes out.
+            monkeypatch.setattr(
+                context.leases, "holds", lambda *_, **__: own_engine.signal(signal.SIGSTOP) is None
+            )
+            open_incident(context, "restart", service=SERVICE)
+            step(context)
+            assert state_and_actions(context) == ("recovering", ["started"])
+        own_engine.signal(signal.SIGCONT)
+        wait_until("the engine takes the order", lambda: web.events("kill") > 0)
+        with fabric_on(settings, later=3600) as context:
+            step(context)
+            assert state_and_actions(context) == ("recovering", ["started"])  # it still stops the container
+        wait_until("the engine does what it was told", lambda: web.events("restart") == 1)
+        with fabric_on(settings, later=7200) as context:
+            step(context)
+            assert state_and_actions(context) == ("verifying", ["succeeded"])
+        assert web.events("restart") == 1
 
 
 def begin_to_restart(store: Path, host: str, container: str, die_first: bool) -> None:

@@ -24,7 +24,7 @@ from self_healing_fabric.recovery.effects import (
     Progress,
     TargetUnreadable,
 )
-from self_healing_fabric.recovery.outcomes import Status
+from self_healing_fabric.recovery.outcomes import Status, Untold
 
 pytestmark = pytest.mark.e2e
 
@@ -662,6 +662,50 @@ def test_killed_around_a_rollback_there_is_exactly_one(shop: RepairedShop, point
     whole = shop.settled()
     assert whole["metadata"]["generation"] == generation + 1
     assert json.dumps(whole["spec"]["template"]) == json.dumps(good)
+
+
+# --- an API server that goes away amid it
+
+
+@pytest.fixture(scope="module")
+def fragile() -> Iterator[Cluster]:
+    """A control plane for the tests that stop or kill it."""
+    require_cluster()
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("strategy", ["restart", "scale"])
+@pytest.mark.parametrize("dies", [True, False], ids=["killed", "hangs"])
+def test_an_api_server_that_goes_away_amid_an_order_tells_when_it_is_back(
+    fragile: Cluster, numbers: Iterator[int], strategy: str, dies: bool
+) -> None:
+    """It has the order and does not answer: killed, it never carries it out; going on, it may, and once."""
+    shop = RepairedShop(fragile, f"repair-{next(numbers)}")
+    with Kubelet(shop):
+        shop.deploy(replicas=2)
+        generation = shop.settled()["metadata"]["generation"]
+    effect = shop.effect(strategy, max=9)
+    before = dict(effect.snapshot())
+
+    def hang() -> bool:
+        shop.cluster.signal_api_server(signal.SIGSTOP)
+        return True
+
+    outcome = effect.perform(key="k", attempt=1, before=before, permit=hang)
+    try:
+        assert isinstance(outcome, Untold), outcome
+        assert isinstance(effect.observe(before), Untold)
+    finally:
+        if dies:
+            shop.cluster.stop_api_server()
+            shop.cluster.start_api_server()
+        else:
+            shop.cluster.signal_api_server(signal.SIGCONT)
+    if effect.observe(before).status is Status.FAILED:
+        do(effect, before)
+    assert effect.observe(before).status is Status.SUCCEEDED
+    assert shop.whole()["metadata"]["generation"] == generation + 1
 
 
 # --- who else manages it

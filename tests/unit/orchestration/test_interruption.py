@@ -61,6 +61,38 @@ def test_killed_after_the_effect_does_not_repeat_it(
     assert [row.status for row in world.actions()] == ["succeeded"]
 
 
+def test_a_target_that_comes_up_after_the_fabric_is_waited_for(
+    killed_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their host starts anew: the fabric is there first. Nobody is called for what the target tells then."""
+    world = killed_world
+    die_after_the_effect(world, monkeypatch)
+    world.target.starting = True
+    world.run(seconds=120)
+    assert [row.status for row in world.actions()] == ["started"]
+    assert "whether restart happened is not known yet" in world.incident().waiting_for
+    world.target.starting = False
+    world.run(seconds=120)
+    assert len(world.target.restarts) == 1
+    assert [row.status for row in world.actions()] == ["succeeded"]
+    assert (world.incident().outcome, world.incident().level) == ("healed", 0)
+
+
+def test_a_target_that_never_tells_is_given_up(killed_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `escalation.max_wait`, and not counting the time for which the fabric itself was away."""
+    world = killed_world
+    die_after_the_effect(world, monkeypatch)
+    world.target.starting = True
+    world.run(seconds=60)
+    world.clock.now += 3600.0
+    world.run(seconds=60)
+    assert [row.status for row in world.actions()] == ["started"]
+    world.run(seconds=400)
+    assert len(world.target.restarts) == 1
+    assert [row.status for row in world.actions()] == ["indeterminate"]
+    assert world.incident().level > 0  # people were called
+
+
 def test_killed_before_the_effect_does_it_once(killed_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the start's record and the effect: it did not happen, so it is done later."""
     world = killed_world

@@ -117,13 +117,30 @@ def test_an_autoscaler_acts_between_the_decision_and_the_order(
     assert (world.incident().outcome, world.incident().level) == ("healed", 0)
 
 
+def test_an_api_server_that_goes_away_with_the_answer_tells_when_it_is_back(
+    world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is called for what it can tell a minute later, and nothing is sent again."""
+    answers = server.get
+    server.fault = (AFTER, RESET)
+    server.on_done = lambda: (world.healthy(), setattr(server, "get", lambda _: (503, {"message": "away"})))
+    world.run(seconds=60)
+    assert [row.status for row in world.actions()] == ["started"]
+    assert "is not known yet" in world.incident().waiting_for
+    monkeypatch.setattr(server, "get", answers)
+    world.run(seconds=180)
+    assert len(server.orders) == 1
+    assert [row.status for row in world.actions()] == ["succeeded"]
+    assert (world.incident().outcome, world.incident().level) == ("healed", 0)
+
+
 def test_nobody_can_be_asked_afterwards(
     world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer is lost, and the API server with it: people decide, and nothing is sent again."""
     server.fault = (AFTER, RESET)
     server.on_done = lambda: setattr(server, "get", lambda _: (503, {"message": "away"}))
-    world.run(seconds=180)
+    world.run(seconds=400)
     assert len(server.orders) == 1
     assert [row.status for row in world.actions()] == ["indeterminate"]
     assert world.incident().state is State.ESCALATED

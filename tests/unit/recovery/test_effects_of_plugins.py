@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, Progress, Settling, TargetUnreadable
+from self_healing_fabric.recovery.effects import (
+    Effect,
+    NotApplicable,
+    Progress,
+    Settling,
+    TargetAway,
+    TargetUnreadable,
+)
 from self_healing_fabric.recovery.effects_of_plugins import EffectOfPlugin
-from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.outcomes import Outcome, Status, Untold
 from self_healing_fabric.recovery.strategies.of_plugin import OfPlugin
 from self_healing_fabric.settings import MAX_EFFECT_TIMEOUT
 
@@ -103,6 +110,16 @@ def test_looking_at_the_target_fails_as_unreadable() -> None:
         EffectOfPlugin("plugin test", Told(settled=fail)).settled({})
     with pytest.raises(TargetUnreadable):
         EffectOfPlugin("plugin test", Told(settled=lambda _: "fine")).settled({})
+
+
+def test_a_target_that_is_away_may_tell_later() -> None:
+    """Whether the plugin raises it or answers it."""
+
+    def away(_: object) -> None:
+        raise TargetAway("it starts anew")
+
+    for observe in (away, lambda _: Untold(Status.INDETERMINATE, "it starts anew")):
+        assert isinstance(EffectOfPlugin("plugin test", Told(observe=observe)).observe({}), Untold)
 
 
 def test_what_lacks_a_method_fails_as_what_raises() -> None:

@@ -13,7 +13,7 @@ from werkzeug import Request, Response
 
 from deadline import within_deadline
 from self_healing_fabric.recovery.effects import Effect, TargetAway, TargetUnreadable
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Status
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Status, Untold
 from self_healing_fabric.recovery.platforms import platform_of
 from self_healing_fabric.recovery.platforms.http import HttpPlatform
 from self_healing_fabric.recovery.strategies import strategies
@@ -235,6 +235,14 @@ def test_a_start_time_on_a_closed_port_is_unreadable(closed_port: int) -> None:
     with pytest.raises(TargetUnreadable, match=url) as error:
         restart_of(HttpRecovery(restart=url, started_at=url)).snapshot()
     assert not isinstance(error.value, TargetAway)
+
+
+def test_after_an_order_a_closed_port_may_tell_later(closed_port: int) -> None:
+    """Who restarts, or whose host does, listens again in a while."""
+    url = f"http://127.0.0.1:{closed_port}/state"
+    restart = restart_of(HttpRecovery(restart=url, started_at=url, timeout=0.2))
+    assert isinstance(restart.observe({"started_at": 1}), Untold)
+    assert not isinstance(restart.observe({}), Untold)
 
 
 def test_after_a_crash_the_target_tells_what_became_of_it(target: Target) -> None:

@@ -22,6 +22,11 @@ from self_healing_fabric.recovery.strategies import SCALE, UNDO
 
 Actions = Sequence[Row[Any]]
 UNDOES = "undoes"  # in an undo's `before`: the id of the action that it takes back
+AWAKE = "awake_since"
+"""In an action's `before`: since when its target answers again, None while it does not; missing where it has
+not been silent since the order."""
+
+SILENT = "silent"  # in an action's `before`: seconds for which its target was waited for
 LEFT = "left"  # in an action's `before`: what it has lent is people's to take back
 
 

@@ -14,11 +14,12 @@ from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 from self_healing_fabric.errors import ShfError
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold
 
 T = TypeVar("T")
 
 ASKS_AGAIN = 0.5  # seconds after a target that did not answer
+ATTEMPTS = 3  # of an action before whose order the target fell silent each time
 DIFF = "diff"
 """In an action's `before`: lines that show people what will change, without secrets. Of `before` only they
 are shown."""
@@ -39,6 +40,22 @@ class TargetUnreadable(ShfError):
 
 class TargetAway(TargetUnreadable):
     """Whoever could tell of the target does not answer just now: ask again in a moment."""
+
+
+class TargetDown(TargetUnreadable):
+    """Nobody listens there: no reason to wait before an order, and after one perhaps its very effect."""
+
+
+def unread(why: str, error: TargetUnreadable) -> Outcome:
+    """What is known of an order (`why`) whose target cannot be read: nothing, perhaps only for now."""
+    kind = Untold if isinstance(error, TargetAway | TargetDown) else Outcome
+    return kind(Status.INDETERMINATE, f"{why}; {error}")
+
+
+def unordered(error: ShfError, attempt: int) -> Outcome:
+    """The outcome where the target could not be read for the order; who is only away is asked once more."""
+    again = 0.0 if isinstance(error, TargetAway) and attempt < ATTEMPTS else None
+    return Outcome(Status.FAILED, f"{error}; nothing was ordered", again)
 
 
 def unreadable(status: int, why: str) -> TargetUnreadable:
@@ -125,7 +142,8 @@ class Effect(Protocol):
         """Do it, once, unless the permit is over.
 
         `permit` is asked when all is ready and only the order itself is left to be sent. `attempt` counts
-        from 1; `key` identifies the action for targets that know idempotency keys.
+        from 1; `key` identifies the action for targets that know idempotency keys. Where the answer is lost
+        and the target does not answer just then: `Untold`, and `observe` is asked.
         """
         ...
 
@@ -133,7 +151,7 @@ class Effect(Protocol):
         """Learn from the target whether an interrupted `perform` happened; never acts.
 
         To be asked when `longest_effect` has passed: only then does an unchanged target mean that nothing
-        happened.
+        happened. `Untold` when it does not answer just now: it is asked again.
         """
         ...
 

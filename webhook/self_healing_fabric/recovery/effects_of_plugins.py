@@ -22,9 +22,10 @@ from self_healing_fabric.recovery.effects import (
     NotApplicable,
     Progress,
     Settling,
+    TargetAway,
     TargetUnreadable,
 )
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold, forbidden
 from self_healing_fabric.settings import MAX_EFFECT_TIMEOUT
 
 log = structlog.get_logger()
@@ -98,6 +99,8 @@ class EffectOfPlugin(Effect):
         """What the plugin learnt; nothing when it misbehaves."""
         try:
             return self._outcome(looked(self._who, lambda: self._effect.observe(before)))
+        except TargetAway as error:
+            return Untold(Status.INDETERMINATE, str(error))
         except (NotApplicable, TargetUnreadable) as error:
             return Outcome(Status.INDETERMINATE, str(error))
 
@@ -139,4 +142,5 @@ class EffectOfPlugin(Effect):
             isinstance(retry_in, int | float) and 0 <= retry_in <= MAX_EFFECT_TIMEOUT
         ):
             retry_in = MAX_EFFECT_TIMEOUT
-        return Outcome(outcome.status, str(outcome.detail)[:LONGEST_DETAIL], retry_in)
+        kind = Untold if isinstance(outcome, Untold) else Outcome
+        return kind(outcome.status, str(outcome.detail)[:LONGEST_DETAIL], retry_in)

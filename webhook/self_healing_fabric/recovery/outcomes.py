@@ -44,6 +44,13 @@ class Conflict(Outcome):
     """
 
 
+class Untold(Outcome):
+    """Indeterminate for now: who could tell what became of the order is away, and may tell when it is back.
+
+    It is asked again, with `observe`; an answer that tells takes the place of this one.
+    """
+
+
 def learnt(sent: Outcome | str, look: Callable[[str], Outcome]) -> Outcome:
     """How an order ended: as it was answered, or, where that is open (a reason), as the target shows."""
     if isinstance(sent, Conflict):

@@ -23,7 +23,14 @@ from self_healing_fabric.incidents.timeline import Entry, Kind
 from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, completes, finishes
 from self_healing_fabric.orchestration import journal, questions, waits
 from self_healing_fabric.orchestration.context import Context
-from self_healing_fabric.orchestration.effects import UNDOES, Next, effect_of_action, next_effect
+from self_healing_fabric.orchestration.effects import (
+    AWAKE,
+    SILENT,
+    UNDOES,
+    Next,
+    effect_of_action,
+    next_effect,
+)
 from self_healing_fabric.orchestration.escalation_manager import escalate, hand_to_people, watch_from
 from self_healing_fabric.orchestration.leases import CLOCK_SPREADS_WITHIN, steady
 from self_healing_fabric.orchestration.steps.common import (
@@ -44,12 +51,13 @@ from self_healing_fabric.orchestration.steps.common import (
     with_changes,
 )
 from self_healing_fabric.orchestration.steps.verifying import healed_meanwhile, verify_from
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetAway, TargetUnreadable
+from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetAway, TargetUnreadable, unread
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
-from self_healing_fabric.recovery.outcomes import Permit, Status
+from self_healing_fabric.recovery.outcomes import Permit, Status, Untold
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health
 from self_healing_fabric.settings import Mode
+from self_healing_fabric.store import statements
 from shf_queries import QueryError, catalogue
 from shf_queries.catalogue import SIGNALS
 
@@ -153,9 +161,7 @@ def _act(
         with context.looks.of(effect):
             action = _new_action(incident, context, strategy, following, facts.actions)
     except TargetAway as error:
-        # Who swallows questions keeps a worker for the whole timeout: enough of them would keep all.
-        pause = min(LONGEST_PATIENCE, max(WAIT_POLL, HELD_UP * (steady() - asked)))
-        return wait(incident, context, f"{strategy} is not possible yet: {error}", pause)
+        return wait(incident, context, f"{strategy} is not possible yet: {error}", _pause_after(asked))
     except (NotApplicable, TargetUnreadable) as error:
         reason = f"{strategy} is not possible: {error}"
         return _next(incident, context, reason, *entries, Entry(Kind.PLAN, f"{reason}."))
@@ -195,6 +201,12 @@ def _act(
     if isinstance(answer, Refusal):
         return _refused(incident, context, answer, entries, service)
     return _perform(incident, context, strategy, effect, action, mode_in_force, begun=answer, seen=seen)
+
+
+def _pause_after(asked: float) -> float:
+    """Seconds until a silent target is asked again: who swallows questions keeps a worker for the whole
+    timeout, and enough of them would keep all."""
+    return min(LONGEST_PATIENCE, max(WAIT_POLL, HELD_UP * (steady() - asked)))
 
 
 def _needs_no_leave(incident: Incident, context: Context) -> bool:
@@ -342,6 +354,8 @@ def _perform(
             before=action["before"],
             permit=_permit(incident, context, action["service"], strategy, decided_in, until, seen),
         )
+    if isinstance(outcome, Untold):
+        return _ask_again(incident, context, strategy, action, outcome, WAIT_POLL)
     return _after_action(incident, context, strategy, action, outcome)
 
 
@@ -438,14 +452,58 @@ def _after_interruption(
     except (NotApplicable, TargetUnreadable) as error:
         outcome = ActionOutcome(Status.INDETERMINATE, f"the fabric was interrupted during it; {error}")
         return _after_action(incident, context, row.strategy, action, outcome)
-    left = max(
-        row.started_at + effect.longest_effect - context.clock(),
-        effect.longest_effect + CLOCK_SPREADS_WITHIN - context.store.since_set_forward(),
-    )
-    if left > 0:
-        reason = f"{row.strategy} was interrupted; the target can be asked in {left:.0f} s what became of it"
-        return Step(Transition(State.RECOVERING, left, waiting_for=reason))
-    outcome = effect.observe(row.before)
+    awake = row.before.get(AWAKE, row.started_at)
+    if awake is not None:
+        left = max(
+            awake + effect.longest_effect - context.clock(),
+            effect.longest_effect + CLOCK_SPREADS_WITHIN - context.store.since_set_forward(),
+        )
+        if left > 0:
+            told = f"the target can be asked in {left:.0f} s what became of it"
+            waiting = f"{row.strategy} was interrupted; {told}"
+            return Step(Transition(State.RECOVERING, left, waiting_for=waiting))
+    asked = steady()
+    try:
+        with context.looks.of(effect):
+            outcome = effect.observe(row.before)
+    except TargetAway as error:
+        outcome = unread("the fabric was interrupted during it", error)
+    if isinstance(outcome, Untold):
+        return _ask_again(incident, context, row.strategy, action, outcome, _pause_after(asked))
+    if outcome.status is Status.FAILED and awake is None:
+        # It may carry out only now what it was sent before it fell silent.
+        left = effect.longest_effect
+        reason = f"{row.strategy}: the target answers again and is asked in {left:.0f} s what became of it"
+        moved = Transition(State.RECOVERING, left, waiting_for=reason)
+        return Step(moved, also=(_noted(action, {AWAKE: context.clock()}),))
     if outcome.status is Status.FAILED and outcome.retry_in is None:
         outcome = ActionOutcome(outcome.status, outcome.detail, 0.0)  # it did not happen, so it may be tried
     return _after_action(incident, context, row.strategy, action, outcome)
+
+
+def _ask_again(
+    incident: Incident,
+    context: Context,
+    strategy: str,
+    action: dict[str, Any],
+    outcome: Untold,
+    pause: float,
+) -> Step:
+    """Wait for a target that is away to tell what became of the action, but not for ever.
+
+    What counts is the time for which it was waited: a fabric that went away together with its target, as
+    with their host, has not asked meanwhile. Nor is it counted while people may have taken the target down.
+    """
+    silent = float(action["before"].get(SILENT, 0.0))
+    if silent >= context.settings.escalation.max_wait:
+        return _after_action(incident, context, strategy, action, outcome)
+    if in_maintenance(incident, context) is None:
+        silent += pause
+    reason = f"whether {strategy} happened is not known yet: {outcome.detail}"
+    stay = Transition(State.RECOVERING, pause, waiting_for=reason)
+    return Step(stay, also=(_noted(action, {AWAKE: None, SILENT: silent}),))
+
+
+def _noted(action: Mapping[str, Any], told: Mapping[str, Any]) -> journal.Also:
+    action_id, before = action["id"], {**action["before"], **told}
+    return lambda connection: statements.update_action(connection, action_id, {"before": before})

@@ -30,8 +30,10 @@ from self_healing_fabric.recovery.effects import (
     Settling,
     TargetAway,
     TargetUnreadable,
+    unordered,
+    unread,
 )
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold, forbidden
 from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import LONGEST_STOP, DockerRecovery
 
@@ -98,12 +100,12 @@ class DockerRestart(Effect):
         try:
             now = self._unchanged(before)
         except (TargetUnreadable, NotApplicable) as error:
-            return Outcome(Status.FAILED, f"{error}; nothing was ordered")
+            return unordered(error, attempt)
         try:
             engine = self._engine()
         except (DockerException, requests.RequestException) as error:
             # It did not even tell its version: the order was never sent.
-            return Outcome(Status.FAILED, f"the engine at {self._settings.host} cannot be asked: {error}")
+            return unordered(self._unasked(error), attempt)
         try:
             if not permit():
                 return forbidden()
@@ -232,7 +234,7 @@ class DockerRestart(Effect):
         try:
             state = self._look()
         except TargetUnreadable as error:
-            return Outcome(Status.INDETERMINATE, f"{why}; {error}")
+            return unread(why, error)
         if state["Id"] != before["id"]:
             return Outcome(Status.INDETERMINATE, f"{why}; another container has the name now")
         if state["State"]["StartedAt"] != before["started_at"]:
@@ -245,8 +247,11 @@ class DockerRestart(Effect):
         if answered and problem and not state["State"]["Running"]:
             told = f"it is down, for the engine cannot start it: {quoted(problem)}"
             return Outcome(Status.FAILED, f"{self._settings.container}: {told}")
-        # Right after a lost answer this proves nothing: the engine may still be stopping the container.
-        return Outcome(unchanged, f"{why}; the engine still names the old start time")
+        told = f"{why}; the engine still names the old start time"
+        if unchanged is Status.INDETERMINATE and not answered:
+            # Right after a lost answer this proves nothing: the engine may still be stopping the container.
+            return Untold(unchanged, told)
+        return Outcome(unchanged, told)
 
     def _look(self) -> Mapping[str, Any]:
         with self._asked() as engine:
@@ -266,10 +271,12 @@ class DockerRestart(Effect):
         except NotFound as error:
             raise TargetUnreadable(f"no container is called {wanted}") from error
         except (DockerException, requests.RequestException) as error:
-            refused = isinstance(error, APIError) and error.is_client_error()
-            raise (TargetUnreadable if refused else TargetAway)(
-                f"the engine at {self._settings.host} cannot be asked: {error}"
-            ) from error
+            raise self._unasked(error) from error
+
+    def _unasked(self, error: Exception) -> TargetUnreadable:
+        refused = isinstance(error, APIError) and error.is_client_error()
+        told = f"the engine at {self._settings.host} cannot be asked: {error}"
+        return TargetUnreadable(told) if refused else TargetAway(told)
 
     def _inspect(self, engine: Engine) -> Mapping[str, Any]:
         wanted = self._settings.container

@@ -22,9 +22,11 @@ from self_healing_fabric.recovery.effects import (
     Progress,
     Settling,
     TargetAway,
+    TargetDown,
     TargetUnreadable,
     changed,
     insist,
+    unread,
     unreadable,
 )
 from self_healing_fabric.recovery.outcomes import (
@@ -128,9 +130,9 @@ class HttpRestart(Effect):
                 Status.INDETERMINATE, f"{why}; no `started_at` is configured to learn from the target"
             )
         try:
-            now = insist(self._started_at, within=self._settings.timeout)
+            now = insist(self._started_at, within=_patience(self._settings.timeout, unchanged))
         except TargetUnreadable as error:
-            return Outcome(Status.INDETERMINATE, f"{why}; {error}")
+            return unread(why, error)
         if now != before["started_at"]:
             return Outcome(Status.SUCCEEDED, f"{why}; the target says it was started anew at {now}")
         # Right after a lost answer this proves nothing: the request may still be on its way to the target.
@@ -187,14 +189,20 @@ class HttpScale(Effect):
 
     def _learn(self, before: Mapping[str, Any], why: str, unchanged: Status) -> Outcome:
         try:
-            current = insist(lambda: self._calls.replicas(self._url), within=self._settings.timeout)
+            within = _patience(self._settings.timeout, unchanged)
+            current = insist(lambda: self._calls.replicas(self._url), within=within)
         except TargetUnreadable as error:
-            return Outcome(Status.INDETERMINATE, f"{why}; {error}")
+            return unread(why, error)
         if current == before["wanted"]:
             return Outcome(Status.SUCCEEDED, f"{why}; the target says it has {current} replicas")
         if current == before["replicas"]:
             return Outcome(unchanged, f"{why}; the target still has {current} replicas")
         return Outcome(Status.INDETERMINATE, f"{why}; the target has {current} replicas, which nobody asked")
+
+
+def _patience(timeout: float, unchanged: Status) -> float:
+    """Seconds for which a worker waits for what the target says: right after an order only."""
+    return timeout if unchanged is Status.INDETERMINATE else 0.0
 
 
 def _before(current: int, wanted: int) -> dict[str, Any]:
@@ -205,14 +213,15 @@ def unasked(url: str, error: httpx.HTTPError) -> TargetUnreadable:
     """The error for a question without an answer.
 
     A network that is cut may be back in a moment. Where nobody listens, the process is down: to wait for it
-    would only keep the next strategy, or people, waiting.
+    before an order would only keep the next strategy, or people, waiting.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConnectionRefusedError):
         cause = cause.__context__
-    away = isinstance(error, httpx.TransportError) and cause is None
     told = f"{url} cannot be asked: {error or type(error).__name__}"
-    return TargetAway(told) if away else TargetUnreadable(told)
+    if cause is not None:
+        return TargetDown(told)
+    return TargetAway(told) if isinstance(error, httpx.TransportError) else TargetUnreadable(told)
 
 
 class _Forbidden(Exception):

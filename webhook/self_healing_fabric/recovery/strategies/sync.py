@@ -28,6 +28,7 @@ from self_healing_fabric.recovery.effects import (
     Settling,
     TargetUnreadable,
     insist,
+    unread,
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, learnt
 from self_healing_fabric.settings import Settings
@@ -107,7 +108,7 @@ class Synchronization(Effect):
             running = insist(self._live.read, within=self._live.longest_write)
             side = self._live.side(before[CHANGE], running)
         except TargetUnreadable as error:
-            return Outcome(Status.INDETERMINATE, f"{why}; {error}")
+            return unread(why, error)
         if side is Side.WANTED:
             return Outcome(Status.SUCCEEDED, f"{why}; {self.target} is as it was to become")
         if side is Side.PREVIOUS:

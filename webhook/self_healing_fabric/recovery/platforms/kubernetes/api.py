@@ -47,6 +47,10 @@ class Unanswered(Exception):
     """The order may have been carried out: the object must be asked."""
 
 
+class Lost(Unanswered):
+    """So it may, and nothing was answered at all: the server, or one of several, went away amid it."""
+
+
 class Api:
     """One connection to the API server: `with Api(settings) as api`. Raises TargetUnreadable."""
 
@@ -146,7 +150,7 @@ def _unsent_or_unanswered(error: HTTPError) -> NoReturn:
     said = f"the API server cannot be reached: {quoted(cause)}"
     if isinstance(cause, NewConnectionError | ConnectTimeoutError):
         raise Refused(0, said) from error
-    raise Unanswered(f"no answer from the API server: {quoted(cause)}") from error
+    raise Lost(f"no answer from the API server: {quoted(cause)}") from error
 
 
 def _answer_of(error: client.ApiException) -> tuple[int, str, JSON]:

@@ -16,9 +16,9 @@ from enum import Enum
 from typing import Any
 
 from self_healing_fabric.cluster.objects import JSON
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, forbidden
-from self_healing_fabric.recovery.platforms.kubernetes.api import Api, Refused, Unanswered
+from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable, unordered, unread
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold, forbidden
+from self_healing_fabric.recovery.platforms.kubernetes.api import Api, Lost, Refused, Unanswered
 from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
 
 SERVER_GRANTS = 60.0  # seconds to a request, unless the API server was told otherwise
@@ -99,7 +99,7 @@ class KubernetesEffect(Effect):
                 return outcome
         except (TargetUnreadable, NotApplicable) as error:
             # Raised by what is read before the order; what is read after it never raises.
-            return Outcome(Status.FAILED, f"{error}; nothing was ordered")
+            return unordered(error, attempt)
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Read the object and compare it with what was there before, and with what was ordered."""
@@ -107,7 +107,7 @@ class KubernetesEffect(Effect):
             with Api(self.place.settings) as api:
                 seen = self.look(api, before)
         except TargetUnreadable as error:
-            return Outcome(Status.INDETERMINATE, f"{INTERRUPTED}; {error}")
+            return unread(INTERRUPTED, error)
         return Outcome(_STATUS[seen.happened], f"{INTERRUPTED}; {seen.detail}")
 
     def look(self, api: Api, before: Mapping[str, Any]) -> Seen:
@@ -142,23 +142,24 @@ class KubernetesEffect(Effect):
                 if error.status != 409:
                     return Outcome(Status.FAILED, refusal)
             except Unanswered as error:
-                return self._learn(api, before, str(error), now["metadata"].get("resourceVersion"))
+                return self._learn(api, before, error, now["metadata"].get("resourceVersion"))
             else:
                 return Outcome(Status.SUCCEEDED, f"{self.place.title}: {self.done(before)}")
         again = CONFLICT_PAUSE if more else None
         return Outcome(Status.FAILED, f"{refusal}, {CONFLICTS} times in a row", again)
 
-    def _learn(self, api: Api, before: Mapping[str, Any], why: str, version: str | None) -> Outcome:
+    def _learn(self, api: Api, before: Mapping[str, Any], why: Unanswered, version: str | None) -> Outcome:
         try:
             now = self.subject(api, before)
         except TargetUnreadable as error:
-            return Outcome(Status.INDETERMINATE, f"{why}; {error}")
+            return unread(str(why), error)
         seen = self.seen(now, before)
         status, detail = _STATUS[seen.happened], f"{why}; {seen.detail}"
         if seen.happened is Happened.NO and now is not None:
             if not self.bound_to_version or now["metadata"].get("resourceVersion") == version:
-                # The order may still be on its way.
-                return Outcome(Status.INDETERMINATE, detail)
+                # The order may still be on its way; who has answered it with an error has not lost it.
+                kind = Untold if isinstance(why, Lost) else Outcome
+                return kind(Status.INDETERMINATE, detail)
             detail += ", and has been written to since: the order can only be refused now"
         return Outcome(status, detail)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from self_healing_fabric.cluster.objects import JSON
 from self_healing_fabric.quoting import quoted
-from self_healing_fabric.recovery.effects import Progress, Settling, TargetUnreadable
+from self_healing_fabric.recovery.effects import Progress, Settling, TargetUnreadable, unread
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms.kubernetes.api import (
     FIELD_MANAGER,
@@ -78,7 +78,7 @@ class RestoreJobs:
             with Api(self._settings) as api:
                 return self._learn(api, job, why)
         except TargetUnreadable as error:
-            return Outcome(Status.INDETERMINATE, f"{why}; {error}")
+            return unread(why, error)
 
     def settled(self, job: Mapping[str, str]) -> Settling:
         """Whether it has ended, and how. Raises TargetUnreadable."""
@@ -123,7 +123,7 @@ class RestoreJobs:
         try:
             whole = self._job(api, job)
         except TargetUnreadable as error:
-            return Outcome(Status.INDETERMINATE, f"{why}; {error}")
+            return unread(why, error)
         if whole is None:
             return Outcome(absent, f"{why}; there is no Job {job['name']}")
         return Outcome(Status.SUCCEEDED, f"{why}; Job {job['name']} is there")

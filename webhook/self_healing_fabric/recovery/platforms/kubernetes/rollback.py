@@ -20,8 +20,10 @@ from self_healing_fabric.recovery.effects import (
     NotApplicable,
     Progress,
     Settling,
+    TargetAway,
     TargetUnreadable,
     changed,
+    unread,
 )
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status
 from self_healing_fabric.recovery.platforms.kubernetes.api import (
@@ -147,8 +149,12 @@ class KubernetesRollback(KubernetesEffect):
                     version=each["version"],
                 )
             except (Refused, Unanswered) as error:
-                if not self._is_gone(api, each):  # the controller may have been quicker
-                    told = why_refused(error) if isinstance(error, Refused) else str(error)
+                told = why_refused(error) if isinstance(error, Refused) else str(error)
+                try:
+                    gone = self._is_gone(api, each)  # the controller may have been quicker
+                except TargetAway as away:
+                    return unread(f"{self.done(before)}; {told}", away)
+                if not gone:
                     left, reason = [*left, each["name"]], told
         if not left:
             return None
@@ -196,6 +202,8 @@ class KubernetesRollback(KubernetesEffect):
             pod = api.read(api.core.read_namespaced_pod, each["name"], self.place.configured.namespace)
         except NotThere:
             return True
+        except TargetAway:
+            raise
         except TargetUnreadable:
             return False
         return is_gone(pod, each["uid"])
