@@ -31,7 +31,7 @@ FAST = RuleParameters(
 )  # fmt: skip
 BEFORE = 12.0  # seconds of failing before the action
 STABILITY = 6.0  # seconds
-DEADLINE = 24.0  # seconds after the action
+DEADLINE = 40.0  # seconds after the action, for busy machines: what is worse is seen before it
 PATIENCE = 30.0  # seconds more than the deadline, for busy machines
 
 Script = Callable[[float], float]  # seconds since the action (negative before it) to a value
