@@ -34,6 +34,12 @@ ALL_RIGHTS = frozenset(Right)
 Username = Annotated[str, Field(pattern=r"^[!-9;-~]{1,100}$")]
 
 
+def check_pair(username: str | None, password_file: Path | None) -> None:
+    """Raise ValueError where one is given without the other."""
+    if (username is None) is not (password_file is None):
+        raise ValueError("`username` and `password_file` belong together")
+
+
 class CallerSettings(Section):
     """One caller: its rights, and how it is known."""
 
@@ -46,8 +52,7 @@ class CallerSettings(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> CallerSettings:
-        if (self.username is None) is not (self.password_file is None):
-            raise ValueError("`username` and `password_file` belong together")
+        check_pair(self.username, self.password_file)
         if (self.token_file is None) is (self.password_file is None):
             raise ValueError("give either `token_file`, or `username` and `password_file`")
         return self

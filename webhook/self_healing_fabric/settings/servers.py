@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from self_healing_fabric.durations import Duration
-from self_healing_fabric.settings.access import Username, basic_headers, bearer_headers
+from self_healing_fabric.settings.access import Username, basic_headers, bearer_headers, check_pair
 from self_healing_fabric.settings.values import CalledUrl, HttpUrl, Section
 
 _URL = "base URL, with its path prefix if it has one"
@@ -25,8 +25,7 @@ class _AskedServer(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.username is None) is not (self.password_file is None):
-            raise ValueError("`username` and `password_file` belong together")
+        check_pair(self.username, self.password_file)
         if self.bearer_token_file is not None and self.password_file is not None:
             raise ValueError("give either `bearer_token_file`, or `username` and `password_file`")
         return self
