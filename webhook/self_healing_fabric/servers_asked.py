@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 LONGEST_ERROR = 300  # characters
-MOST_SERVERS = 100  # a fabric asks a handful; a defect must not fill the memory
+MOST_SERVERS = 100  # a fabric asks a handful; a process must not keep every address it ever asked
 
 _lock = threading.Lock()
 
@@ -49,11 +49,14 @@ _servers: dict[tuple[str, str], Asked] = {}
 
 
 def note(kind: str, url: str, seconds: float, error: str | None = None) -> None:
-    """A call has ended after so many seconds, with an answer or with an error."""
+    """A call has ended after so many seconds, with an answer or with an error.
+
+    Of more than `MOST_SERVERS`, the one that was not asked for the longest time is forgotten.
+    """
     with _lock:
-        known = _servers.get((kind, url)) or Asked(kind, url)
-        if (kind, url) not in _servers and len(_servers) >= MOST_SERVERS:
-            return
+        known = _servers.pop((kind, url), None) or Asked(kind, url)
+        if len(_servers) >= MOST_SERVERS:
+            del _servers[next(iter(_servers))]
         if error is None:
             known = replace(known, answered_at=time.time(), latency=seconds)
         else:
@@ -77,6 +80,7 @@ def asking(kind: str, url: str, *, answered: tuple[type[Exception], ...] = ()) -
 
 
 def known(kind: str, url: str | None = None) -> list[Asked]:
-    """What is known of the servers of a kind, or of one of them."""
+    """What is known of the servers of a kind, or of one of them, by URL."""
     with _lock:
-        return [each for each in _servers.values() if each.kind == kind and url in (None, each.url)]
+        found = [each for each in _servers.values() if each.kind == kind and url in (None, each.url)]
+    return sorted(found, key=lambda each: each.url)

@@ -286,16 +286,26 @@ def test_the_command_tells_the_same(fabric: Fabric, tmp_path: Path) -> None:
 
 
 def test_errors_that_are_answers_are_told_apart() -> None:
-    """`not found` is an answer; the memory is bounded."""
+    """`not found` is an answer."""
     servers_asked._servers.clear()
     with pytest.raises(KeyError), servers_asked.asking("docker", "a", answered=(KeyError,)):
         raise KeyError
     with pytest.raises(OSError, match="away"), servers_asked.asking("docker", "b"):
         raise OSError("away")
     assert [each.answers for each in servers_asked.known("docker")] == [True, False]
+    servers_asked._servers.clear()
+
+
+def test_of_too_many_servers_the_one_asked_longest_ago_is_forgotten() -> None:
+    """A server that is asked now is known, however many addresses the process asked before."""
+    servers_asked._servers.clear()
     for number in range(2 * servers_asked.MOST_SERVERS):
+        servers_asked.note("docker", "kept", 0.1)
         servers_asked.note("docker", str(number), 0.1)
-    assert len(servers_asked.known("docker")) == servers_asked.MOST_SERVERS
+    known = {each.url for each in servers_asked.known("docker")}
+    assert len(known) == servers_asked.MOST_SERVERS
+    assert {"kept", str(2 * servers_asked.MOST_SERVERS - 1)} <= known
+    assert "0" not in known
     servers_asked._servers.clear()
 
 
