@@ -186,6 +186,22 @@ def test_a_line_that_apprise_does_not_know_keeps_nobody_else_from_hearing(
         channel.check()
 
 
+def test_whom_an_earlier_try_reached_stays_reached_when_the_file_is_gone(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    """A call that ends like this was heard: the next level must not be told that nobody was."""
+    httpserver.expect_request("/a", method="POST").respond_with_data()
+    base = httpserver.url_for("").replace("http://", "json://")
+    channel = people(tmp_path, f"{base}/a", "nonsense")
+    with pytest.raises(CallFailed, match="line 4") as first:
+        channel.send(MESSAGE, {})
+    (tmp_path / "urls").unlink()
+    with pytest.raises(CallFailed, match="cannot be read") as second:
+        channel.send(MESSAGE, first.value.progress)
+    assert second.value.partly
+    assert second.value.progress == first.value.progress
+
+
 @pytest.mark.parametrize(
     ("urls", "told"),
     [([], "holds no URL"), (["nonsense://token-of-ours"], "line 3: not a URL that apprise knows")],

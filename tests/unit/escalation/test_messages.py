@@ -135,6 +135,16 @@ def test_a_runbook_that_is_no_plain_address_is_left_out(url: str) -> None:
     assert "runbook" not in links_of(story(alerts=alerts), SETTINGS)
 
 
+def test_of_many_tries_the_last_are_named_and_the_others_counted() -> None:
+    """Seven that failed must not read as five."""
+    names = ["restart", "retry", "scale", "roll_back", "evict", "repair", "sync"]
+    actions = [{"strategy": name, "status": "failed", "verdict": None} for name in names]
+    assert (
+        "Tried: 2 before; scale failed; roll back failed; evict failed; repair failed; sync failed\n"
+        in message(actions=actions).body
+    )
+
+
 def test_who_has_no_runbook_is_not_sent_to_one() -> None:
     """What to do next names only what is there."""
     body = message(alerts=[{"annotations": {}, "service": "cart", "status": "firing"}]).body

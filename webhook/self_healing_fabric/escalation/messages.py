@@ -20,6 +20,7 @@ from self_healing_fabric.settings import Settings
 DASHBOARD = "shf-incident-overview"  # uid of the shipped dashboard
 MAX_TITLE = 120  # characters: with the link it fits one SMS
 MAX_LISTED = 50  # incidents that a message of many lists by name
+MAX_TRIED = 5  # actions that a message names, the last ones
 MAX_WORDS = 120  # characters of other people's text in one line
 _DISARMED = str.maketrans({"<": "‹", ">": "›", "@": "＠", "`": "'", "*": "∗", "[": "(", "]": ")"})
 
@@ -176,7 +177,8 @@ def _tried(story: Story) -> str:
         f"{action['strategy']} {action['status']}" + (f", {action['verdict']}" if action["verdict"] else "")
         for action in story["actions"]
     ]
-    return "; ".join(told[-5:]).replace("_", " ") or "nothing"
+    earlier = [f"{len(told) - MAX_TRIED} before"] if len(told) > MAX_TRIED else []
+    return "; ".join([*earlier, *told[-MAX_TRIED:]]).replace("_", " ") or "nothing"
 
 
 def _relapses(story: Story) -> str:

@@ -53,7 +53,7 @@ class AppriseChannel:
                 if digest not in reached:
                     left[digest] = number, service
         except UrlsUnusable as error:
-            raise CallFailed(str(error), progress={"reached": reached}) from error
+            raise CallFailed(str(error), partly=bool(reached), progress={"reached": reached}) from error
         begun = {digest: self._begin(*place, message) for digest, place in left.items()}
         failed = {digest: why for digest, each in begun.items() if (why := _end(each)) is not None}
         reached += [digest for digest in left if digest not in failed]
