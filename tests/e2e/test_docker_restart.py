@@ -664,10 +664,12 @@ def test_an_engine_that_dies_amid_a_restart_tells_when_it_is_back(
             step(context)
             # A hung engine would carry out only now what it got before.
             assert state_and_actions(context) == ("recovering", ["started"])
-            assert "answers again" in waiting_for(context)
+            assert "the target answers and is asked in" in waiting_for(context)
         with fabric_on(settings, later=240) as context:
             step(context)
             assert state_and_actions(context) == ("recovering", ["failed"])
+            (action,) = context.store.read(lambda connection: statements.actions_of(connection, INCIDENT))
+            assert "the engine failed: " in action.detail  # and not the fabric
             step(context)
             assert state_and_actions(context) == ("verifying", ["failed", "succeeded"])
         assert web.wait_answering()

@@ -28,6 +28,11 @@ DIGEST = "digest"
 """In an action's `before`: a digest of the whole change, where the lines of the diff hide a part of it. Who
 allowed one change has not allowed another."""
 
+WHY = "why"
+"""In an action's `before`, when `observe` gets it: what left open how the order ended."""
+
+INTERRUPTED = "the fabric was interrupted during the action"
+
 
 def changed(what: str, was: object, becomes: object) -> list[str]:
     """Lines of a diff for one value."""
@@ -48,8 +53,15 @@ class TargetDown(TargetUnreadable):
 
 def unread(why: str, error: TargetUnreadable) -> Outcome:
     """What is known of an order (`why`) whose target cannot be read: nothing, perhaps only for now."""
-    kind = Untold if isinstance(error, TargetAway | TargetDown) else Outcome
-    return kind(Status.INDETERMINATE, f"{why}; {error}")
+    told = f"{why}; {error}"
+    if isinstance(error, TargetAway | TargetDown):
+        return Untold(Status.INDETERMINATE, told, why=why)
+    return Outcome(Status.INDETERMINATE, told)
+
+
+def left_open(before: Mapping[str, Any]) -> str:
+    """Why the target is asked what became of its order."""
+    return before.get(WHY) or INTERRUPTED
 
 
 def unordered(error: ShfError, attempt: int) -> Outcome:

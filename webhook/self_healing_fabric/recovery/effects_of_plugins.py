@@ -142,5 +142,9 @@ class EffectOfPlugin(Effect):
             isinstance(retry_in, int | float) and 0 <= retry_in <= MAX_EFFECT_TIMEOUT
         ):
             retry_in = MAX_EFFECT_TIMEOUT
-        kind = Untold if isinstance(outcome, Untold) else Outcome
-        return kind(outcome.status, str(outcome.detail)[:LONGEST_DETAIL], retry_in)
+        detail = str(outcome.detail)[:LONGEST_DETAIL]
+        if not isinstance(outcome, Untold):
+            return Outcome(outcome.status, detail, retry_in)
+        repeated = outcome.unchanged is Status.FAILED
+        unchanged = Status.FAILED if repeated else Status.INDETERMINATE
+        return Untold(outcome.status, detail, retry_in, unchanged=unchanged)

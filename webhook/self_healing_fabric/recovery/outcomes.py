@@ -6,7 +6,7 @@ Treating a timeout as a failure restarts a service twice; treating it as success
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 Permit = Callable[[], bool]
@@ -44,11 +44,27 @@ class Conflict(Outcome):
     """
 
 
+class Unserved(Outcome):
+    """Open, with 503: who answers takes no orders now, as a proxy says while nobody is behind it.
+
+    That alone proves nothing, for some say so as well when the connection behind them broke.
+    """
+
+
+@dataclass(frozen=True)
 class Untold(Outcome):
-    """Indeterminate for now: who could tell what became of the order is away, and may tell when it is back.
+    """Indeterminate for now: who could tell what became of the order is away, or shows nothing of it yet.
 
     It is asked again, with `observe`; an answer that tells takes the place of this one.
+
+    Attributes:
+        why: what leaves it open, for the sentences to come.
+        unchanged: what it means when the target shows nothing of the order after all the time that it may
+            take; INDETERMINATE where somebody may still be at it, and a second order would do it twice.
     """
+
+    why: str | None = None
+    unchanged: Status = Status.FAILED
 
 
 def learnt(sent: Outcome | str, look: Callable[[str], Outcome]) -> Outcome:
@@ -56,7 +72,22 @@ def learnt(sent: Outcome | str, look: Callable[[str], Outcome]) -> Outcome:
     if isinstance(sent, Conflict):
         shown = look(sent.detail)
         return shown if shown.status is Status.SUCCEEDED else sent
+    if isinstance(sent, Unserved):
+        shown = look(sent.detail)
+        return replace(shown, unchanged=Status.FAILED) if isinstance(shown, Untold) else shown
     return sent if isinstance(sent, Outcome) else look(sent)
+
+
+def unmoved(unchanged: Status, why: str, told: str) -> Outcome:
+    """The outcome where the target shows nothing of an order (`told`) whose end is open (`why`).
+
+    Right after the order, when `unchanged` is INDETERMINATE, that proves nothing: it may still be on its way.
+    Nor is it given again later, for who takes longer than agreed would do it twice.
+    """
+    told = f"{why}; {told}"
+    if unchanged is Status.FAILED:
+        return Outcome(unchanged, told)
+    return Untold(unchanged, told, why=why, unchanged=unchanged)
 
 
 def forbidden() -> Outcome:

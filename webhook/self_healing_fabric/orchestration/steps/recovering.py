@@ -26,6 +26,7 @@ from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import (
     AWAKE,
     SILENT,
+    UNCHANGED,
     UNDOES,
     Next,
     effect_of_action,
@@ -51,7 +52,16 @@ from self_healing_fabric.orchestration.steps.common import (
     with_changes,
 )
 from self_healing_fabric.orchestration.steps.verifying import healed_meanwhile, verify_from
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetAway, TargetUnreadable, unread
+from self_healing_fabric.recovery.effects import (
+    ATTEMPTS,
+    WHY,
+    Effect,
+    NotApplicable,
+    TargetAway,
+    TargetUnreadable,
+    left_open,
+    unread,
+)
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
 from self_healing_fabric.recovery.outcomes import Permit, Status, Untold
 from self_healing_fabric.recovery.strategies import UNDO
@@ -467,17 +477,21 @@ def _after_interruption(
         with context.looks.of(effect):
             outcome = effect.observe(row.before)
     except TargetAway as error:
-        outcome = unread("the fabric was interrupted during it", error)
+        outcome = unread(left_open(row.before), error)
     if isinstance(outcome, Untold):
         return _ask_again(incident, context, row.strategy, action, outcome, _pause_after(asked))
     if outcome.status is Status.FAILED and awake is None:
         # It may carry out only now what it was sent before it fell silent.
         left = effect.longest_effect
-        reason = f"{row.strategy}: the target answers again and is asked in {left:.0f} s what became of it"
+        reason = f"{row.strategy}: the target answers and is asked in {left:.0f} s what became of it"
         moved = Transition(State.RECOVERING, left, waiting_for=reason)
         return Step(moved, also=(_noted(action, {AWAKE: context.clock()}),))
+    if outcome.status is Status.FAILED and row.before.get(UNCHANGED) == Status.INDETERMINATE.value:
+        outcome = ActionOutcome(Status.INDETERMINATE, outcome.detail)
     if outcome.status is Status.FAILED and outcome.retry_in is None:
-        outcome = ActionOutcome(outcome.status, outcome.detail, 0.0)  # it did not happen, so it may be tried
+        # It did not happen, so it may be tried; an order that is lost each time gets lost the next time, too.
+        again = 0.0 if WHY not in row.before or row.attempt < ATTEMPTS else None
+        outcome = ActionOutcome(outcome.status, outcome.detail, again)
     return _after_action(incident, context, row.strategy, action, outcome)
 
 
@@ -501,7 +515,10 @@ def _ask_again(
         silent += pause
     reason = f"whether {strategy} happened is not known yet: {outcome.detail}"
     stay = Transition(State.RECOVERING, pause, waiting_for=reason)
-    return Step(stay, also=(_noted(action, {AWAKE: None, SILENT: silent}),))
+    noted: dict[str, Any] = {AWAKE: None, SILENT: silent}
+    if WHY not in action["before"]:
+        noted |= {WHY: outcome.why, UNCHANGED: outcome.unchanged.value}
+    return Step(stay, also=(_noted(action, noted),))
 
 
 def _noted(action: Mapping[str, Any], told: Mapping[str, Any]) -> journal.Also:

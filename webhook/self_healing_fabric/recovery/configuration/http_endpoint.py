@@ -19,7 +19,7 @@ from self_healing_fabric.recovery.configuration.desired import LARGEST, too_larg
 from self_healing_fabric.recovery.configuration.live import Change, Document, Running, stored_bytes
 from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
-from self_healing_fabric.recovery.outcomes import Conflict, Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.outcomes import Conflict, Outcome, Permit, Status, Unserved, forbidden
 from self_healing_fabric.recovery.platforms.http import unasked
 from self_healing_fabric.settings import ConfigurationSettings, SecretUnusable, bearer_headers
 
@@ -101,6 +101,8 @@ class HttpEndpoint(Document):
             return Conflict(Status.FAILED, f"{self.url} refused with 409")
         if answer.is_client_error:
             return Outcome(Status.FAILED, f"{self.url} refused with {answer.status_code}")
+        if answer.status_code == 503:
+            return Unserved(Status.INDETERMINATE, f"{self.url} answered 503")
         return f"{self.url} answered {answer.status_code}"
 
     def _client(self) -> outbound.Client:

@@ -30,6 +30,7 @@ from self_healing_fabric.recovery.effects import (
     Settling,
     TargetAway,
     TargetUnreadable,
+    left_open,
     unordered,
     unread,
 )
@@ -138,7 +139,7 @@ class DockerRestart(Effect):
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare the start time with the one before."""
-        return self._learn(before, "the fabric was interrupted during the action", unchanged=Status.FAILED)
+        return self._learn(before, left_open(before), unchanged=Status.FAILED)
 
     def settled(self, before: Mapping[str, Any]) -> Settling:
         """It must run, not for the so-many-th time, and pass its health check where it has one."""
@@ -250,7 +251,7 @@ class DockerRestart(Effect):
         told = f"{why}; the engine still names the old start time"
         if unchanged is Status.INDETERMINATE and not answered:
             # Right after a lost answer this proves nothing: the engine may still be stopping the container.
-            return Untold(unchanged, told)
+            return Untold(unchanged, told, why=why)
         return Outcome(unchanged, told)
 
     def _look(self) -> Mapping[str, Any]:

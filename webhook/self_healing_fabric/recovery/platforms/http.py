@@ -2,8 +2,9 @@
 
 An answer can get lost after the effect happened. So what the target says of itself is read before the effect
 (`started_at`, the number of replicas), and when the answer does not tell, it is read again. A connection that
-was refused never carried the request; everything else that is neither expected nor 4xx may have. Of the 4xx
-two may answer the second copy of an order that a proxy has sent twice: see `outcomes.Conflict`.
+was refused never carried the request; everything else that is neither expected nor 4xx may have, or may do
+so late, so a target that shows nothing of it is asked again and not told again (`outcomes.unmoved`). Of the
+4xx two may answer the second copy of an order that a proxy has sent twice: see `outcomes.Conflict`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from self_healing_fabric.recovery.effects import (
     TargetUnreadable,
     changed,
     insist,
+    left_open,
     unread,
     unreadable,
 )
@@ -35,14 +37,15 @@ from self_healing_fabric.recovery.outcomes import (
     Outcome,
     Permit,
     Status,
+    Unserved,
     forbidden,
     learnt,
+    unmoved,
 )
 from self_healing_fabric.recovery.scaling import scaled_back, scaled_up
 from self_healing_fabric.settings import HttpRecovery, ScaleSettings, SecretUnusable, Section, bearer_headers
 
 READ_TIMEOUT = 5.0  # seconds to ask the target for what it says of itself
-INTERRUPTED = "the fabric was interrupted during the action"
 
 
 class HttpPlatform:
@@ -107,7 +110,7 @@ class HttpRestart(Effect):
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare `started_at` with the one before."""
-        return self._learn(before, INTERRUPTED, unchanged=Status.FAILED)
+        return self._learn(before, left_open(before), unchanged=Status.FAILED)
 
     def settled(self, before: Mapping[str, Any]) -> Settling:
         """The target must say that it was started anew, where it can: who answered has not restarted yet."""
@@ -135,8 +138,7 @@ class HttpRestart(Effect):
             return unread(why, error)
         if now != before["started_at"]:
             return Outcome(Status.SUCCEEDED, f"{why}; the target says it was started anew at {now}")
-        # Right after a lost answer this proves nothing: the request may still be on its way to the target.
-        return Outcome(unchanged, f"{why}; the target still says it started at {now}")
+        return unmoved(unchanged, why, f"the target still says it started at {now}")
 
     def _started_at(self) -> Any:
         return self._calls.read(str(self._settings.started_at), "started_at")
@@ -170,7 +172,7 @@ class HttpScale(Effect):
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare the replicas with those before."""
-        return self._learn(before, INTERRUPTED, Status.FAILED)
+        return self._learn(before, left_open(before), Status.FAILED)
 
     def settled(self, before: Mapping[str, Any]) -> Settling:
         """The target must still want as many as were asked for."""
@@ -196,7 +198,7 @@ class HttpScale(Effect):
         if current == before["wanted"]:
             return Outcome(Status.SUCCEEDED, f"{why}; the target says it has {current} replicas")
         if current == before["replicas"]:
-            return Outcome(unchanged, f"{why}; the target still has {current} replicas")
+            return unmoved(unchanged, why, f"the target still has {current} replicas")
         return Outcome(Status.INDETERMINATE, f"{why}; the target has {current} replicas, which nobody asked")
 
 
@@ -289,6 +291,8 @@ class Calls:
             return Conflict(Status.FAILED, f"{url} refused with 409")
         if answer.is_client_error:
             return Outcome(Status.FAILED, f"{url} refused with {answer.status_code}")
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            return Unserved(Status.INDETERMINATE, f"{url} answered 503")
         return f"{url} answered {answer.status_code}"
 
     def read(self, url: str, key: str) -> Any:

@@ -28,12 +28,12 @@ from self_healing_fabric.recovery.effects import (
     Settling,
     TargetUnreadable,
     insist,
+    left_open,
     unread,
 )
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, learnt
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, learnt, unmoved
 from self_healing_fabric.settings import Settings
 
-INTERRUPTED = "the fabric was interrupted during the action"
 CHANGE = "change"  # in an action's `before`: the change, secrets included; nothing shows it
 
 
@@ -87,7 +87,7 @@ class Synchronization(Effect):
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Compare what runs with both sides of the change."""
-        return self._learn(before, INTERRUPTED, Status.FAILED)
+        return self._learn(before, left_open(before), Status.FAILED)
 
     def settled(self, before: Mapping[str, Any]) -> Settling:
         """What was written must still run."""
@@ -112,7 +112,7 @@ class Synchronization(Effect):
         if side is Side.WANTED:
             return Outcome(Status.SUCCEEDED, f"{why}; {self.target} is as it was to become")
         if side is Side.PREVIOUS:
-            return Outcome(unchanged, f"{why}; {self.target} is as it was before")
+            return unmoved(unchanged, why, f"{self.target} is as it was before")
         return Outcome(Status.INDETERMINATE, f"{why}; {self.target} is neither as before nor as wanted")
 
 

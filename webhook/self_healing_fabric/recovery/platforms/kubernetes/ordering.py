@@ -16,7 +16,14 @@ from enum import Enum
 from typing import Any
 
 from self_healing_fabric.cluster.objects import JSON
-from self_healing_fabric.recovery.effects import Effect, NotApplicable, TargetUnreadable, unordered, unread
+from self_healing_fabric.recovery.effects import (
+    Effect,
+    NotApplicable,
+    TargetUnreadable,
+    left_open,
+    unordered,
+    unread,
+)
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold, forbidden
 from self_healing_fabric.recovery.platforms.kubernetes.api import Api, Lost, Refused, Unanswered
 from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
@@ -25,7 +32,6 @@ SERVER_GRANTS = 60.0  # seconds to a request, unless the API server was told oth
 CONFLICTS = 5  # orders in a row that another writer's change may get in the way of
 CONFLICT_PAUSE = 2.0  # seconds until the next attempt after that
 CONFLICT_ATTEMPTS = 3  # of an action that others' changes get in the way of
-INTERRUPTED = "the fabric was interrupted during the action"
 
 
 class Happened(Enum):
@@ -107,8 +113,8 @@ class KubernetesEffect(Effect):
             with Api(self.place.settings) as api:
                 seen = self.look(api, before)
         except TargetUnreadable as error:
-            return unread(INTERRUPTED, error)
-        return Outcome(_STATUS[seen.happened], f"{INTERRUPTED}; {seen.detail}")
+            return unread(left_open(before), error)
+        return Outcome(_STATUS[seen.happened], f"{left_open(before)}; {seen.detail}")
 
     def look(self, api: Api, before: Mapping[str, Any]) -> Seen:
         """What is found of the order now. Raises TargetUnreadable."""
@@ -158,8 +164,9 @@ class KubernetesEffect(Effect):
         if seen.happened is Happened.NO and now is not None:
             if not self.bound_to_version or now["metadata"].get("resourceVersion") == version:
                 # The order may still be on its way; who has answered it with an error has not lost it.
-                kind = Untold if isinstance(why, Lost) else Outcome
-                return kind(Status.INDETERMINATE, detail)
+                if isinstance(why, Lost):
+                    return Untold(Status.INDETERMINATE, detail, why=str(why))
+                return Outcome(Status.INDETERMINATE, detail)
             detail += ", and has been written to since: the order can only be refused now"
         return Outcome(status, detail)
 

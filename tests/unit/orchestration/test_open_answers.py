@@ -1,0 +1,202 @@
+"""An order over HTTP whose answer leaves it open, while the target shows nothing of it yet.
+
+The target is a real HTTP server that counts its orders, and does late what it was told, or never.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from self_healing_fabric.incidents.lifecycle import State
+from shf_queries.catalogue import CONFIG_DRIFT
+
+LONGEST = 35.0  # seconds: to begin, and for an order
+RUNNING, WANTED = b"pool: 5\n", b"pool: 20\n"
+BAD_GATEWAY = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+STRATEGIES = ["restart", "scale", "sync"]
+
+
+@dataclass
+class Supervisor:
+    """Restarts, scales and configures `cart`; what it answers is told by `answers`, the last one for good."""
+
+    answers: list[int] = field(default_factory=lambda: [200])
+    orders: list[str] = field(default_factory=list)  # as they came, by their keys
+    obeys: list[int] = field(default_factory=lambda: [200, 204])  # does what it answers so, at once
+    state: dict[str, Any] = field(default_factory=lambda: {"started_at": 1, "replicas": 2})
+    configuration: bytes = RUNNING
+    pending: Callable[[], None] = lambda: None
+    on_done: Callable[[], None] = lambda: None
+
+    def order(self, request: Request) -> Response:
+        """Take an order."""
+        body, path = request.get_data(), request.path
+        self.orders.append(request.headers["Idempotency-Key"])
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+        def do() -> None:
+            if path == "/config":
+                self.configuration = body
+            elif path == "/replicas":
+                self.state["replicas"] = json.loads(body)["replicas"]
+            else:
+                self.state["started_at"] += 1
+            self.on_done()
+
+        self.pending = do
+        if answer in self.obeys:
+            do()
+        return Response(BAD_GATEWAY, answer, content_type="text/html")
+
+    def tell(self, request: Request) -> Response:
+        """Tell of the state."""
+        if request.path == "/config":
+            return Response(self.configuration, headers={"ETag": f'"{len(self.configuration)}"'})
+        return Response(json.dumps(self.state))
+
+
+@pytest.fixture
+def supervisor(httpserver: HTTPServer) -> Supervisor:
+    """One that does everything at once."""
+    supervisor = Supervisor()
+    for path, method in (("/restart", "POST"), ("/replicas", "PUT"), ("/config", "PUT")):
+        httpserver.expect_request(path, method=method).respond_with_handler(supervisor.order)
+    for path in ("/state", "/replicas", "/config"):
+        httpserver.expect_request(path, method="GET").respond_with_handler(supervisor.tell)
+    return supervisor
+
+
+@pytest.fixture
+def failing(
+    make_world: Callable[..., Any], supervisor: Supervisor, httpserver: HTTPServer, tmp_path: Path
+) -> Callable[[str], Any]:
+    """A world whose `cart` fails until the supervisor has done what the strategy orders."""
+
+    def make(strategy: str) -> Any:
+        (tmp_path / "wanted.yaml").write_bytes(WANTED)
+        world = make_world(
+            plans={"service_failure": [strategy], "cluster_drift": [strategy]}, guardrails={"max_actions": 5}
+        )
+        world.close()
+        urls = {"restart": "/restart", "started_at": "/state", "scale": "/replicas"}
+        desired, live = {"file": str(tmp_path / "wanted.yaml")}, {"http": httpserver.url_for("/config")}
+        world.values["services"]["cart"]["recovery"] = {
+            "http": {name: httpserver.url_for(path) for name, path in urls.items()},
+            "scale": {"max": 5, "calm": 10_000},
+            "configuration": {"desired": desired, "live": {**live, "timeout": 30}},
+        }
+        world.open()
+        if strategy == "sync":
+            world.set(CONFIG_DRIFT, 1.0)
+            supervisor.on_done = lambda: world.set(CONFIG_DRIFT, 0.0)
+            world.receive(world.alert(signal="config_drift"))
+        else:
+            world.silent()
+            supervisor.on_done = world.healthy
+            world.receive(world.alert())
+        return world
+
+    return make
+
+
+def statuses(world: Any) -> list[str]:
+    """How the actions of the only incident ended."""
+    return [row.status for row in world.actions()]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("answer", [202, 500, 502, 504])
+def test_what_happens_after_its_answer_is_found(
+    failing: Callable[[str], Any], supervisor: Supervisor, strategy: str, answer: int
+) -> None:
+    """Nobody is called for what the target shows a moment later, and nothing is ordered a second time."""
+    supervisor.answers = [answer]
+    world = failing(strategy)
+    world.run(seconds=10)
+    assert world.calls == []
+    supervisor.pending()
+    world.run(seconds=90)
+    assert len(supervisor.orders) == 1
+    assert (statuses(world), world.incident().outcome, world.calls) == (["succeeded"], "healed", [])
+    assert "interrupted" not in "".join(world.story())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("answer", [302, 500, 502, 504])
+def test_what_the_target_never_shows_goes_to_people_and_is_not_ordered_again(
+    failing: Callable[[str], Any], supervisor: Supervisor, strategy: str, answer: int
+) -> None:
+    """After the longest time: who takes longer would do it twice. Who is called reads what was answered."""
+    supervisor.answers = [answer]
+    world = failing(strategy)
+    world.run(seconds=LONGEST - 5)
+    assert (world.calls, statuses(world)) == ([], ["started"])
+    assert "is asked in 35 s what became of it" in world.incident().waiting_for
+    world.run(seconds=15)
+    (call,) = world.calls
+    assert f"whether {strategy} happened cannot be learnt: http://localhost" in call.reason
+    assert f"answered {answer}; " in call.reason
+    assert (len(supervisor.orders), statuses(world)) == (1, ["indeterminate"])
+    assert "interrupted" not in "".join(world.story())
+    supervisor.pending()
+    world.run(seconds=300)
+    assert len(supervisor.orders) == 1
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_who_takes_no_orders_just_then_gets_it_once_more(
+    failing: Callable[[str], Any], supervisor: Supervisor, strategy: str
+) -> None:
+    """503: nobody was behind the proxy, and the target shows nothing of it: done once, nobody is called."""
+    supervisor.answers = [503, 200]
+    world = failing(strategy)
+    world.run(seconds=240)
+    assert (len(supervisor.orders), len(set(supervisor.orders))) == (2, 2)
+    assert (statuses(world), world.incident().outcome) == (["failed", "succeeded"], "healed")
+    assert world.calls == []
+
+
+def test_what_was_done_although_the_answer_was_503_is_not_done_again(
+    failing: Callable[[str], Any], supervisor: Supervisor
+) -> None:
+    """A proxy says so, too, when the connection behind it broke."""
+    supervisor.answers = [503]
+    world = failing("restart")
+    world.run(seconds=30)
+    supervisor.pending()
+    world.run(seconds=120)
+    assert (len(supervisor.orders), statuses(world)) == (1, ["succeeded"])
+    assert (world.incident().outcome, world.calls) == ("healed", [])
+
+
+def test_who_never_takes_orders_is_given_up(failing: Callable[[str], Any], supervisor: Supervisor) -> None:
+    """Three times; then people hear that it certainly did not happen."""
+    supervisor.answers = [503]
+    world = failing("restart")
+    world.run(seconds=300)
+    assert (len(supervisor.orders), statuses(world)) == (3, ["failed"] * 3)
+    assert "restart failed: " in world.calls[0].reason
+    assert "/restart answered 503; the target still says it started at 1" in world.calls[0].reason
+    assert world.incident().state is State.ESCALATED
+
+
+def test_a_crash_while_the_answer_is_open_changes_nothing(
+    failing: Callable[[str], Any], supervisor: Supervisor
+) -> None:
+    """The next process knows that it may not be ordered again, and why it is open."""
+    supervisor.answers = [500]
+    world = failing("restart")
+    world.run(seconds=10)
+    world.crash()
+    world.run(seconds=60)
+    (call,) = world.calls
+    assert "/restart answered 500; the target still says it started at 1" in call.reason
+    assert (len(supervisor.orders), statuses(world)) == (1, ["indeterminate"])
