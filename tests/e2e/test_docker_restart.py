@@ -143,7 +143,7 @@ def test_a_container_whose_id_only_begins_like_the_name_is_not_the_target(engine
         settings = service(engine.host, web.id[:6])
         with pytest.raises(TargetUnreadable, match="innocent only has an id that begins so"):
             effect(settings).snapshot()
-        stale = {"id": web.id, "started_at": web.started_at(), "restart_count": 0}
+        stale = {"id": web.id[:6].ljust(64, "0"), "started_at": web.started_at(), "restart_count": 0}
         assert observe(settings, stale)[0] is Status.INDETERMINATE
         assert web.events("restart") == 0
 
@@ -179,7 +179,7 @@ def test_another_container_that_took_over_the_name_is_not_restarted(engine: Dock
         assert (newcomer.events("restart"), newcomer.started_at()) == (0, started_at)
         status, detail = observe(settings, before)
         assert status is Status.INDETERMINATE
-        assert "another container has the name now" in detail
+        assert "that container has been removed since" in detail
 
 
 def test_after_an_interruption_the_engine_tells_what_became_of_it(engine: DockerEngine) -> None:
@@ -538,6 +538,39 @@ def test_the_state_machine_restarts_a_container_once_and_then_verifies(
         step(context)
         assert state_and_actions(context) == ("verifying", ["succeeded"])
         assert web.wait_answering()
+        assert web.events("restart") == 1
+
+
+def test_what_is_removed_amid_a_restart_was_not_restarted(engine: DockerEngine, tmp_path: Path) -> None:
+    """A deployment put another one in its place: the engine has refused, and the new one is left alone."""
+    with (
+        engine.web("replaced-amid", on_term=IGNORES) as web,
+        ThreadPoolExecutor(1) as pool,
+        fabric_on(values(tmp_path / "shf.db", engine.host, web.name)) as context,
+    ):
+        open_incident(context, "restart", service=SERVICE)
+        stepped = pool.submit(step, context)
+        wait_until("the engine stops the container", lambda: web.events("kill") > 0)
+        web.container().remove(force=True)
+        with engine.web("replaced-amid") as newcomer:
+            stepped.result(timeout=30)
+            assert state_and_actions(context) == ("escalated", ["failed"])
+            (action,) = context.store.read(lambda connection: statements.actions_of(connection, INCIDENT))
+            assert action.detail.endswith("that container has been removed since")
+            assert (newcomer.events("start"), newcomer.events("restart")) == (1, 0)
+
+
+def test_a_container_that_got_another_name_still_tells_whether_it_was_restarted(engine: DockerEngine) -> None:
+    """It was ordered by its id, and what updates containers renames the old one first."""
+    with engine.web("renamed") as web:
+        settings = service(engine.host, "renamed")
+        before = effect(settings).snapshot()
+        web.container().rename("renamed-old")
+        assert observe(settings, before)[0] is Status.FAILED
+        web.container().restart(timeout=5)
+        assert observe(settings, before)[0] is Status.SUCCEEDED
+        with engine.web("renamed"):
+            assert observe(settings, before)[0] is Status.SUCCEEDED
         assert web.events("restart") == 1
 
 

@@ -48,6 +48,7 @@ except ModuleNotFoundError as error:
 ENGINE_TIMEOUT = 15.0  # seconds for one answer of the engine, beyond the container's own time to stop
 SHORT_ID = 12  # characters of an id that `docker ps` shows and people copy
 ENGINES_STOP_TIMEOUT = 10  # seconds; the engine's own for containers that name none
+_REMOVED = ("removing", "dead")  # states from which nothing starts any more
 SWARM_TASK, SWARM_SERVICE = "com.docker.swarm.task.id", "com.docker.swarm.service.name"
 
 
@@ -233,11 +234,12 @@ class DockerRestart(Effect):
         answered: bool = False,
     ) -> Outcome:
         try:
-            state = self._look()
+            state = self._ordered(before)
         except TargetUnreadable as error:
             return unread(why, error)
-        if state["Id"] != before["id"]:
-            return Outcome(Status.INDETERMINATE, f"{why}; another container has the name now")
+        if state is None:
+            gone = Status.FAILED if answered else Status.INDETERMINATE
+            return Outcome(gone, f"{why}; that container has been removed since")
         if state["State"]["StartedAt"] != before["started_at"]:
             if _starts_by_policy(state) > before["restart_count"]:
                 return Outcome(Status.INDETERMINATE, f"{why}; its restart policy has started it since")
@@ -253,6 +255,15 @@ class DockerRestart(Effect):
             # Right after a lost answer this proves nothing: the engine may still be stopping the container.
             return Untold(unchanged, told, why=why)
         return Outcome(unchanged, told)
+
+    def _ordered(self, before: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The container that was ordered to restart, whatever its name is now; None when it is gone."""
+        with self._asked() as engine:
+            try:
+                attributes: Mapping[str, Any] = engine.containers.get(before["id"]).attrs
+            except NotFound:
+                return None
+        return None if attributes["State"]["Status"] in _REMOVED else attributes
 
     def _look(self) -> Mapping[str, Any]:
         with self._asked() as engine:
