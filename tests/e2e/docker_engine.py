@@ -23,7 +23,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -136,10 +136,11 @@ class DockerEngine:
 
     client: docker.DockerClient
 
-    def __init__(self, storage_driver: str = "vfs") -> None:
-        """`vfs` is slow and large, but it works on every file system."""
+    def __init__(self, storage_driver: str = "vfs", options: Sequence[str] = ()) -> None:
+        """`vfs` is slow and large, but it works on every file system; `options`: further ones of dockerd."""
         self.directory = Path(tempfile.mkdtemp(prefix="shf-docker-"))
         self._storage_driver = storage_driver
+        self._options = options
         self._socket = self.directory / "docker.sock"
         self.host = f"unix://{self._socket}"
         self._namespace = (
@@ -178,6 +179,7 @@ class DockerEngine:
             "--iptables=false",
             "--bridge=none",
             f"--storage-driver={self._storage_driver}",
+            *self._options,
         ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

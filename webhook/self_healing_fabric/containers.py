@@ -4,7 +4,8 @@ Only this module makes the client. Traps avoided. The client is a session of req
 behind TCP it would follow redirects to other hosts, and take proxies and .netrc from the environment. It asks
 for the engine's version while it is being made, so none of that can be switched off afterwards. And events
 are asked for until a moment of the engine's own clock: one that is still to come there, because our clock is
-ahead, would keep the answer open until it has come.
+ahead, would keep the answer open until it has come. Over TLS it would know the public authorities only, and
+show no certificate, which is all that guards an engine there.
 """
 
 from __future__ import annotations
@@ -19,11 +20,23 @@ import docker
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 
+from self_healing_fabric import outbound
 from shf_queries.answers import whole_answers
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 MOST_EVENTS = 500  # an engine keeps 256
 _KEEPS_RUNNING = ("always", "unless-stopped")  # policies that start whatever ends by itself
+
+
+class _Tls(HTTPAdapter):
+    """Trusts and shows what the fabric's own clients do."""
+
+    def build_connection_pool_key_attributes(self, *arguments: Any, **options: Any) -> Any:
+        host, pool = super().build_connection_pool_key_attributes(*arguments, **options)
+        return host, {**pool, "ssl_context": outbound.tls_context()}
+
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """The context holds all of it; requests would load the public authorities once more."""
 
 
 class _Bounded(docker.APIClient):
@@ -35,14 +48,18 @@ class _Bounded(docker.APIClient):
         return super().prepare_request(request)
 
     def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
-        # Here for the same reason. A network gets slow in the middle of an answer, a local socket does not.
+        # Here for the same reason.
+        if prefix == "https://":
+            adapter = _Tls()
+        # A network gets slow in the middle of an answer, a local socket does not.
         if isinstance(adapter, HTTPAdapter):
             whole_answers(adapter.poolmanager)
         super().mount(prefix, adapter)
 
 
 class Engine(docker.DockerClient):
-    """The engine at `host`, a URL such as unix:///var/run/docker.sock or tcp://127.0.0.1:2375.
+    """The engine at `host`, a URL such as unix:///var/run/docker.sock, tcp://127.0.0.1:2375, or over TLS
+    https://10.0.0.5:2376.
 
     Making one asks for its version. Raises docker.errors.DockerException, requests.RequestException.
 
@@ -79,7 +96,12 @@ class Engine(docker.DockerClient):
 
 def command_of(host: str) -> str:
     """How people call that engine, up to the verb."""
-    return "docker" if host == DEFAULT_HOST else f"docker --host {shlex.quote(host)}"
+    if host == DEFAULT_HOST:
+        return "docker"
+    if host.startswith("https://"):
+        host = host.replace("https", "tcp", 1)
+        return f"docker --tlsverify --host {shlex.quote(host)}"
+    return f"docker --host {shlex.quote(host)}"
 
 
 def was_stopped(attributes: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> bool:

@@ -235,7 +235,7 @@ class _Bounded(httpx.HTTPTransport):
         return answer
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        self._pool._ssl_context = _context()
+        self._pool._ssl_context = tls_context()
         try:
             return super().handle_request(request)
         except (httpx.ReadError, httpx.WriteError) as error:
@@ -301,8 +301,8 @@ class _Own:
 _own = _Own()
 
 
-def _context() -> ssl.SSLContext:
-    """For connections that are opened now."""
+def tls_context() -> ssl.SSLContext:
+    """For connections that are opened now: it trusts and shows what `trust` was told."""
     return _authorities() if _own.certificate is None else _own.certificate.context()
 
 

@@ -67,7 +67,9 @@ class DockerRecovery(Section):
     """Recovery of a Docker container by its name or id."""
 
     container: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="name or id")
-    host: str = Field("unix:///var/run/docker.sock", description="the engine")
+    host: str = Field(
+        "unix:///var/run/docker.sock", description="the engine: unix://, tcp://, or https:// for TLS"
+    )
     stop_timeout: Duration | None = Field(
         None,
         ge=0,

@@ -48,6 +48,7 @@ except ModuleNotFoundError as error:
 ENGINE_TIMEOUT = 15.0  # seconds for one answer of the engine, beyond the container's own time to stop
 SHORT_ID = 12  # characters of an id that `docker ps` shows and people copy
 ENGINES_STOP_TIMEOUT = 10  # seconds; the engine's own for containers that name none
+_SPEAKS_TLS = "HTTP request to an HTTPS server"  # stands in the answer to a call over tcp://
 _REMOVED = ("removing", "dead")  # states from which nothing starts any more
 SWARM_TASK, SWARM_SERVICE = "com.docker.swarm.task.id", "com.docker.swarm.service.name"
 
@@ -288,6 +289,8 @@ class DockerRestart(Effect):
     def _unasked(self, error: Exception) -> TargetUnreadable:
         refused = isinstance(error, APIError) and error.is_client_error()
         told = f"the engine at {self._settings.host} cannot be asked: {error}"
+        if _SPEAKS_TLS in str(error):
+            told += "; it speaks TLS: let `recovery.docker.host` begin with https://"
         return TargetUnreadable(told) if refused else TargetAway(told)
 
     def _inspect(self, engine: Engine) -> Mapping[str, Any]:
