@@ -35,7 +35,7 @@ def reached(undisturbed: Mapping[str, Report]) -> Reached:
     return {name: report["reached"] for name, report in undisturbed.items()}
 
 
-QUICK = ("test_matrix.py", "test_every_strategy.py")
+QUICK = ("test_matrix.py", "test_every_strategy.py", "test_every_plugin.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
