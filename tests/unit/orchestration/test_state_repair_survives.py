@@ -102,6 +102,43 @@ def test_diverged_replicas_are_repaired_once_and_proved_healed(ledger: Ledger) -
     assert any("repair succeeded: c holds" in told for told in ledger.world.story())
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_replica_that_is_away_with_its_new_state_is_asked_when_it_is_back(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """It starts anew for longer than an order may take: no reason to call people, nor to send it again."""
+    replica = ledger.replicas["c"]
+    replica.answer, replica.away = 502, 10**6
+    if killed:
+        perform = StateRepair.perform
+
+        def perform_and_die(*arguments: Any, **options: Any) -> None:
+            perform(*arguments, **options)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StateRepair, "perform", perform_and_die)
+            ledger.die()
+    ledger.world.run(seconds=120)
+    assert "whether repair happened is not known yet" in ledger.world.incident().waiting_for
+    assert ledger.world.calls == []
+    replica.away = 0
+    ledger.world.run(seconds=120)
+    assert (ledger.puts, replica.state) == ([0, 0, 1], GOOD)
+    assert (ledger.world.incident().outcome, ledger.world.calls) == ("healed", [])
+
+
+def test_a_replica_that_shows_its_new_state_late_is_not_told_again(ledger: Ledger) -> None:
+    """A proxy gave it up, and it carries out what it got all the same."""
+    replica = ledger.replicas["c"]
+    replica.answer, replica.deaf = 504, True
+    ledger.world.run(seconds=5)
+    replica.state, replica.deaf = GOOD, False
+    ledger.world.run(seconds=240)
+    assert ledger.puts == [0, 0, 1]
+    assert (ledger.world.incident().outcome, ledger.world.calls) == ("healed", [])
+
+
 def test_without_a_majority_people_are_called_with_the_reason(ledger: Ledger) -> None:
     """A third state makes a tie: nothing is sent and nothing is kept."""
     ledger.replicas["b"].state = b"another"

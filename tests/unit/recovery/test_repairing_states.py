@@ -22,7 +22,7 @@ from deadline import within_deadline
 from self_healing_fabric.recovery import states
 from self_healing_fabric.recovery.consensus import SHOWN
 from self_healing_fabric.recovery.effects import DIFF, Effect, NotApplicable, Progress, TargetUnreadable
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Status
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Status, Untold
 from self_healing_fabric.recovery.strategies import strategies
 from self_healing_fabric.settings import Settings
 from state_replica import StateReplica
@@ -588,7 +588,8 @@ def test_a_replica_that_restarts_itself_with_its_new_state_is_asked_when_it_is_b
     before, outcome = ledger.repair()
     assert outcome.status is Status.SUCCEEDED
     assert ledger.puts() == {"c": 1}
-    ledger["c"].away = 2
+    ledger["c"].away = 1
+    assert isinstance(ledger.effect().observe(before), Untold)  # it is asked again
     assert ledger.effect().observe(before).status is Status.SUCCEEDED
 
 

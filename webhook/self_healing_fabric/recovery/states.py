@@ -29,7 +29,7 @@ import httpx
 from self_healing_fabric import outbound
 from self_healing_fabric.errors import ShfError
 from self_healing_fabric.recovery.consensus import SHOWN, Held, Silent, Suspect, Vote, Voter
-from self_healing_fabric.recovery.effects import TargetUnreadable
+from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
 from self_healing_fabric.recovery.outcomes import Outcome, Permit
 from self_healing_fabric.recovery.platforms.http import Calls
 from self_healing_fabric.settings import StateBackup, StateReplica, StateSettings
@@ -48,6 +48,10 @@ U = TypeVar("U")
 
 class Unreadable(ShfError):
     """A state or its digest cannot be read; says why."""
+
+
+class Away(Unreadable):
+    """Whoever holds the state does not answer just now."""
 
 
 class Late(Unreadable):
@@ -142,17 +146,19 @@ class Replica:
                 client.stream("GET", url) as answer,
             ):
                 if answer.status_code != httpx.codes.OK:
-                    raise Unreadable(f"{url} answered {answer.status_code}")
+                    away = isinstance(unreadable(answer.status_code, ""), TargetAway)
+                    raise (Away if away else Unreadable)(f"{url} answered {answer.status_code}")
                 outbound.refuse_packed(answer)
                 for part in answer.iter_bytes():
                     body += part
                     if len(body) > most:
                         raise Unreadable(f"{url} answers with more than {most} bytes")
                     if time.monotonic() > ends:
-                        raise Unreadable(f"{url} takes longer than {self._settings.timeout:g} s")
+                        raise Away(f"{url} takes longer than {self._settings.timeout:g} s")
                 return bytes(body), answer.headers
         except httpx.HTTPError as error:
-            raise Unreadable(f"{url} cannot be read: {error or type(error).__name__}") from error
+            kind = Away if isinstance(error, httpx.TransportError) else Unreadable
+            raise kind(f"{url} cannot be read: {error or type(error).__name__}") from error
         except TargetUnreadable as error:
             raise Unreadable(str(error)) from error
 

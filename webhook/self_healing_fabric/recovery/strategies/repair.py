@@ -12,6 +12,7 @@ with the first would go wrong with all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,26 @@ from self_healing_fabric.recovery.effects import (
     NotApplicable,
     Progress,
     Settling,
+    TargetAway,
     TargetUnreadable,
     changed,
     insist,
+    left_open,
 )
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Conflict, Outcome, Permit, Status
+from self_healing_fabric.recovery.outcomes import (
+    BEGINS_WITHIN,
+    Conflict,
+    Outcome,
+    Permit,
+    Status,
+    Unserved,
+    Untold,
+)
 from self_healing_fabric.recovery.platforms import owner_of
 from self_healing_fabric.recovery.states import (
     EXTRA,
     GRACE,
+    Away,
     Claim,
     Unreadable,
     ballot_of,
@@ -60,6 +72,7 @@ class Holds(Enum):
     OLD = auto()
     LATER = auto()  # a whole state of a later version
     OTHER = auto()
+    AWAY = auto()  # it does not answer just now
     UNKNOWN = auto()
 
 
@@ -122,11 +135,13 @@ class _Replacement(Effect):
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Read the replicas' states: all replaced, none, or something that only people can judge."""
-        now = [self._insist(name, change) for name, change in before["replicas"].items()]
-        told = "the fabric was interrupted; " + "; ".join(words for _, words in now)
+        now = [self._now(name, change) for name, change in before["replicas"].items()]
+        told = "; ".join((left_open(before), *(words for _, words in now)))
         found = {holds for holds, _ in now}
         if found == {Holds.WANTED}:
             return Outcome(Status.SUCCEEDED, told)
+        if Holds.AWAY in found:
+            return Untold(Status.INDETERMINATE, told)
         return Outcome(Status.FAILED if found == {Holds.OLD} else Status.INDETERMINATE, told)
 
     def settled(self, before: Mapping[str, Any]) -> Settling:
@@ -136,7 +151,7 @@ class _Replacement(Effect):
         """
         now = [self._now(name, change) for name, change in before["replicas"].items()]
         found, told = {holds for holds, _ in now}, "; ".join(words for _, words in now)
-        if Holds.UNKNOWN in found:
+        if found & {Holds.UNKNOWN, Holds.AWAY}:
             raise TargetUnreadable(told)
         return Settling(Progress.DONE if found <= {Holds.WANTED, Holds.LATER} else Progress.FAILED, told)
 
@@ -178,8 +193,13 @@ class _Replacement(Effect):
             return Outcome(Status.SUCCEEDED, words)
         if isinstance(sent, Conflict):
             return sent
-        told = sent.detail if isinstance(sent, Outcome) else sent
-        return Outcome(Status.INDETERMINATE, f"{told}; {words}")
+        why = sent.detail if isinstance(sent, Outcome) else sent
+        if holds not in (Holds.OLD, Holds.AWAY):
+            return Outcome(Status.INDETERMINATE, f"{why}; {words}")
+        # Who holds the old state may still be at it; who is away tells when it is back.
+        at_it = holds is Holds.OLD and not isinstance(sent, Unserved)
+        unchanged = Status.INDETERMINATE if at_it else Status.FAILED
+        return Untold(Status.INDETERMINATE, f"{why}; {words}", why=why, unchanged=unchanged)
 
     def _insist(self, name: str, change: Change) -> tuple[Holds, str]:
         """What a replica holds after an order to it, which may have it restart itself."""
@@ -192,7 +212,7 @@ class _Replacement(Effect):
         try:
             content = insist(self._replicas[name].read, within=within, unless=Unreadable)
         except Unreadable as error:
-            return Holds.UNKNOWN, f"{name}: {error}"
+            return Holds.AWAY if isinstance(error, Away) else Holds.UNKNOWN, f"{name}: {error}"
         digest, gets = content.digest, change["gets"]
         if digest == gets["digest"]:
             return Holds.WANTED, f"{name} holds {digest[:SHOWN]} (version {gets['version']})"
@@ -332,6 +352,8 @@ class StateRestoration(_Replacement):
         changes = {}
         for name, change in self._repaired.items():
             holds, words = self._now(name, change)
+            if holds is Holds.AWAY:
+                raise TargetAway(words)
             if holds is Holds.UNKNOWN:
                 raise TargetUnreadable(words)
             if holds is not Holds.WANTED:
@@ -367,4 +389,4 @@ def _after(done: list[str], outcome: Outcome) -> Outcome:
     if not done:
         return outcome
     detail = f"only a part was done: {'; '.join(done)}; then {outcome.detail}"
-    return Outcome(Status.INDETERMINATE, detail)
+    return replace(outcome, status=Status.INDETERMINATE, detail=detail)
