@@ -134,6 +134,18 @@ def test_an_api_server_that_goes_away_with_the_answer_tells_when_it_is_back(
     assert (world.incident().outcome, world.incident().level) == ("healed", 0)
 
 
+@pytest.mark.parametrize("status", [403, 503], ids=["rights taken away", "away"])
+def test_a_repair_that_nobody_can_tell_of_any_more_is_no_failure(
+    world: Any, server: ScriptedApiServer, status: int
+) -> None:
+    """The service is well and whether the rollout is through cannot be learnt: that proves neither."""
+    server.on_done = lambda: (world.healthy(), setattr(server, "too_busy", status))
+    world.run(seconds=120)
+    assert [(row.status, row.verdict) for row in world.actions()] == [("succeeded", "no_evidence")]
+    assert any("whether it is through cannot be learnt" in told for told in world.story())
+    assert len(server.orders) == 1
+
+
 def test_nobody_can_be_asked_afterwards(
     world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

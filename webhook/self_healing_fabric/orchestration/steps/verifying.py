@@ -195,10 +195,8 @@ def _as_the_target_says(look: Look, incident: Incident, context: Context, facts:
     try:
         effect = effect_of_action(context, action, facts.actions)
         settling = effect.settled(action.before)
-    except NotApplicable as error:
+    except (NotApplicable, TargetUnreadable) as error:
         unknown, settling = True, Settling(Progress.UNDER_WAY, str(error))
-    except TargetUnreadable as error:
-        settling = Settling(Progress.UNDER_WAY, str(error))
     over = context.clock() >= (incident.verification or {})["deadline"]
     if settling.progress is Progress.FAILED:
         return Look(Verdict.NOT_HEALED, f"Not healed: {settling.detail}.", look.evidence, look.worse)
