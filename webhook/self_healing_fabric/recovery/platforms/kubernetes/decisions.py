@@ -63,7 +63,7 @@ def rollout(kind: str, whole: JSON) -> Settling:
         updated, existing = status.get("updatedReplicas", 0), status.get("replicas", 0)
         available = status.get("availableReplicas", 0)
         if existing > updated:
-            detail = f"{existing - updated} old pods still run{_uncreated(whole)}"
+            detail = f"{existing - updated} old pods still run{_held_up(whole)}"
             return Settling(Progress.UNDER_WAY, detail)
     elif kind == "StatefulSet":
         updated, available = status.get("updatedReplicas", 0), status.get("readyReplicas", 0)
@@ -73,14 +73,16 @@ def rollout(kind: str, whole: JSON) -> Settling:
     else:
         updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
     if updated < wanted:
-        return Settling(Progress.UNDER_WAY, f"{updated} of {wanted} pods are updated{_uncreated(whole)}")
+        return Settling(Progress.UNDER_WAY, f"{updated} of {wanted} pods are updated{_held_up(whole)}")
     if available < wanted:
         return Settling(Progress.UNDER_WAY, f"{available} of {wanted} pods are available")
     return Settling(Progress.DONE, f"all {wanted} pods are updated and available")
 
 
-def _uncreated(whole: JSON) -> str:
-    """Why its controller cannot make pods: a quota, or whoever admits them."""
+def _held_up(whole: JSON) -> str:
+    """Why its controller makes no pods: people have paused it, or a quota or whoever admits them refuses."""
+    if whole["spec"].get("paused"):
+        return ", and people have paused its rollouts"
     failing = condition_of(whole, "ReplicaFailure")
     if failing.get("status") != "True":
         return ""
@@ -97,7 +99,7 @@ def in_rollout(kind: str, whole: JSON) -> str | None:
         progressing = condition_of(whole, "Progressing")
         updated, existing = status.get("updatedReplicas", 0), status.get("replicas", 0)
         if existing > updated or updated < wanted_pods(kind, whole):
-            stuck = ", and does not get ahead" if told.progress is Progress.FAILED else _uncreated(whole)
+            stuck = ", and does not get ahead" if told.progress is Progress.FAILED else _held_up(whole)
             return f"a rollout is in progress: {updated} of {existing} pods are of the newest revision{stuck}"
         # Without this a Deployment whose first pods are just starting would be taken for a failed one.
         if progressing.get("status") == "True" and progressing.get("reason") != "NewReplicaSetAvailable":

@@ -30,7 +30,7 @@ class KubernetesEvict(KubernetesEffect):
         """Find the one bad pod, and let the server say whether it may be evicted."""
         namespace = self.place.configured.namespace
         with Api(self.place.settings) as api:
-            whole = self.place.read(api)
+            whole = self.place.to_change(api)
             pods = self.place.pods(api, whole, self.place.revisions(api, whole))
             pod, why = pod_to_evict(self.place.kind, whole, pods, time.time())
             name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]

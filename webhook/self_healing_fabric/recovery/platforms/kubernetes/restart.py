@@ -33,7 +33,7 @@ class KubernetesRestart(KubernetesEffect):
     def snapshot(self) -> Mapping[str, Any]:
         """Read the workload, and fix the time that will be written."""
         with Api(self.place.settings) as api:
-            whole = self.place.read(api)
+            whole = self.place.to_change(api)
         refuse_to_restart(self.place.kind, whole)
         refuse_restart_put_back(whole)
         return {

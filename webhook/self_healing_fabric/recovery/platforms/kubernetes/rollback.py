@@ -69,7 +69,7 @@ class KubernetesRollback(KubernetesEffect):
     def snapshot(self) -> Mapping[str, Any]:
         """Find the revision that serves; or the one that was taken back."""
         with Api(self.place.settings) as api:
-            whole = self.place.read(api)
+            whole = self.place.to_change(api)
             if self._back_from is not None:
                 return self._back(api, self._back_from, whole)
             revisions = self.place.revisions(api, whole)

@@ -49,7 +49,7 @@ class KubernetesScale(KubernetesEffect):
     def snapshot(self) -> Mapping[str, Any]:
         """Read how many pods there should be, and decide how many more; or how many there were."""
         with Api(self.place.settings) as api:
-            whole = self.place.read(api)
+            whole = self.place.to_change(api)
             autoscaler = self.place.autoscaler(api)
         if self._back_from is not None:
             return self._back(self._back_from, whole, autoscaler)

@@ -70,6 +70,16 @@ class Place:
             raise TargetUnreadable(f"{self.title}: the API server does not answer with a workload")
         return whole
 
+    def to_change(self, api: Api) -> JSON:
+        """The workload, to decide on a change of it. Raises TargetUnreadable, NotApplicable when it is going.
+
+        One that is being deleted takes every order, and its controller carries none out.
+        """
+        whole = self.read(api)
+        if whole["metadata"].get("deletionTimestamp"):
+            raise NotApplicable(f"{self.title} is being deleted: nothing would change its pods")
+        return whole
+
     def revisions(self, api: Api, whole: JSON) -> tuple[JSON, ...]:
         """Its own ReplicaSets or ControllerRevisions. Raises TargetUnreadable."""
         deployment = self.kind == "Deployment"
