@@ -137,6 +137,8 @@ class ScriptedApiServer:
 
     def get(self, path: str) -> tuple[int, Any]:
         """What a GET is answered with."""
+        if path == "/readyz":
+            return 200, {}
         if self.too_busy is not None:
             return self.too_busy, {"message": f"scripted {self.too_busy}"}
         if path == DEPLOYMENT:

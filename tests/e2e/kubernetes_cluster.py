@@ -80,6 +80,16 @@ class Cluster:
         assert self._api is not None, "enter the cluster first"
         return self._api
 
+    def grant_all(self) -> None:
+        """The visitor may do everything, by RBAC: API Priority and Fairness holds no administrator back."""
+        roles, group = "/apis/rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io"
+        rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+        self.create(f"{roles}/clusterroles", {"metadata": {"name": "all"}, "rules": rules})
+        subjects = [{"kind": "User", "name": VISITOR_NAME, "apiGroup": group}]
+        role = {"apiGroup": group, "kind": "ClusterRole", "name": "all"}
+        binding = {"metadata": {"name": "all"}, "roleRef": role, "subjects": subjects}
+        self.create(f"{roles}/clusterrolebindings", binding)
+
     def kubeconfig(self, token: str = ADMIN) -> Path:
         """A kubeconfig with the context `test` for the holder of a token."""
         path = self.directory / f"{token}.kubeconfig"
@@ -126,9 +136,12 @@ class Cluster:
 
     def start_api_server(self) -> None:
         """Again, with what it had stored."""
-        self._processes.insert(1, self._launched(*self._api_server()))
-        del self._processes[2]
+        self.launch_api_server()
         wait_until(f"the API server is ready; see {self.directory}", self._is_ready, READY_DEADLINE)
+
+    def launch_api_server(self) -> None:
+        """The same, without waiting until it is ready."""
+        self._processes[1] = self._launched(*self._api_server())
 
     def signal_api_server(self, number: signal.Signals) -> None:
         """SIGSTOP makes it hang, SIGCONT go on."""

@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
-from kubernetes_cluster import Cluster, require_cluster
+from docker_engine import wait_until
+from kubernetes_cluster import VISITOR, VISITOR_NAME, Cluster, require_cluster
 from kubernetes_repairs import RepairedShop, do
 from kubernetes_shop import Kubelet
 
-from self_healing_fabric.recovery.effects import NotApplicable
+from self_healing_fabric.recovery.effects import ATTEMPTS, NotApplicable, TargetAway, TargetUnreadable
+from self_healing_fabric.recovery.outcomes import Status
 
 pytestmark = pytest.mark.e2e
+
+FLOWS = "/apis/flowcontrol.apiserver.k8s.io/v1beta1"
+NOBODY = "/apis/apps/v1/namespaces/default/deployments/nobody"
+STARTS = 5  # of an API server until it was asked before it knew of its rights
+NAMED, REJECT = {"name": "orders"}, {"type": "Reject"}
+MERGE = "application/merge-patch+json"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A control plane of the tests' own."""
+    """A control plane of the tests' own, in which the visitor has rights, and few seats for orders."""
     require_cluster()
     with Cluster() as cluster:
+        cluster.grant_all()
+        level = {"type": "Limited", "limited": {"assuredConcurrencyShares": 1, "limitResponse": REJECT}}
+        cluster.create(f"{FLOWS}/prioritylevelconfigurations", {"metadata": NAMED, "spec": level})
+        rule = {
+            "subjects": [{"kind": "User", "user": {"name": VISITOR_NAME}}],
+            "resourceRules": [
+                {
+                    "verbs": ["create", "patch"],
+                    "apiGroups": ["*"],
+                    "resources": ["*"],
+                    "namespaces": ["*"],
+                    "clusterScope": True,
+                }
+            ],
+        }
+        flow = {"matchingPrecedence": 2, "priorityLevelConfiguration": NAMED, "rules": [rule]}
+        cluster.create(f"{FLOWS}/flowschemas", {"metadata": NAMED, "spec": flow})
         yield cluster
 
 
@@ -35,6 +65,107 @@ def shop(cluster: Cluster, numbers: Iterator[int]) -> Iterator[RepairedShop]:
     shop = RepairedShop(cluster, f"stress-{next(numbers)}")
     with Kubelet(shop):
         yield shop
+
+
+@contextmanager
+def no_seat_left(cluster: Cluster) -> Iterator[None]:
+    """Orders of the visitor whose bodies never end take all seats: his next one is answered with 429."""
+    trusted = ssl.create_default_context(cafile=str(cluster.directory / "certs/apiserver.crt"))
+    address = urlsplit(cluster.url)
+    assert address.hostname is not None
+    head = (
+        f"PATCH {NOBODY} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {VISITOR}\r\n"
+        f"Content-Type: {MERGE}\r\nContent-Length: 99\r\n\r\n{{"
+    )
+    with ExitStack() as held, httpx.Client(verify=trusted, trust_env=False) as visitor:
+
+        def is_full() -> bool:
+            headers = {"Authorization": f"Bearer {VISITOR}", "Content-Type": MERGE}
+            return visitor.patch(f"{cluster.url}{NOBODY}", content="{}", headers=headers).status_code == 429
+
+        def is_full_with_one_more() -> bool:
+            plain = socket.create_connection((address.hostname, address.port or 0))
+            one = held.enter_context(trusted.wrap_socket(plain, server_hostname=address.hostname))
+            one.sendall(head.encode())
+            return is_full()
+
+        wait_until("all seats are taken", is_full_with_one_more, 30.0)
+        yield
+
+
+@pytest.mark.parametrize("strategy", ["restart", "scale"])
+def test_an_order_that_the_api_server_has_no_time_for_is_sent_again(
+    shop: RepairedShop, strategy: str
+) -> None:
+    """429 with Retry-After: nothing was done, and the next attempt does it, once. Not for ever."""
+    shop.deploy()
+    generation = shop.settled()["metadata"]["generation"]
+    effect = shop.platform(token=VISITOR, max=9).effect(strategy)
+    before = effect.snapshot()
+    with no_seat_left(shop.cluster):
+        outcome = do(effect, before)
+        last = effect.perform(key="k", attempt=ATTEMPTS, before=before, permit=lambda: True)
+    assert (outcome.status, "429" in outcome.detail) == (Status.FAILED, True)
+    assert outcome.retry_in is not None
+    assert outcome.retry_in >= 1.0
+    assert (last.status, last.retry_in) == (Status.FAILED, None)
+    assert shop.whole()["metadata"]["generation"] == generation
+    assert do(effect, effect.snapshot()).status is Status.SUCCEEDED
+    assert shop.whole()["metadata"]["generation"] == generation + 1
+
+
+def test_an_eviction_waits_for_a_busy_api_server_and_not_for_a_budget(shop: RepairedShop) -> None:
+    """Both are answered with 429, to the dry run and to the order; a budget forbids, and says no time."""
+    shop.deploy(replicas=3)
+    shop.settled()
+    shop.crash(shop.pods()[0])
+    wait_until("it is noticed", lambda: shop.whole()["status"].get("readyReplicas") == 2, 20.0)
+    uids = shop.uids()
+    effect = shop.platform(token=VISITOR).effect("evict")
+    before = effect.snapshot()
+    with no_seat_left(shop.cluster):
+        with pytest.raises(TargetAway, match="429"):
+            effect.snapshot()
+        assert do(effect, before).retry_in is not None
+    shop.budget(3)
+    with pytest.raises(NotApplicable, match="disruption budget"):
+        effect.snapshot()
+    outcome = do(effect, before)
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, None)
+    assert shop.uids() == uids
+
+
+def test_an_api_server_that_does_not_know_its_rights_yet_is_waited_for(
+    cluster: Cluster, numbers: Iterator[int]
+) -> None:
+    """For a moment after its start it refuses everybody with 403: nobody is told to grant rights."""
+    shop = RepairedShop(cluster, f"stress-{next(numbers)}")
+    with Kubelet(shop):
+        shop.deploy()
+        shop.settled()
+    effect = shop.platform(token=VISITOR).effect("restart")
+    before = effect.snapshot()
+    told: list[str] = []
+
+    def looks() -> bool:
+        try:
+            effect.snapshot()
+        except TargetAway as error:
+            told.append(str(error))
+        except TargetUnreadable as error:
+            pytest.fail(f"given up: {error}")
+        else:
+            return True
+        assert effect.observe(before).status is not Status.SUCCEEDED
+        return False
+
+    for _ in range(STARTS):
+        shop.cluster.stop_api_server()
+        shop.cluster.launch_api_server()
+        wait_until("it can be looked at", looks, 60.0)
+        if any("403" in each for each in told):
+            break
+    assert any("is not ready, and answers 403" in each for each in told), told
 
 
 @pytest.mark.parametrize("strategy", ["restart", "scale", "evict", "rollback"])

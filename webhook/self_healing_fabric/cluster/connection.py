@@ -7,6 +7,7 @@ it, which is people's file.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, cast
 
 from self_healing_fabric.cluster import ClusterUnusable
@@ -17,6 +18,7 @@ from shf_queries.answers import whole_answers
 
 try:
     from kubernetes import client, config
+    from urllib3.exceptions import HTTPError
 except ModuleNotFoundError as error:
     raise ClusterUnusable("workloads need an extra: pip install 'self-healing-fabric[kubernetes]'") from error
 
@@ -24,7 +26,7 @@ except ModuleNotFoundError as error:
 # to answer; in the first diagnosis and the first repair it would.
 _LOADED = (client.AppsV1Api, client.CoreV1Api)
 
-__all__ = ["api_client", "client", "close", "configuration"]
+__all__ = ["api_client", "client", "close", "configuration", "is_ready"]
 
 
 def configuration(settings: KubernetesSettings) -> client.Configuration:
@@ -79,6 +81,20 @@ class _Noted:
             answer = self._rest.request(*arguments, **options)
             answer.read()  # and kept: one that never ends is none
             return answer
+
+
+def is_ready(api: client.ApiClient, seconds: float) -> bool:
+    """Whether the API server says that it has started: until then it knows of no rights, and refuses all."""
+    known_as = api.configuration
+    token = known_as.auth_settings().get("BearerToken", {}).get("value")
+    headers = {"Authorization": token} if token else {}
+    try:
+        answer = api.rest_client.pool_manager.request(
+            "GET", f"{known_as.host}/readyz", headers=headers, timeout=seconds, retries=False, redirect=False
+        )
+    except HTTPError:
+        return False
+    return bool(answer.status == HTTPStatus.OK)
 
 
 def close(api: client.ApiClient) -> None:

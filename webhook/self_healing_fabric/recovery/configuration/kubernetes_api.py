@@ -24,7 +24,7 @@ try:
     from urllib3 import Timeout
     from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-    from self_healing_fabric.cluster.connection import api_client, close, configuration
+    from self_healing_fabric.cluster.connection import api_client, close, configuration, is_ready
 except (ModuleNotFoundError, ClusterUnusable) as error:
     raise TargetUnreadable(str(error)) from error
 
@@ -84,6 +84,8 @@ class Api:
         if answer.status == 404:
             raise TargetUnreadable(f"there is no {path}")
         if answer.status in (401, 403):
+            if not is_ready(self._api, self._timeout):
+                raise TargetAway(f"{path}: {answer.message}, and is not ready")
             raise TargetUnreadable(f"not allowed to read {path} ({answer.status})")
         raise unreadable(answer.status, f"{path}: {answer.message}")
 

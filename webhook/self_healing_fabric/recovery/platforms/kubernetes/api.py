@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -21,13 +22,15 @@ from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, u
 from self_healing_fabric.settings import KubernetesSettings
 
 try:
-    from self_healing_fabric.cluster.connection import api_client, client, close, configuration
+    from self_healing_fabric.cluster.connection import api_client, client, close, configuration, is_ready
 except ClusterUnusable as error:
     raise TargetUnreadable(str(error)) from error
 
 FIELD_MANAGER = "self-healing-fabric"
 MOST_ITEMS = 500  # of a list; what goes on after that is not decided on
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
+BUSY_PAUSE = 10.0  # seconds at least until a server that was too busy is sent the order again
+LONGEST_PAUSE = 60.0  # seconds until then, however long it wants to be left alone
 COURTESY_TIMEOUT = 2.0  # seconds for what nothing depends on
 
 
@@ -36,11 +39,16 @@ class NotThere(TargetUnreadable):
 
 
 class Refused(Exception):
-    """The order was not carried out, for certain. `status` is 0 when it was never sent."""
+    """The order was not carried out, for certain. `status` is 0 when it was never sent.
 
-    def __init__(self, status: int, said: str, details: JSON | None = None) -> None:
+    `again`: seconds after which it may be sent anew, where only the moment was wrong.
+    """
+
+    def __init__(
+        self, status: int, said: str, details: JSON | None = None, again: float | None = None
+    ) -> None:
         super().__init__(said)
-        self.status, self.details = status, details or {}
+        self.status, self.details, self.again = status, details or {}, again
 
 
 class Unanswered(Exception):
@@ -84,6 +92,8 @@ class Api:
             if status == 404:
                 raise NotThere(f"there is none: {said}") from error
             if status in (401, 403):
+                if not is_ready(self._client, self._timeout):
+                    raise TargetAway(f"the API server is not ready, and answers {status}: {said}") from error
                 said = f"not allowed ({status}): grant what `shf rbac` prints: {said}"
             raise unreadable(status, f"the API server does not answer: {said}") from error
         except HTTPError as error:
@@ -117,7 +127,8 @@ class Api:
         except client.ApiException as error:
             status, said, details = _answer_of(error)
             if 400 <= status < 500:
-                raise Refused(status, f"the API server refused with {status}: {said}", details) from error
+                told = f"the API server refused with {status}: {said}"
+                raise Refused(status, told, details, _comes_again(error)) from error
             raise Unanswered(f"the API server answered {status or 'nothing'}: {said}") from error
         except HTTPError as error:
             _unsent_or_unanswered(error)
@@ -149,8 +160,19 @@ def _unsent_or_unanswered(error: HTTPError) -> NoReturn:
     cause = getattr(error, "reason", None) or error  # some versions wrap it in the retries that we forbade
     said = f"the API server cannot be reached: {quoted(cause)}"
     if isinstance(cause, NewConnectionError | ConnectTimeoutError):
-        raise Refused(0, said) from error
+        raise Refused(0, said, again=0.0) from error  # the next look waits until it is back
     raise Lost(f"no answer from the API server: {quoted(cause)}") from error
+
+
+def _comes_again(error: client.ApiException) -> float | None:
+    """Seconds after which a server that is too busy wants to be asked again; None: it does not say so.
+
+    A disruption budget answers with 429 too, and names no time: it refuses until the pods have changed.
+    """
+    seconds = (error.headers or {}).get("Retry-After", "")
+    if error.status != HTTPStatus.TOO_MANY_REQUESTS or not seconds.isdecimal():
+        return None
+    return min(LONGEST_PAUSE, max(BUSY_PAUSE, float(seconds)))
 
 
 def _answer_of(error: client.ApiException) -> tuple[int, str, JSON]:

@@ -11,7 +11,7 @@ import re
 
 from self_healing_fabric.cluster.objects import JSON
 from self_healing_fabric.quoting import quoted
-from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import NotApplicable, TargetAway, TargetUnreadable
 from self_healing_fabric.recovery.platforms.kubernetes.api import Api, Refused, Unanswered
 
 NEWEST, OLD = "policy/v1", "policy/v1beta1"  # the old one for servers before 1.22
@@ -21,7 +21,7 @@ _BUDGET = re.compile(r"disruption budget (\S+)")
 def try_eviction(api: Api, namespace: str, name: str, uid: str) -> str:
     """Let the server say whether it would evict a pod; returns the version of the API that it speaks.
 
-    Raises NotApplicable when it would not, TargetUnreadable when it does not say.
+    Raises NotApplicable when it would not, TargetUnreadable when it does not say, TargetAway for now.
     """
     for version in (NEWEST, OLD):
         try:
@@ -29,11 +29,13 @@ def try_eviction(api: Api, namespace: str, name: str, uid: str) -> str:
         except Refused as error:
             if error.status in (400, 404) and version == NEWEST:
                 continue  # it does not know this version; or the pod is gone, which the other one tells
+            if error.again is not None:
+                raise TargetAway(f"pod {name}: {error}") from error
             if error.status in (429, 404, 409):
                 raise NotApplicable(f"pod {name} may not be evicted: {why_refused(error)}") from error
             raise TargetUnreadable(f"pod {name}: {error}") from error
         except Unanswered as error:
-            raise TargetUnreadable(f"pod {name}: {error}") from error
+            raise TargetAway(f"pod {name}: {error}") from error
         return version
     raise AssertionError("the last version either returns or raises")
 

@@ -146,7 +146,7 @@ class KubernetesEffect(Effect):
             except Refused as error:
                 refusal = f"{self.place.title}: {self.refused(error)}"
                 if error.status != 409:
-                    return Outcome(Status.FAILED, refusal)
+                    return Outcome(Status.FAILED, refusal, error.again if more else None)
             except Unanswered as error:
                 return self._learn(api, before, error, now["metadata"].get("resourceVersion"))
             else:
@@ -163,12 +163,16 @@ class KubernetesEffect(Effect):
         status, detail = _STATUS[seen.happened], f"{why}; {seen.detail}"
         if seen.happened is Happened.NO and now is not None:
             if not self.bound_to_version or now["metadata"].get("resourceVersion") == version:
-                # The order may still be on its way; who has answered it with an error has not lost it.
-                if isinstance(why, Lost):
-                    return Untold(Status.INDETERMINATE, detail, why=str(why))
-                return Outcome(Status.INDETERMINATE, detail)
+                return still_open(why, detail)
             detail += ", and has been written to since: the order can only be refused now"
         return Outcome(status, detail)
+
+
+def still_open(why: Unanswered, detail: str) -> Outcome:
+    """Of an order that has not happened yet and may be on its way: who answered an error has not lost it."""
+    if isinstance(why, Lost):
+        return Untold(Status.INDETERMINATE, detail, why=str(why))
+    return Outcome(Status.INDETERMINATE, detail)
 
 
 _STATUS = {
