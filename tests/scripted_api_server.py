@@ -92,6 +92,7 @@ class ScriptedApiServer:
         self.pods = {each["metadata"]["name"]: each for each in (pod("a"), pod("b"), pod("c", ready=False))}
         self.fault: tuple[str, int | str] | None = None
         self.too_busy: int | None = None  # what every GET is answered with
+        self.ready = 200  # that it is
         self.orders: list[str] = []  # that reached us
         self.done: list[str] = []  # that were carried out
         self.events: list[Any] = []
@@ -138,7 +139,7 @@ class ScriptedApiServer:
     def get(self, path: str) -> tuple[int, Any]:
         """What a GET is answered with."""
         if path == "/readyz":
-            return 200, {}
+            return self.ready, {}
         if self.too_busy is not None:
             return self.too_busy, {"message": f"scripted {self.too_busy}"}
         if path == DEPLOYMENT:

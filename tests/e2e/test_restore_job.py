@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,8 +19,10 @@ import yaml
 from kubernetes_cluster import ADMIN, VISITOR, VISITOR_NAME, Cluster, require_cluster
 from kubernetes_shop import Shop
 
-from self_healing_fabric.recovery.effects import Effect, Progress, TargetUnreadable
-from self_healing_fabric.recovery.outcomes import Outcome, Status
+from cuttable_proxy import CuttableProxy
+from self_healing_fabric.recovery.effects import Effect, Progress, TargetAway, TargetUnreadable
+from self_healing_fabric.recovery.outcomes import Outcome, Status, Untold
+from self_healing_fabric.recovery.platforms.kubernetes.restore_job import RestoreJobs
 from self_healing_fabric.recovery.strategies import strategies
 from self_healing_fabric.settings import Settings
 from state_replica import StateReplica
@@ -203,3 +206,94 @@ def test_the_shipped_role_is_needed_and_enough(ledger: Ledger) -> None:
     assert "CronJob" in effect.check()
     assert do(effect, snapshot(effect)).status is Status.SUCCEEDED
     assert len(ledger.jobs) == 1
+
+
+# --- an API server that goes away amid it
+
+
+@pytest.fixture
+def fragile(tmp_path: Path) -> Iterator[Ledger]:
+    """One on a control plane that the test stops or kills."""
+    require_cluster()
+    with Cluster() as cluster, ExitStack() as running:
+        yield Ledger(cluster, tmp_path, running)
+
+
+def test_an_api_server_that_is_away_before_the_order_is_waited_for(fragile: Ledger) -> None:
+    """At the look, before the order and when only that was left to be sent: it is done when it is back."""
+    effect = fragile.effect()
+    before = snapshot(effect)
+
+    def killed() -> bool:
+        fragile.cluster.stop_api_server()
+        return True
+
+    amid = do(effect, before, killed)
+    assert (amid.status, amid.retry_in) == (Status.FAILED, 0.0), amid
+    outcome = do(effect, before)
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0), outcome
+    with pytest.raises(TargetAway, match="CronJob"):
+        effect.snapshot()
+    last = effect.perform(key=KEY, attempt=3, before=before, permit=lambda: True)
+    assert (last.status, last.retry_in) == (Status.FAILED, None)
+    fragile.cluster.start_api_server()
+    assert fragile.jobs == []
+    assert do(effect, before).status is Status.SUCCEEDED
+    assert len(fragile.jobs) == 1
+
+
+def test_an_order_that_is_lost_on_the_way_is_asked_for_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network swallows it and is there again at once: no Job yet proves nothing, and later it does."""
+    kubeconfig = ledger.cluster.kubeconfig()
+    learn = RestoreJobs._learn
+    with CuttableProxy(int(ledger.cluster.url.rpartition(":")[2])) as network:
+
+        def cut() -> bool:
+            network.blackhole()
+            return True
+
+        def learn_when_it_is_back(*arguments: Any) -> Outcome:
+            network.refuse()  # what was on its way is lost
+            network.forward()
+            return learn(*arguments)
+
+        effect = ledger.effect()
+        monkeypatch.setattr(RestoreJobs, "_learn", learn_when_it_is_back)
+        kubeconfig.write_text(
+            kubeconfig.read_text().replace(ledger.cluster.url, f"https://127.0.0.1:{network.port}")
+        )
+        before = snapshot(effect)
+        outcome = do(effect, before, cut)
+        assert isinstance(outcome, Untold), outcome
+        assert effect.observe(before).status is Status.FAILED
+    assert ledger.jobs == []
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["killed", "hangs"])
+def test_an_api_server_that_goes_away_amid_the_order_tells_when_it_is_back(
+    fragile: Ledger, dies: bool
+) -> None:
+    """It has the order and does not answer: it is asked again, and there is one Job in the end."""
+    effect = fragile.effect()
+    before = snapshot(effect)
+
+    def hang() -> bool:
+        fragile.cluster.signal_api_server(signal.SIGSTOP)
+        return True
+
+    outcome = do(effect, before, hang)
+    try:
+        assert isinstance(outcome, Untold), outcome
+        assert isinstance(effect.observe(before), Untold)
+    finally:
+        if dies:
+            fragile.cluster.stop_api_server()
+            fragile.cluster.start_api_server()
+        else:
+            fragile.cluster.signal_api_server(signal.SIGCONT)
+    if effect.observe(before).status is Status.FAILED:
+        do(effect, before)
+    assert effect.observe(before).status is Status.SUCCEEDED
+    assert len(fragile.jobs) == 1

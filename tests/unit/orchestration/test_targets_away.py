@@ -47,25 +47,26 @@ def make_shop(make_world: Callable[..., Any], server: ScriptedApiServer) -> Call
     return make
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [403, 429, 503])
 def test_a_repair_waits_for_an_api_server_that_does_not_answer(
     make_shop: Callable[..., Any], server: ScriptedApiServer, status: int
 ) -> None:
     """The first strategy of the plan is done when it answers again, and nobody is called."""
     world = make_shop("evict", "rollback", "restart")
-    server.too_busy = status
+    server.too_busy, server.ready = status, 500
     world.run(seconds=40)
     assert (world.incident().state, server.orders) == (State.RECOVERING, [])
     assert "evict is not possible yet" in str(world.incident().waiting_for)
-    server.too_busy = None
+    server.too_busy, server.ready = None, 200
     world.run(seconds=60)
     assert [order.rpartition("/")[2] for order in server.done] == ["eviction"]
     assert (world.incident().outcome, world.incident().level) == ("healed", 0)
 
 
+@pytest.mark.parametrize("status", [403, 503])
 @pytest.mark.parametrize("live", ["configmap", "object"])
 def test_a_sync_waits_for_an_api_server_that_does_not_answer(
-    make_shop: Callable[..., Any], server: ScriptedApiServer, tmp_path: Path, live: str
+    make_shop: Callable[..., Any], server: ScriptedApiServer, tmp_path: Path, live: str, status: int
 ) -> None:
     """What runs cannot be told just then: its only strategy is not given up."""
     world = make_shop("restart")
@@ -82,7 +83,7 @@ def test_a_sync_waits_for_an_api_server_that_does_not_answer(
     world.healthy()
     world.set(CONFIG_DRIFT, 2.0)
     world.receive(world.alert(signal="config_drift"))
-    server.too_busy = 503
+    server.too_busy, server.ready = status, 500
     world.run(seconds=40)
     assert (world.incident().state, world.calls) == (State.RECOVERING, [])
     assert "sync is not possible yet" in str(world.incident().waiting_for)

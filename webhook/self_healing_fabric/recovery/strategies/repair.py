@@ -318,7 +318,7 @@ class JobRepair(StateRepair):
             "SHF_DIGEST": gets["digest"],
             "SHF_VERSION": str(gets["version"]),
         }
-        return self._jobs.create(before["job"], environment, permit)
+        return self._jobs.create(before["job"], environment, attempt, permit)
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Whether there is the Job."""

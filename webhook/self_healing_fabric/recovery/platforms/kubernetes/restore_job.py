@@ -13,7 +13,14 @@ from typing import Any
 
 from self_healing_fabric.cluster.objects import JSON
 from self_healing_fabric.quoting import quoted
-from self_healing_fabric.recovery.effects import Progress, Settling, TargetUnreadable, unread
+from self_healing_fabric.recovery.effects import (
+    ATTEMPTS,
+    Progress,
+    Settling,
+    TargetUnreadable,
+    unordered,
+    unread,
+)
 from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
 from self_healing_fabric.recovery.platforms.kubernetes.api import (
     FIELD_MANAGER,
@@ -22,7 +29,7 @@ from self_healing_fabric.recovery.platforms.kubernetes.api import (
     Refused,
     Unanswered,
 )
-from self_healing_fabric.recovery.platforms.kubernetes.ordering import KubernetesEffect
+from self_healing_fabric.recovery.platforms.kubernetes.ordering import KubernetesEffect, still_open
 from self_healing_fabric.settings import KubernetesSettings, RestoreJob
 
 LONGEST_NAME = 40  # characters of the CronJob's name in that of the Job, which also names pods
@@ -45,7 +52,9 @@ class RestoreJobs:
         name = f"{self._configured.cronjob[:LONGEST_NAME]}-shf-{secrets.token_hex(5)}"
         return {"name": name, "uid": whole["metadata"]["uid"]}
 
-    def create(self, job: Mapping[str, str], environment: Mapping[str, str], permit: Permit) -> Outcome:
+    def create(
+        self, job: Mapping[str, str], environment: Mapping[str, str], attempt: int, permit: Permit
+    ) -> Outcome:
         """Make the planned Job, once; every container of it gets the environment besides its own."""
         try:
             with Api(self._settings) as api:
@@ -64,12 +73,14 @@ class RestoreJobs:
                     )
                 except Refused as error:
                     if error.status != 409:
-                        return Outcome(Status.FAILED, f"{self._title}: {error}")
+                        again = error.again if attempt < ATTEMPTS else None
+                        return Outcome(Status.FAILED, f"{self._title}: {error}", again)
                     return self._learn(api, job, str(error))
                 except Unanswered as error:
-                    return self._learn(api, job, str(error), absent=Status.INDETERMINATE)
+                    learnt = self._learn(api, job, str(error))
+                    return learnt if learnt.status is not Status.FAILED else still_open(error, learnt.detail)
         except TargetUnreadable as error:
-            return Outcome(Status.FAILED, f"{error}; nothing was ordered")
+            return unordered(error, attempt)
         return Outcome(Status.SUCCEEDED, f"Job {self._configured.namespace}/{job['name']} was made")
 
     def observe(self, job: Mapping[str, str], why: str) -> Outcome:
@@ -108,7 +119,7 @@ class RestoreJobs:
             except NotThere as error:
                 missing = error
             except TargetUnreadable as error:
-                raise TargetUnreadable(f"{self._title}: {error}") from error
+                raise type(error)(f"{self._title}: {error}") from error
         raise TargetUnreadable(f"{self._title}: {missing}") from missing
 
     def _job(self, api: Api, job: Mapping[str, str]) -> JSON | None:
@@ -117,15 +128,13 @@ class RestoreJobs:
         except NotThere:
             return None
 
-    def _learn(
-        self, api: Api, job: Mapping[str, str], why: str, *, absent: Status = Status.FAILED
-    ) -> Outcome:
+    def _learn(self, api: Api, job: Mapping[str, str], why: str) -> Outcome:
         try:
             whole = self._job(api, job)
         except TargetUnreadable as error:
             return unread(why, error)
         if whole is None:
-            return Outcome(absent, f"{why}; there is no Job {job['name']}")
+            return Outcome(Status.FAILED, f"{why}; there is no Job {job['name']}")
         return Outcome(Status.SUCCEEDED, f"{why}; Job {job['name']} is there")
 
 
