@@ -18,6 +18,7 @@ from shf_queries.catalogue import STATE_DIVERGENCE
 from state_replica import StateReplica
 
 GOOD, BAD = b"good", b"bad"
+FOR_LONG = 10_000  # reads
 
 
 class Killed(BaseException):
@@ -165,6 +166,24 @@ def test_killed_after_the_effect_does_not_repeat_it(ledger: Ledger, monkeypatch:
     assert ledger.puts == [0, 0, 1]
     assert ledger.world.incident().outcome == "healed"
     assert [row.status for row in ledger.world.actions()] == ["succeeded"]
+
+
+@pytest.mark.parametrize("took", [True, False], ids=["with the state", "without"])
+def test_a_replica_that_goes_away_with_the_order_tells_when_it_is_back(ledger: Ledger, took: bool) -> None:
+    """It took its state, or never heard of it, and nobody can read it for a minute: it is asked again."""
+    c = ledger.replicas["c"]
+    c.answer, c.deaf, c.away = 502, not took, FOR_LONG
+    written = c.on_put
+    if not took:
+        c.on_put = lambda: None
+    ledger.world.run(seconds=40)
+    assert [row.status for row in ledger.world.actions()] == ["started"]
+    assert "whether repair happened is not known yet" in ledger.world.incident().waiting_for
+    c.answer, c.deaf, c.away, c.on_put = None, False, 0, written
+    ledger.world.run(seconds=300)
+    assert ledger.puts == [0, 0, 1 if took else 2]
+    assert c.state == GOOD
+    assert (ledger.world.incident().outcome, ledger.world.calls) == ("healed", [])
 
 
 def test_killed_before_the_effect_does_it_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
