@@ -191,3 +191,18 @@ def test_who_pauses_a_restart_under_way_is_named(shop: RepairedShop) -> None:
     shop.change({"paused": True})
     shop.seen()
     assert "people have paused its rollouts" in effect.settled(before).detail
+
+
+def test_an_autoscaler_that_goes_before_the_order_is_named_and_it_is_decided_anew(shop: RepairedShop) -> None:
+    """The workload is there: nobody reads that it is gone, and it is scaled without an autoscaler."""
+    shop.deploy()
+    shop.settled()
+    path = shop.autoscale()
+    effect = shop.effect("scale", max=9)
+    before = effect.snapshot()
+    shop.cluster.api.delete(path).raise_for_status()
+    outcome = do(effect, before)
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
+    assert "its autoscaler is gone; nothing was ordered" in outcome.detail
+    assert do(effect).status is Status.SUCCEEDED
+    assert shop.whole()["spec"]["replicas"] == 3

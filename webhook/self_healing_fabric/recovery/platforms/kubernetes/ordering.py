@@ -67,9 +67,9 @@ class KubernetesEffect(Effect):
         """The object that is changed, as it is now; None when it is gone. Raises TargetUnreadable."""
         return self.place.read(api)
 
-    def unfit(self, now: JSON, before: Mapping[str, Any]) -> str | None:
+    def unfit(self, now: JSON | None, before: Mapping[str, Any]) -> str | None:
         """Why the object is not any more what was decided on; None when it still is."""
-        return differs(now, before)
+        return "it is gone" if now is None else differs(now, before)
 
     def send(self, api: Api, now: JSON, before: Mapping[str, Any]) -> None:
         """The order itself. Raises Refused, Unanswered."""
@@ -132,10 +132,8 @@ class KubernetesEffect(Effect):
         refusal = ""
         for _ in range(CONFLICTS):
             now = self.subject(api, before)
-            if now is None:
-                return Outcome(Status.FAILED, f"{self.place.title}: it is gone; nothing was ordered")
             unfit = self.unfit(now, before)
-            if unfit is not None:
+            if now is None or unfit is not None:
                 # Decided anew: an autoscaler's change is no reason to give up, and a person's is seen then.
                 detail = f"{self.place.title}: {unfit}; nothing was ordered"
                 return Outcome(Status.FAILED, detail, 0.0 if more else None)

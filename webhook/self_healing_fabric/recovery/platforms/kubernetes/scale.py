@@ -26,7 +26,6 @@ from self_healing_fabric.recovery.platforms.kubernetes.ordering import (
     Happened,
     KubernetesEffect,
     Seen,
-    differs,
     preconditions,
     unlike,
 )
@@ -102,10 +101,12 @@ class KubernetesScale(KubernetesEffect):
         except NotThere:
             return None
 
-    def unfit(self, now: JSON, before: Mapping[str, Any]) -> str | None:
+    def unfit(self, now: JSON | None, before: Mapping[str, Any]) -> str | None:
         """Its uid, and its generation or its bounds: an autoscaler counts no generations everywhere."""
         if "autoscaler" not in before:
-            return differs(now, before)
+            return super().unfit(now, before)
+        if now is None:
+            return "its autoscaler is gone"
         was, is_ = before["autoscaler"], _bounds_of(now)
         if is_["uid"] != was["uid"]:
             return "another autoscaler has its name now"
