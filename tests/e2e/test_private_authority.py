@@ -63,6 +63,7 @@ def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Https]:
         service.expect_request("/api/v2/alerts").respond_with_json([])
         service.expect_request("/api/v2/status").respond_with_json({"versionInfo": {"version": "0.27.0"}})
         service.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+        service.expect_request("/api/v2/silences").respond_with_json([])
         itself = {
             "job_name": "cart", "scheme": "https", "scrape_interval": "1s",
             "tls_config": {"ca_file": "authority.pem"},

@@ -268,6 +268,7 @@ class Alertmanager:
         server.expect_request("/am/api/v2/alerts").respond_with_handler(self._list)
         receivers = [{"name": "self-healing-fabric"}]
         server.expect_request("/am/api/v2/receivers").respond_with_json(receivers)
+        server.expect_request("/am/api/v2/silences").respond_with_json([])
 
     def _list(self, _: Request) -> Response:
         self.asked += 1

@@ -39,6 +39,7 @@ class Servers:
         server.expect_request("/alertmanager/api/v2/alerts").respond_with_handler(self._alerts)
         receivers = [{"name": "self-healing-fabric"}]
         server.expect_request("/alertmanager/api/v2/receivers").respond_with_json(receivers)
+        server.expect_request("/alertmanager/api/v2/silences").respond_with_json([])
         server.expect_request("/prometheus/api/v1/status/buildinfo").respond_with_handler(self._version)
         server.expect_request("/alertmanager/api/v2/status").respond_with_handler(self._version)
 

@@ -366,6 +366,7 @@ def test_what_is_posted_while_alertmanager_is_asked_is_not_forgotten(
     httpserver.expect_request("/am/api/v2/alerts", method="POST").respond_with_handler(take)
     httpserver.expect_request("/am/api/v2/alerts", method="GET").respond_with_json([])
     httpserver.expect_request("/am/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+    httpserver.expect_request("/am/api/v2/silences").respond_with_json([])
     world, _ = guarded(
         levels=[{"name": f"level {n}", "call": ["on-call"] if n else [], "deadline": 900} for n in range(5)],
         channels={"on-call": {"alertmanager": {}}},

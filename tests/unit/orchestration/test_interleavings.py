@@ -535,7 +535,7 @@ def test_any_history_of_one_failure_is_one_incident_and_one_action(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpx, "Client", lambda **_: None)  # loads certificates, and is not used here
         world = World(memory, heals_after)
-        patch.setattr(Reconciliation, "_list", lambda *_: world.list())
+        patch.setattr(Reconciliation, "_list", lambda *_: (world.list(), []))
         patch.setattr(world.prometheus, "alerts", world.alerts)
         patch.setattr(time, "clock_gettime", lambda _: world.steady)  # the clock of the leases
         for step in history:

@@ -28,15 +28,17 @@ LISTED = "2026-11-22T07:31:33.778Z"  # as the API of the same Alertmanager lists
 
 
 class Alertmanager:
-    """What GET /api/v2/alerts lists, and the receivers that it has."""
+    """What GET /api/v2/alerts lists, the receivers that it has, and its silences."""
 
     def __init__(self, server: HTTPServer) -> None:
         self.alerts: list[dict[str, Any]] = []
         self.receivers = ["people", "self-healing-fabric"]
+        self.silences: list[dict[str, Any]] = []
         self.status = 200
         self.url = server.url_for("/am")
         server.expect_request("/am/api/v2/alerts").respond_with_handler(self._answer)
         server.expect_request("/am/api/v2/receivers").respond_with_handler(self._known)
+        server.expect_request("/am/api/v2/silences").respond_with_handler(self._silences)
 
     def _answer(self, _: Request) -> Response:
         return Response(json.dumps(self.alerts), status=self.status, mimetype="application/json")
@@ -44,6 +46,13 @@ class Alertmanager:
     def _known(self, _: Request) -> Response:
         named = [{"name": name} for name in self.receivers]
         return Response(json.dumps(named), status=self.status, mimetype="application/json")
+
+    def _silences(self, _: Request) -> Response:
+        return Response(json.dumps(self.silences), status=self.status, mimetype="application/json")
+
+    def silence(self, *matchers: dict[str, Any], state: str = "active") -> None:
+        """List a silence."""
+        self.silences.append({"id": "a", "matchers": list(matchers), "status": {"state": state}})
 
     def list(
         self,
@@ -427,6 +436,111 @@ def test_silence_during_an_incident_stops_what_was_to_be_done(
     world.run(seconds=20)
     assert len(world.target.restarts) == 1
     assert world.incident().outcome == "healed"
+
+
+def matcher(name: str, value: str, *, regex: bool = False, equal: bool = True) -> dict[str, Any]:
+    """A matcher as GET /api/v2/silences lists it."""
+    return {"name": name, "value": value, "isRegex": regex, "isEqual": equal}
+
+
+CART = matcher("service", "cart")
+
+
+@pytest.mark.parametrize(
+    "matchers",
+    [
+        [CART],
+        [matcher("service", "ca.*", regex=True), matcher("alertname", "Other", equal=False)],
+        [
+            matcher("service", "ca.*|shop", regex=True),
+            matcher("severity", "info|none", regex=True, equal=False),
+        ],
+        [matcher("service", r"\pL+", regex=True)],  # Go's, which Python does not know
+        [CART, matcher("team", "")],  # a label that is missing is empty
+    ],
+    ids=["equal", "unequal", "not like", "unreadable", "missing"],
+)
+def test_silence_goes_on_between_two_alerts(
+    compared: Any, alertmanager: Alertmanager, silence: Callable[[bool], None], matchers: list[dict[str, Any]]
+) -> None:
+    """Whoever silenced the service and works on it makes its alert end and come again: nothing is done about
+    what fails meanwhile, before the silence ends."""
+    world, compare = compared
+    set_mode(world, Mode.PAUSED)
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(alert(world))
+    world.run(seconds=5)
+    alertmanager.silence(*matchers)
+    silence(True)
+    set_mode(world, Mode.AUTOMATIC)
+    world.run(seconds=40)
+    alertmanager.alerts.clear()
+    compare()
+    assert statuses(world) == ["resolved"]
+    world.run(seconds=100)
+    assert world.target.restarts == []
+    assert "silenced" in world.incident().waiting_for
+    alertmanager.list(state="suppressed", starts_at="2026-11-22T07:45:00.000Z")
+    compare()
+    world.run(seconds=100)
+    assert (world.target.restarts, world.calls) == ([], [])
+    alertmanager.silences.clear()
+    alertmanager.silence(*matchers, state="expired")
+    silence(False)
+    world.run(seconds=20)
+    assert len(world.target.restarts) == 1
+    assert world.incident().outcome == "healed"
+
+
+@pytest.mark.parametrize(
+    "matchers",
+    [
+        [matcher("service", "prices")],
+        [CART, matcher("alertname", "Other")],
+        [matcher("service", "ca", regex=True)],
+    ],
+    ids=["service", "alert", "part of a name"],
+)
+def test_silence_of_something_else_ends_with_the_alert(
+    compared: Any, alertmanager: Alertmanager, silence: Callable[[bool], None], matchers: list[dict[str, Any]]
+) -> None:
+    """The alert was inhibited and has ended; a silence of others holds back nothing of what still fails."""
+    world, compare = compared
+    set_mode(world, Mode.PAUSED)
+    world.silent()
+    world.receive(alert(world))
+    world.run(seconds=5)
+    alertmanager.silence(*matchers)
+    silence(True)
+    set_mode(world, Mode.AUTOMATIC)
+    world.run(seconds=40)
+    assert world.target.restarts == []
+    alertmanager.alerts.clear()
+    compare()
+    world.run(seconds=10)
+    assert len(world.target.restarts) == 1
+
+
+def test_healing_between_two_alerts_is_seen_during_a_silence(
+    compared: Any, alertmanager: Alertmanager, silence: Callable[[bool], None]
+) -> None:
+    """It was silenced before it was looked at, and repaired by hand: resolved, whatever the silence."""
+    world, compare = compared
+    world.prometheus.away = "Prometheus does not answer"
+    world.silent()
+    world.receive(alert(world))
+    world.run(seconds=2)
+    alertmanager.silence(CART)
+    silence(True)
+    world.run(seconds=40)
+    world.prometheus.away = None
+    world.healthy()
+    alertmanager.alerts.clear()
+    compare()
+    world.run(seconds=30)
+    assert (world.incident().state, world.incident().outcome) == (State.RESOLVED, "recovered")
+    assert (world.target.restarts, world.calls) == ([], [])
 
 
 def test_silence_of_a_part_of_the_alerts_stops_nothing(

@@ -488,11 +488,11 @@ def split(
 
 
 def silenced(alerts: Collection[Row[Any]], service: str | None) -> bool:
-    """Whether people have silenced all that still fires of an incident: then nothing is done and nobody is
-    called. Of a cause that does not alert (any more) its symptoms tell."""
-    firing = [row for row in alerts if row.status == "firing"]
-    own = [row for row in firing if row.service in (None, service)]
-    return bool(firing) and all(row.suppressed for row in own or firing)
+    """Whether people have silenced all that still fires of an incident, or, between two alerts, all that did:
+    then nothing is done and nobody is called. Of a cause that does not alert (any more) its symptoms tell."""
+    told = [row for row in alerts if row.status == "firing"] or alerts
+    own = [row for row in told if row.service in (None, service)]
+    return bool(told) and all(row.suppressed for row in own or told)
 
 
 def moved_to(service: str, now: float) -> dict[str, Any]:

@@ -6,10 +6,15 @@ never delivered is taken in as if it had been. A server that does not answer end
 without our receiver, whose empty list says nothing; and one that has just started lists nothing: what
 Alertmanager no longer lists ends when Prometheus does not fire it, or, where another server may have sent it,
 when nobody has sent it again for long enough.
+
+Whoever silences a service and works on it makes its alerts come and go. So it is not only the alerts of the
+moment that tell what is silenced: while an incident is open, a silence is held against those that have ended,
+too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -72,7 +77,33 @@ class _ListedAlert(BaseModel):
         return self.fingerprint, identity_time(self.startsAt)
 
 
+class _Matcher(BaseModel):
+    name: str
+    value: str
+    isRegex: bool  # noqa: N815 - Alertmanager's name
+    isEqual: bool = True  # noqa: N815 - likewise; older versions know nothing else
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        value = labels.get(self.name, "")
+        try:
+            same = bool(re.fullmatch(self.value, value)) if self.isRegex else self.value == value
+        except re.error:  # in Go's syntax it means something: what cannot be evaluated holds back
+            return True
+        return same is self.isEqual
+
+
+class _Silence(BaseModel):
+    """A silence of Alertmanager's GET /api/v2/silences, which lists expired ones too."""
+
+    matchers: list[_Matcher]
+    status: _Status
+
+    def mutes(self, labels: Mapping[str, str]) -> bool:
+        return self.status.state == "active" and all(each.matches(labels) for each in self.matchers)
+
+
 _LISTED = TypeAdapter(list[_ListedAlert])
+_SILENCES = TypeAdapter(list[_Silence])
 _RECEIVERS = TypeAdapter(list[_Receiver])
 
 
@@ -155,7 +186,7 @@ class Reconciliation:
     def _with_alertmanager(self, settings: AlertmanagerSettings) -> bool:
         alive = self._kept_alive(settings)  # before the list, which does not hold what is posted meanwhile
         try:
-            listed = self._list(settings)
+            listed, silences = self._list(settings)
         except (httpx.HTTPError, ValidationError, OSError, ValueError) as error:
             self._note("alertmanager", False, str(error) or type(error).__name__)
             self._missing_since.clear()  # it may be starting anew
@@ -184,6 +215,14 @@ class Reconciliation:
         )
         silenced = [row.id for identity, row in known.items() if here.get(identity) and not row.suppressed]
         loud = [row.id for identity, row in known.items() if here.get(identity) is False and row.suppressed]
+        just_ended = set(ended)
+        over = [
+            *(row for row in known.values() if row.id in just_ended),
+            *self._context.store.ask(statements.ended_alerts_of_open),
+        ]
+        muted = {row.id: any(each.mutes(row.labels) for each in silences) for row in over}
+        silenced += [row.id for row in over if muted[row.id] and not row.suppressed]
+        loud += [row.id for row in over if not muted[row.id] and row.suppressed]
         self._store(alerts, ended, silenced, loud)
         return True
 
@@ -220,7 +259,7 @@ class Reconciliation:
             )
             log.warning("alertmanager_forgot_calls", number=len(forgotten))
 
-    def _list(self, settings: AlertmanagerSettings) -> list[_ListedAlert]:
+    def _list(self, settings: AlertmanagerSettings) -> tuple[list[_ListedAlert], list[_Silence]]:
         def get(path: str) -> bytes:
             url = f"{settings.url}/api/v2/{path}"
             answer = self._http.get(url, headers=settings.headers(), timeout=settings.timeout)
@@ -231,7 +270,8 @@ class Reconciliation:
             # Asked after the list, which may have been made before the receiver was renamed.
             known = _RECEIVERS.validate_json(get("receivers"))
             require_receiver(settings.receiver, [each.name for each in known])
-        return listed
+            silences = _SILENCES.validate_json(get("silences"))
+        return listed, silences
 
     def _ended(self, unlisted: Collection[Any], fingerprints: Collection[str]) -> list[int]:
         """Those of the alerts that Alertmanager does not list (any more, or not yet) that have ended."""

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from self_healing_fabric.store.schema import FIRING, WITHOUT_LEVEL_TIMER, alerts, calls, incidents
+from self_healing_fabric.store.schema import WITHOUT_LEVEL_TIMER, alerts, calls, incidents
 from self_healing_fabric.store.statements import AnyRow, Changes
 
 _INSERT = insert(calls)
@@ -196,12 +196,12 @@ def put_off(connection: Connection, ids: Collection[str], due_at: float) -> None
 _SUPPRESSED = (
     select(alerts.c.incident_id)
     .distinct()
-    .where(alerts.c.incident_id.in_(bindparam("_ids", expanding=True)), alerts.c.suppressed, FIRING)
+    .where(alerts.c.incident_id.in_(bindparam("_ids", expanding=True)), alerts.c.suppressed)
 )
 
 
 def with_suppressed_alerts(connection: Connection, incident_ids: Collection[str]) -> set[str]:
-    """Those of the incidents of which something that fires is silenced or inhibited."""
+    """Those of the incidents of which an alert is silenced or inhibited."""
     return set(connection.execute(_SUPPRESSED, {"_ids": list(incident_ids)}).scalars())
 
 

@@ -577,6 +577,18 @@ def firing_alerts(connection: Connection) -> Sequence[AnyRow]:
     return connection.execute(query).all()
 
 
+_ENDED_OF_OPEN: Select[Any] = (
+    select(alerts.c.id, alerts.c.labels, alerts.c.suppressed)
+    .join(incidents, alerts.c.incident_id == incidents.c.id)
+    .where(_NOT_OVER, alerts.c.status != "firing")
+)
+
+
+def ended_alerts_of_open(connection: Connection) -> Sequence[AnyRow]:
+    """The alerts that have ended before their incident is over."""
+    return connection.execute(_ENDED_OF_OPEN).all()
+
+
 _ALERTS_OF = select(alerts).where(alerts.c.incident_id == bindparam("_id")).order_by(alerts.c.id)
 
 

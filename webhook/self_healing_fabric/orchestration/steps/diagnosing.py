@@ -31,6 +31,7 @@ from self_healing_fabric.orchestration.steps.common import (
     Step,
     alerts_of,
     evidence_entry,
+    facts_of,
     merged_into,
     merged_into_cause,
     to_people,
@@ -38,6 +39,7 @@ from self_healing_fabric.orchestration.steps.common import (
     waited,
     with_changes,
 )
+from self_healing_fabric.orchestration.steps.verifying import healed_meanwhile
 from self_healing_fabric.recovery.effectiveness import Attempt, Record, records_of
 from self_healing_fabric.recovery.effects import TargetUnreadable
 from self_healing_fabric.recovery.planning import TRUSTED_CAUSE, Plan, make_plan
@@ -62,7 +64,8 @@ def diagnosing(incident: Incident, context: Context) -> Step:
         return merged
     now, alerts = context.clock(), alerts_of(incident, context)
     if alerts.silenced:
-        return until_silence_ends(incident)
+        facts = facts_of(incident, context)
+        return healed_meanwhile(incident, context, facts) or until_silence_ends(incident)
     service = str(incident.service)
     configured = context.settings.services[service]
     topology = context.graph.topology
