@@ -272,6 +272,13 @@ def test_a_failing_query_is_not_a_verdict() -> None:
         verifier(Away()).health("cart", ["heartbeat"], 1100.0)
 
 
+def after_a_gap(begins: float, value: float) -> Points:
+    """As while a Prometheus is away: samples until 20 s before, and from then on again."""
+    times, values = every_5_s(900, begins - 20, value)
+    more = every_5_s(begins, 1000, value)
+    return times + more[0], values + more[1]
+
+
 CALM, BAD = every_5_s(900, 1000, 0.0), every_5_s(900, 1000, 0.9)
 HEALTH: list[tuple[str, Mapping[str, Points], tuple[str, ...], Health]] = [
     ("errors now", {"errors": BAD}, ("error_ratio",), Health.FAILING),
@@ -289,6 +296,12 @@ HEALTH: list[tuple[str, Mapping[str, Points], tuple[str, ...], Health]] = [
     ),
     ("one is unknown", {"errors": CALM}, ("error_ratio", "heartbeat"), Health.UNKNOWN),
     ("one fails, one is unknown", {"errors": BAD}, ("error_ratio", "heartbeat"), Health.FAILING),
+    ("silent", {"up": every_5_s(900, 1000, 0.0)}, ("heartbeat",), Health.FAILING),
+    ("silent just after a gap", {"up": after_a_gap(990, 0.0)}, ("heartbeat",), Health.UNKNOWN),
+    ("silent long after a gap", {"up": after_a_gap(985, 0.0)}, ("heartbeat",), Health.FAILING),
+    ("calm just after a gap", {"up": after_a_gap(990, 1.0)}, ("heartbeat",), Health.UNKNOWN),
+    ("new and silent", {"up": every_5_s(990, 1000, 0.0)}, ("heartbeat",), Health.UNKNOWN),
+    ("errors of seldom requests", {"errors": after_a_gap(995, 0.9)}, ("error_ratio",), Health.FAILING),
     ("exactly the limit", {"errors": every_5_s(900, 1000, 0.05)}, ("error_ratio",), Health.CALM),
 ]
 

@@ -110,9 +110,20 @@ class Verifier:
     def health(
         self, service: str, signals: Collection[str], now: float
     ) -> tuple[Health, tuple[Evidence, ...]]:
-        """Does it still fail? Ask the newest samples again, right before an effect. Raises QueryError."""
+        """Does it still fail? Ask the newest samples again, right before an effect. Raises QueryError.
+
+        The first ones after a gap do not know: a Prometheus that was away evaluates its rules at once, on
+        what it had scraped before, up to 5 min old.
+        """
         self._require_clocks()
-        runs = [self._run(service, SIGNALS[name], now - 2 * self._max_gap, now) for name in sorted(signals)]
+        runs = []
+        for name in sorted(signals):
+            signal = SIGNALS[name]
+            # A window holds nothing older than itself. A scrape that fails is seen when its timeout is over.
+            scrape = self._settings.prometheus.scrape_interval
+            unsure = 0.0 if signal.windowed else self._settle(signal) + scrape
+            fresh_from = now - unsure - 2 * self._max_gap
+            runs.append(self._run(service, signal, fresh_from, now, unsure=unsure))
         evidence = tuple(run.evidence for run in runs if run.evidence)
         if any(run.bad_now for run in runs):
             return Health.FAILING, evidence
@@ -254,7 +265,10 @@ class Verifier:
         statement = f"{service} was started {'anew' if current > before else 'before the action'}."
         return current > before, Evidence(statement, catalogue.start_time_of(service), current, now)
 
-    def _run(self, service: str, signal: Signal, fresh_from: float, now: float) -> Run:
+    def _run(
+        self, service: str, signal: Signal, fresh_from: float, now: float, *, unsure: float = 0.0
+    ) -> Run:
+        """What the samples since `fresh_from` say; nothing of now before `unsure` seconds without a gap."""
         seconds = min(now - fresh_from, MAX_LOOK_BACK)
         if seconds <= 0:
             return Run(signal, None)
@@ -263,18 +277,21 @@ class Verifier:
         series = [item for item in self._client.raw(query, seconds=seconds, at=now) if item.times.size]
         if not series:
             return Run(signal, None)
-        runs = [self._run_of(item, signal, limit_for(item.labels), query, now) for item in series]
+        runs = [self._run_of(item, signal, limit_for(item.labels), query, now, unsure) for item in series]
         # The worst of several series (clusters, namespaces) speaks for the service.
         return min(runs, key=lambda run: (run.good_for, not run.bad_now))
 
-    def _run_of(self, series: Series, signal: Signal, limit: Limit | None, query: str, now: float) -> Run:
+    def _run_of(
+        self, series: Series, signal: Signal, limit: Limit | None, query: str, now: float, unsure: float
+    ) -> Run:
         if limit is None:
             return Run(signal, None)
         good = np.array([not is_outside(signal, value, limit.value) for value in series.values], dtype=bool)
         finite = np.isfinite(series.values)
         good &= finite
         last, value = float(series.times[-1]), float(series.values[-1])
-        current = now - last <= self._max_gap
+        without_gap = self._lasted(np.full(series.times.size, True), series)
+        current = now - last <= self._max_gap and without_gap >= unsure
         # JSON knows neither NaN nor infinity, and neither is a measurement.
         evidence = Evidence(f"{compared(signal, value, limit)}.", query, value, last)
         return Run(

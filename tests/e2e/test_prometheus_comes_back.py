@@ -1,0 +1,78 @@
+"""A Prometheus that was away tells at once of what it had scraped before: nothing is done on that."""
+
+from __future__ import annotations
+
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from docker_engine import wait_until
+from rules_server import prometheus_with_rules
+
+from self_healing_fabric.recovery.verification import Health, Verifier
+from self_healing_fabric.rules import RuleParameters
+from self_healing_fabric.settings import Settings
+from shf_demo.ports import reserved_ports
+from shf_queries import PrometheusClient
+
+pytestmark = pytest.mark.e2e
+
+SCRAPES, EVALUATIONS = 5, 1  # seconds between two: each target is scraped at a moment of its own
+AWAY = 17.0  # seconds: longer than what is no gap yet
+SERVICES = [f"s{number}" for number in range(6)]
+PATIENCE = 90.0  # seconds, for busy machines
+
+
+def test_what_was_scraped_before_prometheus_was_away_fails_no_more(tmp_path: Path) -> None:
+    """The services fail, Prometheus is killed, they are mended, Prometheus comes back."""
+    mended = Event()
+
+    class Target(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if mended.is_set() else 500)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    target = ThreadingHTTPServer(("127.0.0.1", 0), Target)
+    Thread(target=target.serve_forever, daemon=True).start()
+    jobs = [
+        {
+            "job_name": name,
+            "scrape_interval": f"{SCRAPES}s",
+            "static_configs": [{"targets": [f"127.0.0.1:{target.server_port}"]}],
+        }
+        for name in SERVICES
+    ]
+    timing = {"scrape_interval": SCRAPES, "evaluation_interval": EVALUATIONS}
+    settings = Settings.model_validate({"services": {name: {} for name in SERVICES}, "prometheus": timing})
+    parameters = RuleParameters(scrape_interval=SCRAPES, evaluation_interval=EVALUATIONS)
+    with reserved_ports(1) as (port,):
+        client = PrometheusClient(f"http://127.0.0.1:{port}")
+        verifier = Verifier(client, settings)
+
+        def health() -> list[Health]:
+            return [verifier.health(name, ["heartbeat"], time.time())[0] for name in SERVICES]
+
+        with prometheus_with_rules(tmp_path, port, parameters, jobs):
+            wait_until("all fail", lambda: set(health()) == {Health.FAILING}, PATIENCE)
+        mended.set()
+        time.sleep(AWAY)
+        seen: set[Health] = set()
+
+        def all_calm() -> bool:
+            found = set(health())
+            seen.update(found)
+            return found == {Health.CALM}
+
+        with prometheus_with_rules(tmp_path, port, parameters, jobs):
+            wait_until("all are calm", all_calm, PATIENCE)
+        client.close()
+    target.shutdown()
+    target.server_close()
+    assert Health.FAILING not in seen
