@@ -27,6 +27,10 @@ class StoreUnavailable(ShfError):
     """The incident store cannot take a write now: nothing was stored, try again later."""
 
 
+class PauseNotStored(StoreUnavailable):
+    """The kill switch holds in this process, and it could not be stored: nobody else knows of it."""
+
+
 class StoreInUse(ShfError):
     """Another process holds this SQLite store: stop it, or use PostgreSQL for several replicas."""
 

@@ -497,13 +497,16 @@ def test_a_store_that_is_away_is_said_on_a_page(api: Any, monkeypatch: pytest.Mo
     def away(*_: object) -> None:
         raise StoreUnavailable("the store does not answer")
 
-    fields = {forms.FIELD: token(get(api, "/login")), "mode": "paused"}
+    fields = {forms.FIELD: token(get(api, "/login")), "mode": "approval"}
     monkeypatch.setattr(api.fabric.store, "read", away)
     monkeypatch.setattr(api.fabric.store, "write", away)
     for page in (get(api, "/"), get(api, "/incidents/x"), get(api, "/live"),
                  api.client.post("/mode", data=fields, headers=BROWSER)):  # fmt: skip
         assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
         assert "nothing was changed" in page.text
+    paused = api.client.post("/mode", data=fields | {"mode": "paused"}, headers=BROWSER)
+    assert (paused.status_code, paused.headers["Retry-After"]) == (503, "5")
+    assert "Paused, but not everywhere: nothing more begins here" in paused.text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from self_healing_fabric import guardrails
 from self_healing_fabric.guardrails import Proposal, Refusal
+from self_healing_fabric.guardrails.mode import UnstoredPauses
 from self_healing_fabric.integration.guardrail_state import states
 from self_healing_fabric.settings import Settings
 from self_healing_fabric.store import Store
@@ -28,7 +29,8 @@ def left(store: Store, guardrail: str, **limits: Any) -> float:
     """What /metrics says is left to cart."""
     settings = Settings(services={"cart": {"guardrails": limits}})  # type: ignore[dict-item]
     bounds = {"cart": settings.limits_of("cart", "")}
-    found = store.read(lambda c: list(states(c, settings, {"cart": "docker:cart"}, bounds, NOW)))
+    none, targets = UnstoredPauses(), {"cart": "docker:cart"}
+    found = store.read(lambda c: list(states(c, settings, none, targets, bounds, NOW)))
     (remaining,) = [each.remaining for each in found if (each.service, each.guardrail) == ("cart", guardrail)]
     return remaining
 

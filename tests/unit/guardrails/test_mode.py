@@ -15,7 +15,8 @@ from self_healing_fabric.store import Store, statements
 
 def current(store: Store, configured: Mode = Mode.AUTOMATIC) -> Mode:
     """The mode in force."""
-    return store.read(lambda connection: mode.current(connection, Settings(mode=configured)))
+    settings, unstored = Settings(mode=configured), mode.UnstoredPauses()
+    return store.read(lambda connection: mode.current(connection, settings, unstored))
 
 
 def change(store: Store, new: Mode) -> None:

@@ -154,10 +154,14 @@ def set_mode() -> Response:
     if not known and body.mode is not None:  # what was set before the service went can be taken back
         return problem(422, f"service: none is called {body.service}")
     now, by = fabric.context.clock(), decided_by(body.by)
-    fabric.store.write(
-        lambda connection: mode.change(
-            connection, body.mode, by=by, now=now, service=body.service, strategy=body.strategy
-        )
+    mode.change_or_hold(
+        fabric.store,
+        fabric.context.unstored_pauses,
+        body.mode,
+        by=by,
+        now=now,
+        service=body.service,
+        strategy=body.strategy,
     )
     fabric.orchestrator.wake()
     return jsonify(_mode(fabric))
@@ -173,8 +177,9 @@ def show_status() -> Response:
 
 def _mode(fabric: Fabric) -> ModeInForce:
     def read(connection: Connection) -> ModeInForce:
-        services, strategies = mode.stricter(connection, fabric.settings)
-        overall = mode.current(connection, fabric.settings)
+        unstored = fabric.context.unstored_pauses
+        services, strategies = mode.stricter(connection, fabric.settings, unstored)
+        overall = mode.current(connection, fabric.settings, unstored)
         answer: ModeInForce = {"mode": overall}
         if services:
             answer["services"] = dict(services)

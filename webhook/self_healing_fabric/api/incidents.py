@@ -138,7 +138,11 @@ def _prospects(fabric: Fabric, connection: Connection, row: Any) -> Prospects:
         "next_level": {"level": level, "name": levels[level].name} if row.level < LAST_LEVEL else None,
         "verification": proof,
         "mode": mode.current(
-            connection, fabric.settings, service=row.service, strategy=row.plan[0] if row.plan else None
+            connection,
+            fabric.settings,
+            fabric.context.unstored_pauses,
+            service=row.service,
+            strategy=row.plan[0] if row.plan else None,
         ),
         "decisions": list(possible_decisions(fabric.context, incident_of(row), under_way=under_way)),
         "action_under_way": under_way,

@@ -33,12 +33,13 @@ class State:
 def states(
     connection: Connection,
     settings: Settings,
+    unstored: mode.UnstoredPauses,
     targets: Mapping[str, str],
     limits: Mapping[str, Limits],
     now: float,
 ) -> Iterator[State]:
     """All of them. `targets` names what is acted on for each service that has one, `limits` its bounds."""
-    paused = mode.current(connection, settings) is Mode.PAUSED
+    paused = mode.current(connection, settings, unstored) is Mode.PAUSED
     yield State(FLEET, "mode", 1, 0 if paused else 1)
     yield from _fleet(connection, settings, now)
     longest = max((max(each.per, each.cooldown, each.heals_within) for each in limits.values()), default=0.0)

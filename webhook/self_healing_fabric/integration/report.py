@@ -45,7 +45,7 @@ class _Stored:
 
 def status(fabric: Fabric) -> dict[str, Any]:
     """The answer of GET /api/v1/status. Raises StoreUnavailable."""
-    stored, now = fabric.store.read(lambda connection: _read(connection, fabric.settings)), _now(fabric)
+    stored, now = fabric.store.read(lambda connection: _read(connection, fabric)), _now(fabric)
     problems, versions = list(_problems(fabric, stored, now)), fabric.orchestrator.reconciliation.versions
     return {
         "healthy": not problems,
@@ -73,7 +73,7 @@ def _now(fabric: Fabric) -> float:
     return fabric.context.clock()
 
 
-def _read(connection: Connection, settings: Settings) -> _Stored:
+def _read(connection: Connection, fabric: Fabric) -> _Stored:
     incidents: Counter[str] = Counter()
     for row in statements.count_incidents(connection):
         incidents[row.state] += row.number
@@ -82,7 +82,7 @@ def _read(connection: Connection, settings: Settings) -> _Stored:
         incidents,
         waiting,
         failed,
-        mode.current(connection, settings),
+        mode.current(connection, fabric.settings, fabric.context.unstored_pauses),
         tuple(report_statements.all_leases(connection)),
         dict(report_statements.incidents_by_owner(connection)),
     )
@@ -95,6 +95,8 @@ def _problems(fabric: Fabric, stored: _Stored, now: float) -> Iterator[str]:
     if not fabric.orchestrator.alive():
         yield "the orchestrator does not run"
         return
+    if fabric.context.unstored_pauses:
+        yield "a pause could not be stored yet: a restart or another replica does not know of it"
     last = fabric.orchestrator.last_look
     if now - (last[0] if last else fabric.started_at) > LOOP_PATIENCE:
         yield f"the loop has not got through for more than {LOOP_PATIENCE:g} s"

@@ -119,7 +119,16 @@ class StateCollector(Collector):
         remaining = GaugeMetricFamily("shf_guardrail_remaining", "What is left of it.", labels=names)
         fabric, now = self._fabric, self._fabric.context.clock()
         found = fabric.store.read(
-            lambda connection: list(states(connection, fabric.settings, self._targets, self._limits, now))
+            lambda connection: list(
+                states(
+                    connection,
+                    fabric.settings,
+                    fabric.context.unstored_pauses,
+                    self._targets,
+                    self._limits,
+                    now,
+                )
+            )
         )
         for each in found:
             limits.add_metric([each.service, each.guardrail], each.limit)
@@ -128,7 +137,9 @@ class StateCollector(Collector):
         yield remaining
 
     def _mode(self) -> Iterator[Metric]:
-        current = self._fabric.store.read(lambda connection: mode.current(connection, self._fabric.settings))
+        fabric = self._fabric
+        unstored = fabric.context.unstored_pauses
+        current = fabric.store.read(lambda connection: mode.current(connection, fabric.settings, unstored))
         family = GaugeMetricFamily("shf_mode", "1 for the mode in force.", labels=["mode"])
         for each in Mode:
             family.add_metric([each.value], float(each is current))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from self_healing_fabric.diagnosis.sources import SourcesOf, sources_of
 from self_healing_fabric.escalation.channels import Channel
+from self_healing_fabric.guardrails.mode import UnstoredPauses
 from self_healing_fabric.guardrails.outside import Outside
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
 from self_healing_fabric.orchestration.leases import Leases
@@ -40,5 +41,6 @@ class Context:
     outside: tuple[Outside, ...] = ()  # guardrails that others bring
     gate: Gate | None = None  # asked before an incident may be called healed
     clock: Callable[[], float] = time.time
+    unstored_pauses: UnstoredPauses = field(default_factory=UnstoredPauses)
     looks: Looks = field(default_factory=Looks)
     sources: SourcesOf = sources_of

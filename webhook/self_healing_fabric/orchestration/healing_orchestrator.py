@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 
 import structlog
@@ -151,6 +151,7 @@ class HealingOrchestrator:
             try:
                 self._reconcile_when_due()
                 self._yield_to_answers(began + LONGEST_YIELD)
+                self._store_pauses()
                 pause = self._look()
                 self.last_look = self._context.clock(), time.monotonic() - began
             except StoreUnavailable as error:
@@ -159,6 +160,11 @@ class HealingOrchestrator:
                 log.exception("loop_failed")
             if pause > 0:
                 self._awake.wait(pause)
+
+    def _store_pauses(self) -> None:
+        """What of the kill switch could not be stored; the loop goes on without, for it reads."""
+        with suppress(StoreUnavailable):
+            self._context.unstored_pauses.store(self._context.store)
 
     def _reconcile_when_due(self) -> None:
         now = time.monotonic()

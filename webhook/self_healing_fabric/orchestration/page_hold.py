@@ -121,8 +121,9 @@ class PageHold:
 
     def _places(self, connection: Connection) -> set[Place]:
         settings = self._context.settings
-        automatic = mode.current(connection, settings) is Mode.AUTOMATIC
-        stricter, _ = mode.stricter(connection, settings)  # at once: thousands may be silenced
+        unstored = self._context.unstored_pauses
+        automatic = mode.current(connection, settings, unstored) is Mode.AUTOMATIC
+        stricter, _ = mode.stricter(connection, settings, unstored)  # at once: thousands may be silenced
 
         def acts(service: str) -> bool:
             return automatic and service not in stricter

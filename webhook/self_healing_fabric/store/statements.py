@@ -901,12 +901,8 @@ def control(connection: Connection, name: str, *, lock: bool = False) -> AnyRow 
     return connection.execute(_CONTROL, {"_name": name}).first()
 
 
-def controls_named(
-    connection: Connection, names: Collection[str], *, lock: bool = False
-) -> Mapping[str, AnyRow]:
-    """The controls with these names, one to four, that somebody has set, by name. `lock`: see `control`."""
-    if lock:
-        serialize(connection, "control", shared=True)
+def controls_named(connection: Connection, names: Collection[str]) -> Mapping[str, AnyRow]:
+    """The controls with these names, one to four, that somebody has set, by name."""
     if not 1 <= len(names) <= _AT_ONCE:
         raise ValueError(f"one to {_AT_ONCE} controls are read at once, not {len(names)}")
     # Always as many as fit: a list of any length would be written into the statement each time.

@@ -31,7 +31,12 @@ from self_healing_fabric.api.incidents import story as read_story
 from self_healing_fabric.api.pages import drawing, forms, rendering
 from self_healing_fabric.api.pages.signals import SignalHistory
 from self_healing_fabric.diagnosis import Pattern
-from self_healing_fabric.errors import DecisionRefused, StoreUnavailable, UnknownIncident
+from self_healing_fabric.errors import (
+    DecisionRefused,
+    PauseNotStored,
+    StoreUnavailable,
+    UnknownIncident,
+)
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import ENDED
 from self_healing_fabric.incidents.story import summary
@@ -216,9 +221,8 @@ def set_mode() -> Response:
         raise DecisionRefused("say which mode")
     new = None if wanted == "configured" else Mode(wanted)
     by, now = _person(), fabric.context.clock()
-    fabric.store.write(
-        lambda connection: mode.change(connection, new, by=by, now=now, service=service, strategy=strategy)
-    )
+    unstored = fabric.context.unstored_pauses
+    mode.change_or_hold(fabric.store, unstored, new, by=by, now=now, service=service, strategy=strategy)
     fabric.orchestrator.wake()
     return _see(request.form.get("back", "/"), "mode")
 
@@ -302,6 +306,12 @@ def refused(error: DecisionRefused) -> Response:
     return _incident_page(_story(incident_id), status=409, refused=told)
 
 
+@blueprint.errorhandler(PauseNotStored)
+def paused_here(error: PauseNotStored) -> Response:
+    """Whoever pressed the kill switch has to know how far it reaches."""
+    return error_page(503, f"Paused, but not everywhere: {error}")
+
+
 @blueprint.errorhandler(StoreUnavailable)
 def away(error: StoreUnavailable) -> Response:
     """The store does not answer."""
@@ -369,8 +379,8 @@ def _overview(fabric: Fabric) -> dict[str, Any]:
             rows,
             ended,
             statements.count_open_incidents(connection),
-            mode.current(connection, fabric.settings),
-            mode.stricter(connection, fabric.settings),
+            mode.current(connection, fabric.settings, fabric.context.unstored_pauses),
+            mode.stricter(connection, fabric.settings, fabric.context.unstored_pauses),
             mode.set_by_people(connection),
         )
 

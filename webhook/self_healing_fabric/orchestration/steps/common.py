@@ -120,7 +120,13 @@ def facts_and_mode_of(incident: Incident, context: Context) -> tuple[Facts, Mode
     strategy = incident.plan[0] if incident.plan else None
 
     def read(connection: Connection) -> tuple[Facts, Mode]:
-        in_force = mode.current(connection, context.settings, service=incident.service, strategy=strategy)
+        in_force = mode.current(
+            connection,
+            context.settings,
+            context.unstored_pauses,
+            service=incident.service,
+            strategy=strategy,
+        )
         return _facts(connection, incident), in_force
 
     return context.store.read(read)

@@ -230,7 +230,9 @@ def _needs_no_leave(incident: Incident, context: Context) -> bool:
 
 def _mode_of(context: Context, service: str, strategy: str) -> Mode:
     return context.store.ask(
-        lambda connection: mode.current(connection, context.settings, service=service, strategy=strategy)
+        lambda connection: mode.current(
+            connection, context.settings, context.unstored_pauses, service=service, strategy=strategy
+        )
     )
 
 
