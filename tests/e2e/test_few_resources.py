@@ -73,3 +73,22 @@ def test_too_few_threads_for_a_start_are_said_so(tmp_path: Path, threads: int) -
     assert ended.returncode == 1
     assert "the system allows too few threads; with 16 `workers` some 66 are needed" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("more", [1, 2, 8, 16, 32, 48, 64])
+def test_too_little_memory_for_a_start_is_said_so(tmp_path: Path, more: int) -> None:
+    """Where it runs out, in the middle of loading the program or of opening the store, does not matter."""
+    settings = {"store": f"sqlite:///{tmp_path}/shf.db", "services": {}}
+    (tmp_path / "shf.yaml").write_text(yaml.safe_dump(settings))
+    limited = (
+        "import resource, sys; from self_healing_fabric.cli import main; "
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+        f"resource.setrlimit(resource.RLIMIT_AS, (used + ({more} << 20),) * 2); "
+        f"sys.argv[1:] = ['serve', '--config', '{tmp_path}/shf.yaml']; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", limited], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("shf: there is too little memory")
+    assert "Traceback" not in ended.stderr

@@ -121,14 +121,25 @@ def _answers_as_sentences(command: Command) -> Command:
 # Of a write to standard output, which has no name: what the commands do with files names the file.
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
+_NO_MEMORY = "failed to map segment"  # what the loader of a library says, and numpy repeats
+
 
 class _Commands(click.Group):
-    """All commands; also what cannot be printed ends them with a sentence."""
+    """All commands; also what cannot be printed, or has no memory to run, ends with a sentence."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """As click's, which knows a closed pipe and nothing else."""
         try:
             return super().main(*arguments, **options)
+        except (MemoryError, ImportError) as error:
+            if isinstance(error, ImportError) and _NO_MEMORY not in str(error):
+                raise
+            click.echo(
+                "shf: there is too little memory. Raise the limit (`memory` of a container, `MemoryMax` of "
+                "systemd, `ulimit -v`).",
+                err=True,
+            )
+            sys.exit(1)
         except OSError as error:
             if error.errno not in _UNWRITABLE or error.filename is not None:
                 raise
