@@ -163,3 +163,21 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         Store(f"sqlite:///{tmp_path / 'file' / 'shf.db'}")
+
+
+@pytest.mark.parametrize("name", ["shf.db-wal", "shf.db-shm"])
+def test_nothing_is_acknowledged_into_a_log_that_is_not_in_its_place(
+    tmp_path: Path, url: str, name: str
+) -> None:
+    """SQLite goes on writing into its removed files, and a kill takes all of it along; a stop saves it."""
+    store = Store(url)
+    store.inbox.put(b"before", 1.0)
+    (tmp_path / name).unlink()
+    for attempt in (lambda: store.inbox.put(b"lost", 2.0), lambda: store.read(statements.count_inbox)):
+        with pytest.raises(StoreUnavailable, match=f"{name} was removed or replaced .* do not kill it"):
+            attempt()
+    store.close()
+    again = Store(url)
+    assert again.read(statements.count_inbox) == (1, 0)
+    again.inbox.put(b"after", 3.0)
+    again.close()

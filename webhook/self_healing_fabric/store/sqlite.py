@@ -5,7 +5,8 @@ several processes, but two orchestrators on one file would both heal: the lock f
 the second one out, and the kernel drops the lock when the first one dies, however it dies.
 
 A file that is removed or replaced stays open, and what is written into it then is gone with the process,
-without an error. So nothing is acknowledged unless the file, and the lock beside it, are where they were.
+without an error. So nothing is acknowledged unless the file, and beside it SQLite's own two and the lock, are
+where they were.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ from self_healing_fabric.store.writer import Writer
 T = TypeVar("T")
 
 BUSY_TIMEOUT = 5.0  # seconds to wait for another writer, such as a person's sqlite3 shell
+_LOG = "log"  # in the `info` of a connection
+_PUT_BACK = "put it back, or restart the fabric"
+_STOP = (
+    "stop the fabric, do not kill it, and start it again: it writes what it has stored into the store then"
+)
 READERS = 100  # pooled connections: the HTTP threads, the workers, the loop
 
 
@@ -47,13 +53,14 @@ class SqliteBackend:
         try:
             self.engine = open_engine(url)
             path = Path(make_url(url).database or "").absolute()
-            self._file = _InPlace(path, path.stat())
+            self._file = _InPlace(path)
         except BaseException:
             self._lock.release()
             raise
         self.readers = _engine(url, begin="BEGIN", connections=READERS)
         event.listen(self.readers, "connect", _only_read)
-        self._writer = Writer(self.engine, self._check_files)
+        self._log: tuple[_InPlace, ...] = ()
+        self._writer = Writer(self.engine, self._check_commit)
 
     def write(self, function: Callable[[Connection], T]) -> T:
         """Run `function` in a transaction on the writer thread and return its value once it is on disk."""
@@ -80,8 +87,20 @@ class SqliteBackend:
     def set_clock(self) -> None:
         """Nothing to compare with."""
 
+    def _check_commit(self, connection: Connection) -> None:
+        """Raise StoreUnavailable where a commit would go into files that are gone."""
+        # SQLite makes and removes them with connections, and while this one is open they stay.
+        if _LOG not in connection.info:
+            connection.info[_LOG] = tuple(
+                _InPlace(self._file.path.with_name(self._file.path.name + suffix), remedy=_STOP)
+                for suffix in ("-wal", "-shm")
+            )
+        self._log = connection.info[_LOG]
+        self._check_files()
+
     def _check_files(self) -> None:
-        self._file.check()
+        for each in (self._file, *self._log):
+            each.check()
         self._lock.check()
 
     def close(self) -> None:
@@ -203,22 +222,36 @@ def _only_read(connection: Any, _: Any) -> None:
 
 
 class _InPlace:
-    """A file that is open, and the place where it has to stay for as long as it is."""
+    """A file that is open, and the place where it has to stay for as long as it is.
 
-    def __init__(self, path: Path, opened: os.stat_result) -> None:
-        self._path = path
-        self._opened = opened
+    Args:
+        path: where it is.
+        descriptor: of the open file; without it, what is there now is what is open.
+        remedy: what to do when it is gone.
+
+    Raises StoreUnavailable: it is gone already.
+    """
+
+    def __init__(self, path: Path, descriptor: int | None = None, remedy: str = _PUT_BACK) -> None:
+        self.path = path
+        self._remedy = remedy
+        self._opened = self._there() if descriptor is None else os.fstat(descriptor)
 
     def check(self) -> None:
         """Raise StoreUnavailable where there is no file any more, or another one."""
+        if not os.path.samestat(self._there(), self._opened):
+            raise self._gone()
+
+    def _there(self) -> os.stat_result:
         try:
-            if os.path.samestat(self._path.stat(), self._opened):
-                return
+            return self.path.stat()
         except FileNotFoundError:
-            pass
-        raise StoreUnavailable(
-            f"{self._path} was removed or replaced while it was in use, and what is written would be lost: "
-            "put it back, or restart the fabric"
+            raise self._gone() from None
+
+    def _gone(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.path} was removed or replaced while it was in use, and what is written would be lost: "
+            f"{self._remedy}"
         )
 
 
@@ -249,7 +282,7 @@ class ProcessLock:
             raise StoreInUse(
                 f"{self._path}: another fabric uses this store, in this process or another one"
             ) from error
-        self._file, self._in_place = descriptor, _InPlace(self._path, os.fstat(descriptor))
+        self._file, self._in_place = descriptor, _InPlace(self._path, descriptor)
 
     def release(self) -> None:
         """Give the lock back; harmless when it is not held."""

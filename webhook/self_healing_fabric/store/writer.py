@@ -31,7 +31,7 @@ class Writer:
         before_commit: raises StoreUnavailable when nothing may be committed.
     """
 
-    def __init__(self, engine: Engine, before_commit: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, before_commit: Callable[[Connection], None]) -> None:
         self._engine = engine
         self._before_commit = before_commit
         self._batcher = Batcher("store-writer", self._commit)
@@ -61,7 +61,7 @@ class Writer:
     ) -> list[Answer]:
         with self._engine.begin() as connection:
             answers = run(connection, jobs)
-            self._before_commit()
+            self._before_commit(connection)
             return answers
 
     def _plainly(self, connection: Connection, jobs: list[Job]) -> list[Answer]:
