@@ -18,6 +18,9 @@ from served_fabric import (
 )
 from stub_world import service_names
 
+from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.store import examine
+
 pytestmark = pytest.mark.e2e
 
 SERVICES = 5
@@ -69,6 +72,15 @@ def filled(disk: Path, fabric: ServedFabric) -> Callable[[], None]:
 
     fabric.wait("full", refused, DEADLINE)
     return others.unlink
+
+
+def test_a_look_at_the_store_finds_a_full_disk(fabric: ServedFabric, disk: Path) -> None:
+    """`shf check` says so, before anybody needs the store; and no more when there is room."""
+    make_room = filled(disk, fabric)
+    with pytest.raises(StoreUnavailable, match="is full: nothing can be stored"):
+        examine(fabric.store)
+    make_room()
+    assert examine(fabric.store)
 
 
 @pytest.mark.parametrize("wanted", [{}, {"service": "s0000"}], ids=["everything", "one service"])

@@ -123,6 +123,10 @@ def examine(url: str) -> str:
         return "will be created"
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise StoreUnavailable(f"{path} and its folder must be writable")
+    room = os.statvfs(path.parent)
+    free = room.f_bfree if os.geteuid() == 0 else room.f_bavail  # a reserve is left to root
+    if room.f_blocks and not free:  # some file systems do not tell
+        raise StoreUnavailable(f"the disk of {path} is full: nothing can be stored")
     try:
         with reading(url) as connection:
             return f"version {version_of(connection) or 'of 0.1.0 or none'}"
