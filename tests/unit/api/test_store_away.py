@@ -144,12 +144,21 @@ def test_every_path_says_that_it_cannot(far: Any, proxy: CuttableProxy) -> None:
     proxy.refuse()
     for path in PATHS:
         refused(far.client.get(path))
-    refused(far.client.put("/api/v1/mode", json={"mode": "paused"}))
+    refused(far.client.put("/api/v1/mode", json={"mode": "approval"}))
     refused(far.client.post("/api/v1/incidents/i1/close", json={}))
     assert far.client.get("/healthz").status_code == 200
     proxy.forward()
     assert far.client.get("/api/v1/mode").get_json() == {"mode": "automatic"}
     assert far.client.get("/metrics").status_code == 200
+
+
+def test_the_kill_switch_holds_while_the_database_is_away(far: Any, proxy: CuttableProxy) -> None:
+    """In the process that was told, which says that nobody else knows of it."""
+    proxy.refuse()
+    told = refused(far.client.put("/api/v1/mode", json={"mode": "paused"}))
+    assert "nothing more begins here, but the pause could not be stored" in told
+    proxy.forward()
+    assert far.client.get("/api/v1/mode").get_json() == {"mode": "paused"}
 
 
 def test_a_restart_of_the_database_loses_nothing_that_was_acknowledged(
