@@ -51,8 +51,8 @@ class Clock:
 class FakePrometheus:
     """Answers as Prometheus would if each recorded series had had the set value since it was set.
 
-    Samples exist once a second from the moment a value is set, so the product's own arithmetic on fresh
-    samples, gaps and windows is what decides.
+    Samples exist once a second, before the first value was set with that one, so the product's own arithmetic
+    on fresh samples, gaps and windows is what decides.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -100,7 +100,8 @@ class FakePrometheus:
         self._ask(selector)
         at = self._clock.now if at is None else at
         times = np.arange(np.ceil(at - seconds), np.floor(at) + 1, 1.0)
-        pairs = [(t, v) for t in times if (v := self.value_at(selector, float(t))) is not None]
+        first = next((since for since, _ in self.history.get(selector, ())), at)
+        pairs = [(t, v) for t in times if (v := self.value_at(selector, max(float(t), first))) is not None]
         if not pairs:
             return ()
         return (Series({}, np.array([t for t, _ in pairs]), np.array([v for _, v in pairs])),)
