@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +22,8 @@ from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.limits import MAX_LABELS
 from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
+from self_healing_fabric.orchestration.healing_orchestrator import HealingOrchestrator
+from self_healing_fabric.orchestration.leases import Leases
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
@@ -35,12 +40,14 @@ class Alertmanager:
         self.receivers = ["people", "self-healing-fabric"]
         self.silences: list[dict[str, Any]] = []
         self.status = 200
+        self.takes = 0.0  # seconds to list the alerts
         self.url = server.url_for("/am")
         server.expect_request("/am/api/v2/alerts").respond_with_handler(self._answer)
         server.expect_request("/am/api/v2/receivers").respond_with_handler(self._known)
         server.expect_request("/am/api/v2/silences").respond_with_handler(self._silences)
 
     def _answer(self, _: Request) -> Response:
+        time.sleep(self.takes)
         return Response(json.dumps(self.alerts), status=self.status, mimetype="application/json")
 
     def _known(self, _: Request) -> Response:
@@ -742,3 +749,50 @@ def test_without_alertmanager_prometheus_tells_what_ended(world: Any) -> None:
     reconciliation.close()
     ended = {row.labels["signal"]: row.status for row in world.alerts_of(world.incident())}
     assert ended == {"heartbeat": "resolved", "cpu": "firing"}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """A deadline for busy machines, not a measurement."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["between two processes", "frozen"])
+def test_what_was_silenced_while_nothing_ran_is_left_alone(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    """People silence what fails and work on it; the fabric comes back, and Alertmanager takes its time."""
+    with HTTPServer(threaded=True) as server, ExitStack() as running:
+        alertmanager = Alertmanager(server)
+        world = make_world(alertmanager={"url": alertmanager.url}, reconcile_interval=1)
+        world.clock.now = time.time() - 60
+        pause, goes_on = 0.0, time.clock_gettime
+        monkeypatch.setattr(time, "clock_gettime", lambda which: goes_on(which) + pause)
+
+        def start() -> None:
+            leases = Leases(world.context.store, time.time)
+            orchestrator = HealingOrchestrator(replace(world.context, clock=time.time, leases=leases))
+            orchestrator.start()
+            running.callback(orchestrator.stop)
+
+        def waits_for(what: str) -> None:
+            wait_until(lambda: bool(world.incidents()) and what in (world.incident().waiting_for or ""))
+
+        set_mode(world, Mode.PAUSED)
+        world.silent()
+        alertmanager.list()
+        start()
+        waits_for("paused")
+        if not frozen:
+            running.close()
+        alertmanager.alerts.clear()
+        alertmanager.list(state="suppressed")
+        alertmanager.takes = 2.5
+        pause = 3600.0
+        set_mode(world, Mode.AUTOMATIC)
+        if not frozen:
+            start()
+        waits_for("silenced")
+    assert world.target.restarts == []

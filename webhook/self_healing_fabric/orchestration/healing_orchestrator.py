@@ -46,6 +46,7 @@ LONGEST_YIELD = 1.0  # seconds for which nothing is begun because of a flood or 
 YIELD_POLL = 0.02  # seconds between two looks at whether it still lasts
 MAX_FAULTS = 3  # unexpected errors in a row of one incident before people are called
 FAULT_PAUSE = 5.0  # seconds before a step that failed unexpectedly is tried again
+INFORMING_RETRY = 1.0  # seconds until the next try to learn what people have silenced
 STORE_RETRY = 1.0  # seconds between two tries to write the end of an action
 STORE_PATIENCE = 60.0  # seconds for which the end of an action is kept in hand while the store is away
 
@@ -175,12 +176,21 @@ class HealingOrchestrator:
 
     def _reconcile(self) -> None:
         try:
-            self.reconciliation.run()
+            self._compare()
+            self._leases.compared(self._context.settings.reconcile_interval)
         except StoreUnavailable as error:
             log.error("not_reconciled", error=str(error))
-        except Exception:
-            log.exception("reconciliation_failed")
+        if not self._leases.informed:
+            self._next_reconcile = min(self._next_reconcile, time.monotonic() + INFORMING_RETRY)
         self.wake()
+
+    def _compare(self) -> None:
+        try:
+            self.reconciliation.run()
+        except StoreUnavailable:
+            raise
+        except Exception:  # a defect of ours keeps nothing from being healed, as no server that is away does
+            log.exception("reconciliation_failed")
 
     def _yield_to_answers(self, until: float) -> None:
         """Begin nothing while a flood or a scrape lasts: answers go first, for what is stored waits safely.
@@ -198,7 +208,7 @@ class HealingOrchestrator:
     def _look(self) -> float:
         """Take in what is new and dispatch what is due; return how long to sleep, at most."""
         self._full = True  # before it is known: who makes room meanwhile must wake the loop
-        self._full = not self._has_room()
+        self._full = not (self._has_room() and self._leases.informed)
         now, due = self._context.clock(), None
         new = self._brought.is_set()
         self._brought.clear()  # before it is taken in: what comes from here on is looked for again
@@ -317,7 +327,7 @@ class HealingOrchestrator:
     def _work(self, incident: Incident) -> None:
         try:
             with _told_of(incident):
-                self.work(incident)
+                self.work(incident, informed=lambda: self._leases.informed)
         except Exception:
             log.exception("work_failed")
         finally:
@@ -326,15 +336,17 @@ class HealingOrchestrator:
             if self._full and self._has_room():
                 self.wake()
 
-    def work(self, incident: Incident) -> None:
-        """Advance a claimed incident until it waits for something, or is no longer ours."""
+    def work(self, incident: Incident, *, informed: Callable[[], bool] = lambda: True) -> None:
+        """Advance a claimed incident until it waits for something, is no longer ours, or what people have
+        silenced is not known any more."""
         current: Incident | None = incident
         patient_until = time.monotonic() + LONGEST_YIELD  # for all of its steps together
         while current is not None:
             self._yield_to_answers(patient_until)
             if self._stopping.is_set():
                 return
-            current = self.advance(current) if self._leases.holds(current) else None
+            goes_on = self._leases.holds(current) and informed()
+            current = self.advance(current) if goes_on else None
         self._leases.drop(incident)
 
     def advance(self, incident: Incident) -> Incident | None:

@@ -37,6 +37,7 @@ LEFT_TO_OTHERS = 60.0  # seconds, a while for rolling out a configuration; see `
 CLOCK_CHECK = 10.0  # seconds between two comparisons with the store's clock
 CLOCK_SPREADS_WITHIN = 2 * CLOCK_CHECK  # seconds until every replica has noticed that the clock was set
 LEADER = "reconciliation"  # what one replica does for all
+KNOWN_FOR = 20.0  # seconds, and two comparisons at least, for which is known what people have silenced
 
 
 TakeUp = Callable[[Connection, list[Incident]], list[Incident]]
@@ -91,6 +92,7 @@ class Leases:
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._leader_until = 0.0
+        self._informed_until = -math.inf  # on the steady clock
         self._claims = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
@@ -222,6 +224,24 @@ class Leases:
         )
         self._leader_until = mark + LEASE if won else 0.0
         return won
+
+    @property
+    def informed(self) -> bool:
+        """Whether the servers were asked lately: while nothing ran here, or this process was frozen, people
+        may have silenced what failed, and work on it."""
+        return self.steady() < self._informed_until
+
+    def compared(self, interval: float) -> None:
+        """A comparison with the servers, of which one comes each `interval` seconds, has ended, here or where
+        the leader is. Raises StoreUnavailable."""
+        mark, now, known_for = self.steady(), self._clock(), max(KNOWN_FOR, 2 * interval)
+        if not self._store.shared:
+            self._informed_until = mark + known_for
+        elif self.leader:
+            self._store.write(lambda connection: statements.note_compared(connection, now + known_for))
+            self._informed_until = mark + known_for
+        else:
+            self._informed_until = mark + (self._store.ask(statements.compared_until) - now)
 
     def renew(self) -> None:
         """Prolong everything that is held, but not a step that hangs. Raises StoreUnavailable."""

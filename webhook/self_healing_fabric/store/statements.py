@@ -11,6 +11,7 @@ what comes as a parameter, and would read all that is kept of what is over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any, TypeVar, cast
@@ -387,6 +388,22 @@ def acquire_lease(connection: Connection, *, name: str, owner: str, now: float, 
         where=free,
     )
     return connection.execute(mine.returning(leases.c.owner)).first() is not None
+
+
+_COMPARED = "compared"  # no lease that anybody holds: `until` is for how long all know what is silenced
+_COMPARED_UNTIL = select(leases.c.until).where(leases.c.name == _COMPARED)
+
+
+def note_compared(connection: Connection, until: float) -> None:
+    """What people have silenced was learnt, which holds until then."""
+    statement = _upsert(connection, leases).values(name=_COMPARED, owner="", until=until)
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"until": until}))
+
+
+def compared_until(connection: Connection) -> float:
+    """Until when what people have silenced counts as known; -inf: it was never learnt."""
+    until = connection.execute(_COMPARED_UNTIL).scalar()
+    return -math.inf if until is None else float(until)
 
 
 def release_lease(connection: Connection, name: str, owner: str) -> None:
