@@ -265,7 +265,7 @@ def test_a_guardrail_that_spoke_and_an_action_are_shown(api: Any) -> None:
     [
         ("awaiting_approval", {"plan": ["restart"]}, {"approve", "reject", *ALWAYS}),
         ("recovering", {"plan": ["restart"]}, {*ALWAYS}),
-        ("escalated", {}, {"acknowledge", "close"}),
+        ("escalated", {}, {*ALWAYS}),
         ("escalated", {"acknowledged_by": "ada"}, {"escalate", "close"}),
         ("resolved", {}, {"close"}),
         ("closed", {}, set()),
@@ -355,6 +355,21 @@ def test_a_decision_that_does_not_fit_shows_the_incident_and_why(api: Any) -> No
     answer = post(api, f"/incidents/{incident_id}/escalate")
     assert answer.status_code == 409
     assert "Nothing was changed: the incident is closed already." in answer.text
+
+
+def test_who_approves_what_was_approved_and_failed_is_not_told_that_it_is_carried_out(api: Any) -> None:
+    """Somebody was faster, and by now it is over: the stale button changes nothing and says so."""
+    incident_id = asking(api)
+    approve = f"/incidents/{incident_id}/approve"
+    assert post(api, approve, by="ada", asked_for="cart/rollback-1").location.endswith("?done=approve")
+    api.store.write(
+        lambda connection: statements.overtake(connection, incident_id, {"state": "escalated", "plan": []})
+    )
+    answer = post(api, approve, by="bob", asked_for="cart/rollback-1", reason="it is safe")
+    page = get(api, answer.location).text
+    assert "That had been decided before, and nothing was changed." in page
+    assert "being carried out" not in page
+    assert told(api, incident_id)[-1] == "bob: it is safe"
 
 
 def test_a_verdict_is_given_on_the_page(api: Any) -> None:

@@ -13,6 +13,7 @@ from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide, split_off
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
+from shf_queries.catalogue import ERROR_RATIO
 
 
 def decision(world: Any, name: str, **said: str) -> None:
@@ -59,6 +60,75 @@ def test_who_is_called_hears_why_a_person_called_them(waiting: Any, name: str, w
     decision(waiting, name, reason="no restart before the dump")
     waiting.run()
     assert [call.reason for call in waiting.calls] == [f"{what}: no restart before the dump"]
+
+
+@pytest.mark.parametrize("name", ["escalate", "reject"])
+def test_who_says_hands_off_when_people_are_called_already_is_obeyed(
+    make_world: Callable[..., Any], name: str
+) -> None:
+    """The fabric gave up by itself, then a person tells it to leave the service alone: what is reported
+    afterwards begins nothing, or the person was refused and told how to have that."""
+    world = make_world()
+    world.silent()
+    world.target.answer = 403
+    world.receive(world.alert())
+    world.run(seconds=5)
+    assert (world.incident().state, world.incident().level) == (State.ESCALATED, 1)
+    if name == "reject":
+        with pytest.raises(DecisionRefused, match="escalate it to have nothing more done about it"):
+            decision(world, "reject")
+    decision(world, "escalate", reason="I am restoring its disk")
+    decision(world, "escalate", reason="I am restoring its disk")
+    world.target.answer = 200
+    world.measure(ERROR_RATIO, 0.9)
+    world.receive(world.alert(signal="error_ratio", fingerprint="b" * 16))
+    world.run(seconds=120)
+    assert world.target.restarts == []
+    assert "ada asked for it: I am restoring its disk" in [call.reason for call in world.calls]
+    assert {call.level for call in world.calls} == {1, 2}  # the next one, whatever more was told to it
+
+
+def test_another_suspect_takes_no_incident_out_of_peoples_hands(make_world: Callable[..., Any]) -> None:
+    """A dependency alerts, too: it gets an incident of its own, and what was handed over stays so."""
+    world = make_world({"web": ["db"], "db": []})
+    world.silent("web")
+    world.targets["web"].answer = 403
+    world.receive(world.alert(service="web"))
+    world.run(seconds=5)
+    handed_over = world.incident().id
+    decision(world, "escalate", reason="I am moving it to another database")
+    world.targets["web"].answer = 200
+    world.silent("db")
+    world.targets["db"].on_restart = lambda: world.healthy("db")
+    world.receive(world.alert(service="db", fingerprint="b" * 16))
+    world.run(seconds=60)
+    assert (world.incident_of("web").id, world.incident_of("web").state) == (handed_over, State.ESCALATED)
+    assert len(world.targets["db"].restarts) == 1
+    assert (world.incident_of("db").outcome, world.targets["web"].restarts) == ("healed", [])
+
+
+def test_why_a_second_person_says_the_same_is_kept_once(waiting: Any) -> None:
+    """A repetition changes nothing and loses no words; a double click doubles none."""
+    incident_id = waiting.incident().id
+    decision(waiting, "reject", reason="no restart before the dump")
+    said = {"by": "bob", "reason": "the dump is at /backup/cart"}
+    changed = [decide(waiting.context, incident_id, DECISIONS["reject"], **said) for _ in range(2)]
+    assert changed == [False, False]
+    story = waiting.story()
+    assert story.count("note: bob: the dump is at /backup/cart") == 1
+    assert story.count("note: ada: no restart before the dump") == 1
+
+
+def test_who_rejects_what_another_has_approved_is_told_of_it(waiting: Any) -> None:
+    """By name, and how it is stopped all the same."""
+    decision(waiting, "approve")
+    with pytest.raises(DecisionRefused) as refused:
+        decide(waiting.context, waiting.incident().id, DECISIONS["reject"], by="bob")
+    told = "the incident is recovering and awaits no approval, since ada approved it; escalate it"
+    assert str(refused.value).startswith(told)
+    decide(waiting.context, waiting.incident().id, DECISIONS["escalate"], by="bob")
+    waiting.run(seconds=20)
+    assert waiting.target.restarts == []
 
 
 def test_approving_what_awaits_nothing_is_refused(world: Any) -> None:

@@ -222,6 +222,7 @@ class _Round:
             and self._is_recent(incident)
             and incident.state in MOVABLE
             and incident.split_from is None
+            and HANDS_OFF not in incident.watched
             and not self._has_begun(incident)
         ]
         return sorted(found, key=lambda incident: (incident.opened_at, incident.id))

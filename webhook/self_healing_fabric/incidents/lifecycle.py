@@ -15,7 +15,8 @@ awaiting_approval   a plan exists, a person must allow it; ends when it heals by
 recovering          asks once more whether it still fails, asks the guardrails, acts
 verifying           watches fresh samples until they prove healing, or the deadline passes without proof
 escalated           people are called, level by level; the fabric only watches whether it heals, until an
-                    alert brings a signal that is new to the incident: then diagnosing again
+                    alert brings a signal that is new to the incident: then diagnosing again, unless a person
+                    has rejected the plan or escalated it
 resolved            inside all limits for the whole stability window; a returning alert re-opens it, or the
                     same failure while its alert has not ended; an alert that outlives the relapse window has
                     it diagnosed and proved once more, and one that outlives that, too, calls people; what was
@@ -25,7 +26,8 @@ closed              calm for the relapse window and all alerts ended, or merged 
                     cause; never changes again
 
 When an alert arrives of a service that the incident's service depends on, that one is suspected from then on
-and the incident goes back to diagnosing, unless an effect is under way, or must be completed or taken back.
+and the incident goes back to diagnosing, unless an effect is under way, or must be completed or taken back,
+or a person has rejected the plan or escalated it: then that service has an incident of its own.
 
 A worker claims an incident that is due, does the one step of its state, and commits a `Transition`: the next
 state, when it is due again, the changed fields and what to write into the timeline, all in one transaction.

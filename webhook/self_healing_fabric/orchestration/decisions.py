@@ -40,8 +40,8 @@ def decide(
     by: str,
     reason: str | None = None,
     seen: str | None = None,
-) -> None:
-    """Carry out a decision in one transaction.
+) -> bool:
+    """Carry out a decision in one transaction; return whether it changed anything, or had been made before.
 
     Args:
         context: the fabric's parts.
@@ -61,6 +61,7 @@ def decide(
         )
     )
     count(context, incident, transition)
+    return transition is not None
 
 
 def decide_within(
@@ -85,11 +86,16 @@ def decide_within(
     if seen is not None and seen != questions.action_asked_for(connection, incident_id):
         raise DecisionRefused("something else is asked for by now; look at it again")
     transition = decision(incident, context, by)
-    if transition is not None and transition.state is incident.state and "plan" not in transition.changes:
+    if transition is None:
+        # What it says was decided before; why this person says so, too, is kept, and once.
+        told = {line.message for line in statements.timeline_of(connection, incident.id)}
+        new = [entry for entry in _reason(by, reason) if entry.message not in told]
+        timeline.append(connection, incident.id, new, now)
+    elif transition.state is incident.state and "plan" not in transition.changes:
         # Only a note on the incident: the step in hand goes on undisturbed.
         statements.annotate(connection, incident.id, transition.changes)
         timeline.append(connection, incident.id, [*transition.entries, *_reason(by, reason)], now)
-    elif transition is not None:
+    else:
         _refuse_during_action(connection, incident)
         _write(connection, context, incident, transition, by=by, reason=reason, now=now)
     return incident, transition
@@ -226,10 +232,12 @@ def _approve(incident: Incident, _: Context, by: str) -> Transition | None:
 
 
 def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
-    if incident.state is State.ESCALATED and not incident.plan:
+    if _is_taken_over(incident):
         return None
     if incident.state is not State.AWAITING_APPROVAL:
-        raise DecisionRefused(f"the incident is {incident.state} and awaits no approval")
+        approved = f", since {incident.approved_by} approved it" if incident.approved_by else ""
+        instead = "" if incident.state in ENDED else "; escalate it to have nothing more done about it"
+        raise DecisionRefused(f"the incident is {incident.state} and awaits no approval{approved}{instead}")
     if incident.resolved_at is not None:  # what was lent to it stays, and nothing else is left to do
         return _closed(incident, context, Entry(Kind.NOTE, f"{by} rejected the plan."))
     return _taken_over(hand_to_people(context, f"{by} rejected the plan"), by)
@@ -238,10 +246,16 @@ def _reject(incident: Incident, context: Context, by: str) -> Transition | None:
 def _escalate(incident: Incident, context: Context, by: str) -> Transition | None:
     if incident.state in ENDED:
         raise DecisionRefused(f"the incident is {incident.state} already")
-    if incident.state is State.ESCALATED and not incident.plan and not incident.acknowledged_by:
-        return None  # people are called already; whoever took it may hand it on to the next level
+    if _is_taken_over(incident) and not incident.acknowledged_by:
+        return None  # they were called for it; whoever took it may hand it on to the next level
     moved = hand_to_people(context, f"{by} asked for it", suspected_for=incident.suspected_for)
     return _taken_over(moved, by)
+
+
+def _is_taken_over(incident: Incident) -> bool:
+    """Whether a person has decided that nothing more is done by itself. Who only was called has not: the
+    fabric begins anew when something else is reported."""
+    return incident.state is State.ESCALATED and correlation.HANDS_OFF in (incident.verification or {})
 
 
 def _taken_over(moved: Transition, by: str) -> Transition:

@@ -62,6 +62,7 @@ DONE = {  # what a page says after a form was carried out
     "reject": "Rejected: people are called, and nothing more is done by itself.",
     "escalate": "Handed to people: the next level is called, and nothing more is done by itself.",
     "close": "Closed.",
+    "before": "That had been decided before, and nothing was changed. How it stands now is shown here.",
     "split": "Split off: this is the new incident of that service.",
     "verdict": "Thank you. The confidence of later diagnoses learns from it.",
     "mode": "The mode is changed.",
@@ -168,9 +169,11 @@ def decide_on(incident_id: str, decision: str) -> Response:
     fabric = _fabric()
     # What the page showed: something else may be asked for by now.
     seen = request.form.get("asked_for", "") if decision == "approve" else None
-    decide(fabric.context, incident_id, DECISIONS[decision], by=_person(), reason=_reason(), seen=seen)
+    decided = decide(
+        fabric.context, incident_id, DECISIONS[decision], by=_person(), reason=_reason(), seen=seen
+    )
     fabric.orchestrator.wake()
-    return _see(f"/incidents/{incident_id}", decision)
+    return _see(f"/incidents/{incident_id}", decision if decided else "before")
 
 
 @blueprint.post("/incidents/<incident_id>/split")
