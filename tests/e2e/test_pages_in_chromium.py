@@ -337,6 +337,37 @@ def test_a_plan_is_approved_by_a_click_and_carried_out_once(
         assert sum(stubs.counts()["restarts"].values()) == 1
 
 
+def test_a_form_that_outlives_its_session_leads_to_signing_in_and_back(
+    open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    """Nothing was changed, the page says so and lets the person in, and then shows the incident again."""
+    (tmp_path / "token").write_text("t" * 32)
+    auth = {"token_file": str(tmp_path / "token")}
+    with served_fabric(tmp_path, mode="paused", auth=auth, services={"s0000": {}}) as fabric:
+        fabric.http.headers["Authorization"] = f"Bearer {'t' * 32}"
+        (delivery,) = one_alert_each(1)
+        fabric.http.post("/api/v1/alerts", content=delivery.body()).raise_for_status()
+        fabric.wait("an incident", lambda: bool(fabric.incidents()), 30)
+        (incident,) = fabric.incidents()
+        address = f"{fabric.url}/incidents/{incident['id']}"
+        page = open_page(java_script_enabled=False)
+
+        def sign_in() -> None:
+            page.get_by_label("Token").fill("t" * 32)
+            page.get_by_role("button", name="Sign in").click()
+
+        page.goto(address)
+        sign_in()
+        page.context.clear_cookies(name="shf_session")
+        page.get_by_role("button", name="Acknowledge").click()
+        expect(page.get_by_role("alert").first).to_contain_text("nothing was changed. Sign in")
+        assert fabric.incidents()[0]["acknowledged_by"] is None
+        sign_in()
+        assert page.url == address
+        page.get_by_role("button", name="Acknowledge").click()
+        expect(page.get_by_role("status").first).to_contain_text("Acknowledged")
+
+
 def test_the_plot_of_a_real_prometheus(
     open_page: Callable[..., Page], night: tuple[World, str], tmp_path: Path
 ) -> None:

@@ -347,9 +347,11 @@ def refusal_shown(refusal: Response | None) -> Response | None:
         return refusal
     if refusal.status_code != 401:
         return problem_shown(refusal)
-    if request.method not in ("GET", "HEAD"):
-        return error_page(401, "You are not signed in any more. Nothing was changed.")
-    return rendering.protect(_login_page(request.path, 401), _fabric().settings)
+    back, told = request.path, ""
+    if request.method not in ("GET", "HEAD"):  # a form: its page is one above
+        back = request.path.rpartition("/")[0]
+        told = "You are not signed in any more, and nothing was changed. Sign in, then decide again."
+    return rendering.protect(_login_page(back, 401, told), _fabric().settings)
 
 
 def error_page(code: int, told: str) -> Response:
