@@ -185,7 +185,22 @@ def test_the_mode_is_kept_across_restarts(make_api: Callable[..., Any]) -> None:
     assert second.client.get("/api/v1/status").get_json()["mode"] == "paused"
 
 
-def test_the_mode_of_a_service_that_has_gone_can_be_taken_back(make_api: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("word", ["configured", None])
+def test_a_mode_is_taken_back_by_the_word_of_the_command_line(
+    make_api: Callable[..., Any], word: str | None
+) -> None:
+    """Of everything and of a service, as the configuration says from then on."""
+    api = make_api(mode="approval", services={"cart": {}})
+    for scope in ({}, {"service": "cart"}):
+        api.client.put("/api/v1/mode", json={"mode": "paused", **scope})
+        answer = api.client.put("/api/v1/mode", json={"mode": word, **scope})
+        assert (answer.status_code, answer.get_json()) == (200, {"mode": "approval"})
+
+
+@pytest.mark.parametrize("word", ["configured", None])
+def test_the_mode_of_a_service_that_has_gone_can_be_taken_back(
+    make_api: Callable[..., Any], word: str | None
+) -> None:
     """It is told as long as it is kept, and nobody can set another one."""
     first = make_api()
     first.client.put("/api/v1/mode", json={"mode": "paused", "service": "cart"})
@@ -193,7 +208,7 @@ def test_the_mode_of_a_service_that_has_gone_can_be_taken_back(make_api: Callabl
     second = make_api(services={"db": {}})
     assert second.client.get("/api/v1/mode").get_json()["services"] == {"cart": "paused"}
     assert second.client.put("/api/v1/mode", json={"mode": "paused", "service": "cart"}).status_code == 422
-    taken_back = second.client.put("/api/v1/mode", json={"mode": None, "service": "cart"})
+    taken_back = second.client.put("/api/v1/mode", json={"mode": word, "service": "cart"})
     assert (taken_back.status_code, taken_back.get_json()) == (200, {"mode": "automatic"})
 
 

@@ -6,7 +6,7 @@ Each is written into the timeline with who decided.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
@@ -69,7 +69,10 @@ class ModeChange(BaseModel):
     """The body of PUT /api/v1/mode."""
 
     model_config = ConfigDict(extra="forbid")
-    mode: Mode | None  # null: as configured
+    mode: Annotated[
+        Literal["automatic", "approval", "dry_run", "paused", "configured"] | None,
+        Field(description="`configured`, or null: what was set here before is taken back"),
+    ]
     service: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     strategy: StrategyName | None = None
     by: Person | None = None
@@ -151,13 +154,14 @@ def set_mode() -> Response:
     fabric: Fabric = current_app.extensions["fabric"]
     body = ModeChange.model_validate_json(request.get_data() or b"{}")
     known = body.service is None or body.service in fabric.settings.services
-    if not known and body.mode is not None:  # what was set before the service went can be taken back
+    wanted = None if body.mode in (None, "configured") else Mode(body.mode)
+    if not known and wanted is not None:  # what was set before the service went can be taken back
         return problem(422, f"service: none is called {body.service}")
     now, by = fabric.context.clock(), decided_by(body.by)
     mode.change_or_hold(
         fabric.store,
         fabric.context.unstored_pauses,
-        body.mode,
+        wanted,
         by=by,
         now=now,
         service=body.service,
