@@ -177,6 +177,23 @@ def test_an_absent_prometheus_is_a_failure_with_its_address() -> None:
     (finding,) = found(settings(), "prometheus")
     assert finding.ok is False
     assert f"{CLOSED} does not answer" in finding.message
+    assert "Start it, or correct `prometheus.url`" in finding.message
+
+
+def test_an_absent_engine_is_a_failure_with_the_remedy(tmp_path: Path) -> None:
+    """At a socket that is not there, as in a container into which nobody has mounted it."""
+    docker = {"container": "cart", "host": f"unix://{tmp_path}/none.sock"}
+    configured = {"prometheus": {"url": CLOSED}, "services": {"cart": {"recovery": {"docker": docker}}}}
+    (tmp_path / "shf.yaml").write_text(
+        yaml.safe_dump({"store": f"sqlite:///{tmp_path}/shf.db", **configured})
+    )
+    shf = "import sys; from self_healing_fabric.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", shf, "check", "--config", str(tmp_path / "shf.yaml")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 1, told.stderr
+    (line,) = [each for each in told.stdout.splitlines() if "the engine at" in each]
+    assert "Start it, or correct `recovery.docker.host` of the service." in line
+    assert "a container needs that mounted" in line
 
 
 def test_rules_that_are_not_loaded_are_a_failure_with_the_remedy(httpserver: HTTPServer) -> None:
@@ -353,7 +370,9 @@ def test_an_alertmanager_that_tells_no_routes_is_a_note(httpserver: HTTPServer) 
 def test_an_absent_alertmanager_is_said_not_to_answer() -> None:
     """That nobody listens says nothing of what would answer."""
     (finding,) = found(settings(alertmanager={"url": CLOSED}), "alertmanager")
-    assert (finding.ok, finding.message) == (False, "does not answer: [Errno 111] Connection refused")
+    remedy = "Start it, or correct `alertmanager.url`: seen from a container, 127.0.0.1 is that container."
+    assert finding.ok is False
+    assert finding.message == f"does not answer: [Errno 111] Connection refused. {remedy}"
 
 
 def test_what_refuses_or_leads_elsewhere_is_told_in_one_line(httpserver: HTTPServer) -> None:

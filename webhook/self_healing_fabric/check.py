@@ -70,9 +70,23 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
         remedy = outbound.certificate_remedy(
             finding.message, authority="as `ca_file`", own="as `cert_file` and `key_file`"
         )
+        remedy = remedy or _remedy_of_silence(finding)
         if remedy is not None:
             finding = replace(finding, message=f"{finding.message}. {remedy}")
         yield finding
+
+
+def _remedy_of_silence(finding: Finding) -> str | None:
+    """What to do where nobody answers at the address of a server; None where it is something else."""
+    server, told = finding.subject.partition(" ")[0], finding.message
+    if finding.ok is not False:
+        return None
+    if server in ("prometheus", "alertmanager") and "does not answer: " in told:
+        return f"Start it, or correct `{server}.url`: seen from a container, 127.0.0.1 is that container."
+    if "the engine at " in told and "cannot be asked" in told:
+        there = "Where it has a socket, a container needs that mounted, and the fabric's user its group"
+        return f"Start it, or correct `recovery.docker.host` of the service. {there}."
+    return None
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
