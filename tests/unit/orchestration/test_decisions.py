@@ -131,6 +131,27 @@ def test_who_rejects_what_another_has_approved_is_told_of_it(waiting: Any) -> No
     assert waiting.target.restarts == []
 
 
+@pytest.mark.parametrize("approved", [True, False])
+def test_what_the_plans_name_no_more_is_not_done(make_world: Callable[..., Any], approved: bool) -> None:
+    """The fabric starts with another file while something waits: for a person, who allows it afterwards, or
+    for the end of a pause. What was planned before is not used on the service any more."""
+    world = make_world(mode="approval" if approved else "paused")
+    world.silent()
+    world.receive(world.alert())
+    world.run(seconds=5)
+    waiting = State.AWAITING_APPROVAL if approved else State.RECOVERING
+    assert (world.incident().state, world.incident().plan) == (waiting, ("restart",))
+    world.values["plans"] = {"service_failure": ["retry"]}
+    world.values["mode"] = "approval" if approved else "automatic"
+    world.crash()
+    if approved:
+        decision(world, "approve")
+    world.run(seconds=30)
+    assert world.target.restarts == []
+    assert world.incident().state is State.ESCALATED
+    assert [call.reason for call in world.calls] == ["the plans do not name restart for this any more"]
+
+
 def test_approving_what_awaits_nothing_is_refused(world: Any) -> None:
     """A decision that does not fit the state changes nothing."""
     world.silent()

@@ -291,8 +291,7 @@ def proposal(strategy: str) -> Decide:
         service, settings = str(incident.service), context.settings
         if not incident.is_of(settings.services):
             raise DecisionRefused("nothing is done about a service that is not configured")
-        allowed = {name for failure in settings.plans for name in settings.plan_of(service, failure)}
-        if strategy not in allowed:
+        if strategy not in settings.strategies_of(service):
             raise DecisionRefused(f"no plan of {service} allows {strategy}")
         try:
             context.strategies[strategy].on(service)

@@ -233,6 +233,10 @@ class Settings(BaseSettings):
         """The strategies for a failure of a configured service: its own where it has some."""
         return self.services[service].plans.get(failure_class, self.plans[failure_class])
 
+    def strategies_of(self, service: str) -> frozenset[StrategyName]:
+        """The strategies that some plan of a configured service names: no other is ever used on it."""
+        return frozenset(name for failure in self.plans for name in self.plan_of(service, failure))
+
     @property
     def pushing(self) -> frozenset[str]:
         """The services that push heartbeats."""

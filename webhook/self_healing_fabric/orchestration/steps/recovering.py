@@ -128,6 +128,10 @@ def recovering(incident: Incident, context: Context) -> Step:
         return _next(incident, context, gone, Entry(Kind.PLAN, f"{gone}."))
     if finishing:
         return _act(incident, context, strategy, facts, mode_in_force, (), seen)
+    if strategy != UNDO and not _is_planned(incident, context, strategy):
+        # It was, and perhaps approved, before a restart with another configuration.
+        forbidden = f"the plans do not name {strategy} for this any more"
+        return _next(incident, context, forbidden, Entry(Kind.PLAN, f"{forbidden}."))
     if not context.strategies[strategy].disruptive:
         healed = healed_meanwhile(incident, context, facts)
         return healed or _act(incident, context, strategy, facts, mode_in_force, (), seen)
@@ -226,6 +230,18 @@ def _needs_no_leave(incident: Incident, context: Context) -> bool:
         return False
     service, strategy = asked.data.get("service", incident.service), asked.data["strategy"]
     return _mode_of(context, service, strategy) is Mode.AUTOMATIC
+
+
+def _is_planned(incident: Incident, context: Context, strategy: str) -> bool:
+    """Whether the configuration names it for such a failure of the service, or for any, where a guardian has
+    proposed it."""
+    settings, service = context.settings, str(incident.service)
+    if incident.failure_class and strategy in settings.plan_of(service, incident.failure_class):
+        return True
+    lines = context.store.ask(lambda connection: statements.timeline_of(connection, incident.id))
+    plans = [line.data for line in lines if line.kind == Kind.PLAN and "strategies" in line.data]
+    by_itself = plans and "by" not in plans[-1]
+    return not by_itself and strategy in settings.strategies_of(service)
 
 
 def _mode_of(context: Context, service: str, strategy: str) -> Mode:

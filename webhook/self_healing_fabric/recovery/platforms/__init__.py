@@ -44,7 +44,7 @@ def platform_of(service: str, settings: Settings) -> Platform | None:
     if recovery.kubernetes is not None:
         from self_healing_fabric.recovery.platforms.kubernetes import KubernetesPlatform
 
-        planned = {name for each in settings.plans for name in settings.plan_of(service, each)}
+        planned = settings.strategies_of(service)
         return KubernetesPlatform(service, recovery.kubernetes, settings.kubernetes, recovery.scale, planned)
     return None
 

@@ -37,9 +37,8 @@ def usable(settings: Settings, known: Mapping[str, Strategy]) -> Mapping[str, Co
     found = {}
     can_be_undone = undoable(settings)
     for service in settings.services:
-        planned = {name for failure in settings.plans for name in settings.plan_of(service, failure)}
         names = []
-        for name in sorted(planned):
+        for name in sorted(settings.strategies_of(service)):
             try:
                 known[name].on(service)
             except (NotApplicable, TargetUnreadable):
