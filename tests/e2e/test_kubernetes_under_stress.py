@@ -168,6 +168,15 @@ def test_an_api_server_that_does_not_know_its_rights_yet_is_waited_for(
     assert any("is not ready, and answers 403" in each for each in told), told
 
 
+def test_a_token_that_is_none_any_more_is_told_at_once(shop: RepairedShop) -> None:
+    """An API server that is ready refuses it `/readyz`, too: to wait for that would hide the reason."""
+    shop.deploy()
+    effect = shop.platform(token="token-of-nobody").effect("restart")
+    with pytest.raises(TargetUnreadable, match=r"not allowed \(401\)") as told:
+        effect.snapshot()
+    assert not isinstance(told.value, TargetAway)
+
+
 @pytest.mark.parametrize("strategy", ["restart", "scale", "evict", "rollback"])
 def test_what_people_delete_is_not_repaired(shop: RepairedShop, strategy: str) -> None:
     """It takes orders until its pods are gone, and its controller carries none out."""

@@ -84,17 +84,30 @@ class _Noted:
 
 
 def is_ready(api: client.ApiClient, seconds: float) -> bool:
-    """Whether the API server says that it has started: until then it knows of no rights, and refuses all."""
+    """Whether a refusal (401, 403) of the API server counts: until it has started it knows of no rights, and
+    refuses all, what it says of its start among it.
+
+    It refuses that too for a token that is none, so then it is asked without: also who may ask nothing else
+    may ask for this, unless nobody may ask without a name.
+    """
     known_as = api.configuration
     token = known_as.auth_settings().get("BearerToken", {}).get("value")
-    headers = {"Authorization": token} if token else {}
-    try:
-        answer = api.rest_client.pool_manager.request(
-            "GET", f"{known_as.host}/readyz", headers=headers, timeout=seconds, retries=False, redirect=False
-        )
-    except HTTPError:
-        return False
-    return bool(answer.status == HTTPStatus.OK)
+    for headers in ({"Authorization": token} if token else {}, {}):
+        try:
+            answer = api.rest_client.pool_manager.request(
+                "GET",
+                f"{known_as.host}/readyz",
+                headers=headers,
+                timeout=seconds,
+                retries=False,
+                redirect=False,
+            )
+        except HTTPError:
+            return False
+        if answer.status != HTTPStatus.UNAUTHORIZED:
+            # Others, such as a proxy before it, may not know the path.
+            return answer.status < HTTPStatus.INTERNAL_SERVER_ERROR and answer.status != HTTPStatus.FORBIDDEN
+    return True
 
 
 def close(api: client.ApiClient) -> None:
