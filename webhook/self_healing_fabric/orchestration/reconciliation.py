@@ -14,11 +14,13 @@ too.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache, cached_property
+from http import HTTPStatus
 from typing import Any
 
 import httpx
+import regex
 import structlog
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import Connection
@@ -45,6 +47,8 @@ from shf_queries.catalogue import SIGNALS
 log = structlog.get_logger()
 
 RETIRED_AT_ONCE = 200  # incidents in one transaction; the next comparison takes the next ones
+MATCHED_WITHIN = 0.05  # seconds for a regular expression of a silence, once: then it cannot be evaluated
+_NOT_SHOWN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 GRACE = 30.0  # seconds; an alert just delivered may be missing from a list that was read before
 # Seconds after which Alertmanager has been told again of all that fires: Prometheus sends it at the first
 # evaluation after --rules.alert.resend-delay, and both are 1 min by default.
@@ -84,12 +88,28 @@ class _Matcher(BaseModel):
     isEqual: bool = True  # noqa: N815 - likewise; older versions know nothing else
 
     def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether the labels are what it asks for; also where that cannot be told, which holds back."""
         value = labels.get(self.name, "")
-        try:
-            same = bool(re.fullmatch(self.value, value)) if self.isRegex else self.value == value
-        except re.error:  # in Go's syntax it means something: what cannot be evaluated holds back
-            return True
-        return same is self.isEqual
+        if not self.isRegex:
+            return (self.value == value) is self.isEqual
+        same = self._same(value)
+        return same is None or same is self.isEqual
+
+    @cached_property
+    def _same(self) -> Callable[[str], bool | None]:
+        """Whether a value is like the regular expression; None where that cannot be told."""
+        readable = True
+
+        def same(value: str) -> bool | None:
+            nonlocal readable
+            if readable:
+                try:
+                    return bool(regex.fullmatch(self.value, value, timeout=MATCHED_WITHIN))
+                except (regex.error, TimeoutError):  # Go's syntax differs, and takes no exponential time
+                    readable = False
+            return None
+
+        return cache(same)  # thousands of alerts share a few values
 
 
 class _Silence(BaseModel):
@@ -99,7 +119,7 @@ class _Silence(BaseModel):
     status: _Status
 
     def mutes(self, labels: Mapping[str, str]) -> bool:
-        return self.status.state == "active" and all(each.matches(labels) for each in self.matchers)
+        return all(each.matches(labels) for each in self.matchers)
 
 
 _LISTED = TypeAdapter(list[_ListedAlert])
@@ -270,8 +290,20 @@ class Reconciliation:
             # Asked after the list, which may have been made before the receiver was renamed.
             known = _RECEIVERS.validate_json(get("receivers"))
             require_receiver(settings.receiver, [each.name for each in known])
-            silences = _SILENCES.validate_json(get("silences"))
+            silences = self._silences(get)
         return listed, silences
+
+    def _silences(self, get: Callable[[str], bytes]) -> list[_Silence]:
+        """Those in force; none where a proxy shows only the alerts, which tell what of them is silenced."""
+        try:
+            listed = _SILENCES.validate_json(get("silences"))
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in _NOT_SHOWN:
+                raise
+            self._note("alertmanager's silences", False, str(error))
+            return []
+        self._note("alertmanager's silences", True)
+        return [each for each in listed if each.status.state == "active"]
 
     def _ended(self, unlisted: Collection[Any], fingerprints: Collection[str]) -> list[int]:
         """Those of the alerts that Alertmanager does not list (any more, or not yet) that have ended."""
