@@ -94,6 +94,7 @@ def test_killed_between_effect_and_record(
     world.run(seconds=180)
     assert len(server.done) == 1
     assert [row.status for row in world.actions()] == ["succeeded"]
+    assert world.actions()[0].detail.startswith("the fabric was interrupted during the action; ")
     assert world.incident().outcome == "healed"
 
 

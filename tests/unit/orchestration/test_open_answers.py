@@ -6,6 +6,7 @@ The target is a real HTTP server that counts its orders, and does late what it w
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from plugin_packages import write_package
 from self_healing_fabric.incidents.lifecycle import State
 from shf_queries.catalogue import CONFIG_DRIFT
 
@@ -200,3 +202,53 @@ def test_a_crash_while_the_answer_is_open_changes_nothing(
     (call,) = world.calls
     assert "/restart answered 500; the target still says it started at 1" in call.reason
     assert (len(supervisor.orders), statuses(world)) == (1, ["indeterminate"])
+
+
+LATE = """
+    from self_healing_fabric.recovery.effects import Effect
+    from self_healing_fabric.recovery.outcomes import Outcome, Status, Untold
+
+    done = []
+
+    class Order(Effect):
+        platform, target, longest_effect = "test", "test:cart", 5.0
+
+        def snapshot(self):
+            return {"why": "too hot", "unchanged": 5}
+
+        def perform(self, *, key, attempt, before, permit):
+            done.append(key)
+            return Untold(Status.INDETERMINATE, "it says nothing", unchanged=Status.INDETERMINATE)
+
+        def observe(self, before):
+            assert (before["why"], before["unchanged"]) == ("too hot", 5)
+            return Outcome(Status.FAILED, "nothing is to be seen of it")
+
+    class Late:
+        disruptive = True
+
+        def __init__(self, settings, options): ...
+
+        def on(self, service):
+            return Order()
+"""
+
+
+def test_what_a_plugin_calls_its_own_facts_changes_nothing(
+    make_world: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that its order must not be given twice; that its snapshot has words of ours is no matter."""
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    write_package(tmp_path / "packages", LATE, {"strategies": {"late": "Late"}})
+    plans = {name: ["late"] for name in ("service_failure", "degradation", "transient")}
+    try:
+        world = make_world(plans=plans)
+        world.silent()
+        world.receive(world.alert())
+        world.run(seconds=120)
+        done = sys.modules["shf_acme"].done
+    finally:
+        sys.modules.pop("shf_acme", None)
+    assert len(done) == 1
+    assert [row.status for row in world.actions()] == ["indeterminate"]
+    assert world.incident().state == State.ESCALATED

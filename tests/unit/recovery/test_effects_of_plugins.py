@@ -122,6 +122,13 @@ def test_a_target_that_is_away_may_tell_later() -> None:
         assert isinstance(EffectOfPlugin("plugin test", Told(observe=observe)).observe({}), Untold)
 
 
+def test_what_leaves_it_open_is_in_the_plugins_words() -> None:
+    """Later sentences begin with it, and not with an interruption that there was not."""
+    told = perform(perform=lambda **_: Untold(Status.INDETERMINATE, "it restarts", why="no answer"))
+    assert isinstance(told, Untold)
+    assert told.why == "no answer"
+
+
 def test_what_lacks_a_method_fails_as_what_raises() -> None:
     """An effect that does not come from `Effect` may have forgotten one; it is asked for like the others."""
     lacking = type("Lacking", (), {"platform": "test", "target": "test:cart", "longest_effect": 0.2})()

@@ -26,7 +26,7 @@ AWAKE = "awake_since"
 """In an action's `before`: since when its target answers again, None while it does not; missing where it has
 not been silent since the order."""
 
-UNCHANGED = "unchanged"  # in an action's `before`: `Untold.unchanged` of how its order ended
+UNCHANGED = "left_open_unchanged"  # in an action's `before`: `Untold.unchanged` of how its order ended
 SILENT = "silent"  # in an action's `before`: seconds for which its target was waited for
 LEFT = "left"  # in an action's `before`: what it has lent is people's to take back
 

@@ -28,8 +28,9 @@ DIGEST = "digest"
 """In an action's `before`: a digest of the whole change, where the lines of the diff hide a part of it. Who
 allowed one change has not allowed another."""
 
-WHY = "why"
-"""In an action's `before`, when `observe` gets it: what left open how the order ended."""
+WHY = "left_open_by"
+"""In an action's `before`, when `observe` gets it: what left open how the order ended. An effect keeps facts
+of its own there, so what the fabric notes beside them has names that none would choose."""
 
 INTERRUPTED = "the fabric was interrupted during the action"
 

@@ -147,4 +147,5 @@ class EffectOfPlugin(Effect):
             return Outcome(outcome.status, detail, retry_in)
         repeated = outcome.unchanged is Status.FAILED
         unchanged = Status.FAILED if repeated else Status.INDETERMINATE
-        return Untold(outcome.status, detail, retry_in, unchanged=unchanged)
+        why = detail if outcome.why is None else str(outcome.why)[:LONGEST_DETAIL]
+        return Untold(outcome.status, detail, retry_in, why=why, unchanged=unchanged)
