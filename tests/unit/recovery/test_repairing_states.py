@@ -541,7 +541,7 @@ def test_a_state_that_changed_after_the_vote_is_not_replaced(ledger: Ledger) -> 
 
     _, outcome = ledger.repair(permit)
     assert outcome.status is Status.FAILED
-    assert "refused with 412: it was changed meanwhile" in outcome.detail
+    assert "somebody has changed" in outcome.detail
     assert ledger["c"].state == OTHER
     assert [put.status for put in ledger["c"].puts] == [412]
 

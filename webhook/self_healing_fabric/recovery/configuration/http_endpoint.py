@@ -8,9 +8,7 @@ If-Match, so it is refused like none at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -19,13 +17,9 @@ from self_healing_fabric.recovery.configuration.desired import LARGEST, too_larg
 from self_healing_fabric.recovery.configuration.live import Change, Document, Running, stored_bytes
 from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
-from self_healing_fabric.recovery.outcomes import Conflict, Outcome, Permit, Status, Unserved, forbidden
-from self_healing_fabric.recovery.platforms.http import unasked
+from self_healing_fabric.recovery.outcomes import Outcome, Permit
+from self_healing_fabric.recovery.platforms.http import order, unasked
 from self_healing_fabric.settings import ConfigurationSettings, SecretUnusable, bearer_headers
-
-
-class _Forbidden(Exception):
-    """The permit was over when the request was about to be sent."""
 
 
 class HttpEndpoint(Document):
@@ -67,43 +61,19 @@ class HttpEndpoint(Document):
         return Running(bytes(content), {"etag": etag, "media_type": answer.headers.get("Content-Type")})
 
     def write(self, change: Change, *, key: str, permit: Permit) -> Outcome | str:
-        """PUT once, if it still is the version that was read."""
-
-        def ask_permit(event: str, _: Mapping[str, Any]) -> None:
-            # The connection may have taken seconds; from here on only the request itself is sent.
-            if event == "http11.send_request_headers.started" and not permit():
-                raise _Forbidden
-
+        """PUT once, if it still is the version that was read. No answer tells that it is in force."""
         version, content = change["version"], stored_bytes(change["wanted"])
-        headers = {"If-Match": version["etag"], "Idempotency-Key": key}
-        headers["Content-Type"] = version.get("media_type") or "application/octet-stream"
-        try:
-            with self._client() as client:
-                answer = outbound.answer_to(
-                    client,
-                    "PUT",
-                    self.url,
-                    content=content or b"",
-                    headers=headers,
-                    extensions={"trace": ask_permit},
-                )
-        except _Forbidden:
-            return forbidden()
-        except TargetUnreadable as error:
-            return Outcome(Status.FAILED, str(error))
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return Outcome(Status.FAILED, f"{self.url} cannot be reached: {error}")
-        except httpx.HTTPError as error:
-            return f"no answer from {self.url}: {error or type(error).__name__}"
-        if answer.status_code == 412:
-            return Conflict(Status.FAILED, f"somebody has changed {self.url} meanwhile (412)")
-        if answer.status_code == 409:
-            return Conflict(Status.FAILED, f"{self.url} refused with 409")
-        if answer.is_client_error:
-            return Outcome(Status.FAILED, f"{self.url} refused with {answer.status_code}")
-        if answer.status_code == 503:
-            return Unserved(Status.INDETERMINATE, f"{self.url} answered 503")
-        return f"{self.url} answered {answer.status_code}"
+        media_type = version.get("media_type") or "application/octet-stream"
+        return order(
+            self._client,
+            "PUT",
+            self.url,
+            key=key,
+            permit=permit,
+            accepts=lambda _: False,
+            content=content or b"",
+            headers={"If-Match": version["etag"], "Content-Type": media_type},
+        )
 
     def _client(self) -> outbound.Client:
         try:

@@ -9,7 +9,7 @@ so late, so a target that shows nothing of it is asked again and not told again 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +230,60 @@ class _Forbidden(Exception):
     """The permit was over when the request was about to be sent."""
 
 
+def order(
+    client_for: Callable[[], outbound.Client],
+    method: str,
+    url: str,
+    *,
+    key: str,
+    permit: Permit,
+    accepts: Callable[[httpx.Response], bool],
+    json: Mapping[str, Any] | None = None,
+    content: bytes | Iterator[bytes] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Outcome | str:
+    """Send an order once. Returns how it ended, or, where that is open, why it is.
+
+    `client_for` makes the client, and may raise TargetUnreadable; `accepts`: by which answer it was done.
+    """
+
+    def ask_permit(event: str, _: Mapping[str, Any]) -> None:
+        # The connection may have taken seconds; from here on only the request itself is sent.
+        if event == "http11.send_request_headers.started" and not permit():
+            raise _Forbidden
+
+    try:
+        with client_for() as client:
+            answer = outbound.answer_to(
+                client,
+                method,
+                url,
+                headers={"Idempotency-Key": key, **(headers or {})},
+                json=json,
+                content=content,
+                extensions={"trace": ask_permit},
+            )
+    except _Forbidden:
+        return forbidden()
+    except TargetUnreadable as error:
+        return Outcome(Status.FAILED, str(error))
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        return Outcome(Status.FAILED, f"{url} cannot be reached: {error}")
+    except httpx.HTTPError as error:
+        return f"no answer from {url}: {error or type(error).__name__}"
+    if accepts(answer):
+        return Outcome(Status.SUCCEEDED, f"{url} answered {answer.status_code}")
+    if answer.status_code == httpx.codes.PRECONDITION_FAILED:
+        return Conflict(Status.FAILED, f"somebody has changed {url} meanwhile (412)")
+    if answer.status_code == httpx.codes.CONFLICT:
+        return Conflict(Status.FAILED, f"{url} refused with 409")
+    if answer.is_client_error:
+        return Outcome(Status.FAILED, f"{url} refused with {answer.status_code}")
+    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        return Unserved(Status.INDETERMINATE, f"{url} answered 503")
+    return f"{url} answered {answer.status_code}"
+
+
 class Calls:
     """Calls of one service's API, with timeouts.
 
@@ -257,43 +311,18 @@ class Calls:
         content: Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Outcome | str:
-        """Send an order once. Returns how it ended, or, where that is open, why it is."""
-
-        def ask_permit(event: str, _: Mapping[str, Any]) -> None:
-            # The connection may have taken seconds; from here on only the request itself is sent.
-            if event == "http11.send_request_headers.started" and not permit():
-                raise _Forbidden
-
-        try:
-            with self.client(self._timeout) as client:
-                answer = outbound.answer_to(
-                    client,
-                    method,
-                    url,
-                    headers={"Idempotency-Key": key, **(headers or {})},
-                    json=json,
-                    content=content,
-                    extensions={"trace": ask_permit},
-                )
-        except _Forbidden:
-            return forbidden()
-        except TargetUnreadable as error:
-            return Outcome(Status.FAILED, str(error))
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return Outcome(Status.FAILED, f"{url} cannot be reached: {error}")
-        except httpx.HTTPError as error:
-            return f"no answer from {url}: {error or type(error).__name__}"
-        if self._accepts(answer):
-            return Outcome(Status.SUCCEEDED, f"{url} answered {answer.status_code}")
-        if answer.status_code == httpx.codes.PRECONDITION_FAILED:
-            return Conflict(Status.FAILED, f"{url} refused with 412: it was changed meanwhile")
-        if answer.status_code == httpx.codes.CONFLICT:
-            return Conflict(Status.FAILED, f"{url} refused with 409")
-        if answer.is_client_error:
-            return Outcome(Status.FAILED, f"{url} refused with {answer.status_code}")
-        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            return Unserved(Status.INDETERMINATE, f"{url} answered 503")
-        return f"{url} answered {answer.status_code}"
+        """Send an order once, as `order` does."""
+        return order(
+            lambda: self.client(self._timeout),
+            method,
+            url,
+            key=key,
+            permit=permit,
+            accepts=self._accepts,
+            json=json,
+            content=content,
+            headers=headers,
+        )
 
     def read(self, url: str, key: str) -> Any:
         """The value of a key in a URL's JSON answer. Raises TargetUnreadable, TargetAway."""
