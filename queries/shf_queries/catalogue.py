@@ -192,6 +192,11 @@ def watchdog() -> str:
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'
 
 
+def firing_alerts_of(service: str) -> str:
+    """The alerts of a service that the rules fire, whether or not anybody is notified of them."""
+    return f'ALERTS{{alertstate="firing",service={quote(service)},signal!=""}}'
+
+
 RULES = "shf_rules:info"  # its label `digest` tells which rules are loaded
 
 # The jobs that are the fabric: 1 while one of its replicas answers its scrape.

@@ -272,6 +272,39 @@ def test_a_silence_in_the_middle_of_an_incident_stops_it_until_it_ends(stack: St
     assert stack.restarts(SILENCED_LATE) == 1
 
 
+def test_people_called_for_a_silenced_cause_read_that_its_alert_fires(stack: Stack, fabric: Any) -> None:
+    """A service fails because of another one, which people have silenced: that one is left alone, and who is
+    called is not told that it does not alert.
+    """
+
+    def depends(content: dict[str, Any]) -> None:
+        content["services"][ENDED]["depends_on"] = [SILENCED]
+        content["correlation"] = {"wait_for_cause": "2s"}
+
+    reconfigure(stack, depends)
+    restarts, before = stack.restarts(SILENCED), {each["id"] for each in fabric.incidents(SILENCED)}
+    silence = Silence(stack.alertmanager_url, SILENCED)
+    stack.inject(SILENCED, "exit")
+    stack.wait_for("silenced", lambda: states(stack.alertmanager_url, SILENCED) == {"suppressed"}, DEADLINE)
+    stack.inject(ENDED, "errors")
+
+    def suspected() -> list[dict[str, Any]]:
+        return [each for each in fabric.incidents(SILENCED) if each["id"] not in before]
+
+    def called() -> bool:
+        return bool(suspected()) and suspected()[0]["state"] == "escalated"
+
+    stack.wait_for("called", called, DEADLINE)
+    (told,) = [
+        entry["message"]
+        for entry in fabric.story(suspected()[0]["id"])["timeline"]
+        if entry["kind"] == "escalation"
+    ]
+    assert "ShfHeartbeatMissed fires in Prometheus, and is silenced" in told
+    assert stack.restarts(SILENCED) == restarts
+    silence.expire()
+
+
 @contextmanager
 def alertmanager(
     workdir: Path, programs: Programs, port: int, content: Mapping[str, Any], *flags: str

@@ -200,13 +200,14 @@ def _suspected_dependency(
     cause = diagnosis.cause
     waited_enough = waited(incident, context, CAUSE) >= context.settings.correlation.wait_for_cause
     if not alerts.own_alerts:
-        reason = f"an alert of {incident.service}, the likely cause, which does not alert itself"
+        reason = f"an alert of {incident.service}, the likely cause"
         if not waited_enough:
             return Step(Transition(State.DIAGNOSING, CAUSE_POLL, waiting_for=f"{CAUSE}: {reason}"))
         # No alert names a signal by which its health could be told before an action: it is only watched
         # whether that ends for which it is suspected.
         suspected_for = incident.suspected_for.union(_breaches(seen, seen.service))
-        told, vain = _diagnosis_entries(diagnosis), f"waited in vain for {reason}"
+        why = _why_no_alert_came(seen.service, context)
+        told, vain = _diagnosis_entries(diagnosis), f"waited in vain for {reason}, {why}"
         step = to_people(incident, context, vain, *told, suspected_for=suspected_for)
         transition = with_changes(step.transition, **_diagnosis_columns(diagnosis))
         return Step(transition, also=(_unless_more_came(incident, alerts),))
@@ -236,6 +237,16 @@ def _suspected_dependency(
             State.DIAGNOSING, 0.0, (*_diagnosis_entries(diagnosis), Entry(Kind.STATE, message)), changes
         )
     )
+
+
+def _why_no_alert_came(service: str, context: Context) -> str:
+    """Of what people silence Alertmanager notifies nobody: then somebody may be working on it."""
+    firing = context.prometheus.instant(catalogue.firing_alerts_of(service))
+    names = sorted({sample.labels["alertname"] for sample in firing})
+    if not names:
+        return "which does not alert itself"
+    told = f"{', '.join(names)} fires in Prometheus"
+    return f"which is not notified: {told}, and is silenced, inhibited or not routed here"
 
 
 def _breaches(seen: Observations, service: str) -> list[str]:
