@@ -446,6 +446,31 @@ def test_silence_during_an_incident_stops_what_was_to_be_done(
     assert world.incident().outcome == "healed"
 
 
+def test_silence_holds_what_alertmanager_does_not_list_although_prometheus_fires_it(
+    compared: Any, alertmanager: Alertmanager, silence: Callable[[bool], None]
+) -> None:
+    """It ended there and has begun anew in Prometheus, or Alertmanager has just started: silenced it is."""
+    world, compare = compared
+    set_mode(world, Mode.PAUSED)
+    world.silent()
+    world.target.on_restart = world.healthy
+    known = alert(world)
+    world.receive(known)
+    world.prometheus.alerts = lambda: [{"labels": known.labels, "state": "firing"}]
+    world.run(seconds=5)
+    alertmanager.silence(matcher("service", "cart"))
+    compare()
+    set_mode(world, Mode.AUTOMATIC)
+    world.run(seconds=100)
+    assert statuses(world) == ["firing"]
+    assert (world.target.restarts, world.calls) == ([], [])
+    assert "silenced" in world.incident().waiting_for
+    alertmanager.silences.clear()
+    silence(False)
+    world.run(seconds=20)
+    assert len(world.target.restarts) == 1
+
+
 def matcher(name: str, value: str, *, regex: bool = False, equal: bool = True) -> dict[str, Any]:
     """A matcher as GET /api/v2/silences lists it."""
     return {"name": name, "value": value, "isRegex": regex, "isEqual": equal}

@@ -9,7 +9,7 @@ when nobody has sent it again for long enough.
 
 Whoever silences a service and works on it makes its alerts come and go. So it is not only the alerts of the
 moment that tell what is silenced: while an incident is open, a silence is held against those that have ended,
-too.
+too, and against those that only Prometheus says fire.
 """
 
 from __future__ import annotations
@@ -229,19 +229,17 @@ class Reconciliation:
         ]
         # What goes to others now fires all the same, and nobody may hear that it is over.
         here = {item.identity: item.status.state == "suppressed" for item in listed}
+        unlisted = [row for identity, row in known.items() if identity not in here]
         ended = self._ended(
-            [row for identity, row in known.items() if identity not in here and self._settled(row)],
-            {item.fingerprint for item in listed},
+            [row for row in unlisted if self._settled(row)], {item.fingerprint for item in listed}
         )
         silenced = [row.id for identity, row in known.items() if here.get(identity) and not row.suppressed]
         loud = [row.id for identity, row in known.items() if here.get(identity) is False and row.suppressed]
-        just_ended = set(ended)
-        over = [
-            *(row for row in known.values() if row.id in just_ended),
-            *self._context.store.ask(statements.ended_alerts_of_open),
-        ]
-        muted = {row.id: any(each.mutes(row.labels) for each in silences) for row in over}
-        silenced += [row.id for row in over if muted[row.id] and not row.suppressed]
+        just_ended, over = set(ended), self._context.store.ask(statements.ended_alerts_of_open)
+        muted = {row.id: any(each.mutes(row.labels) for each in silences) for row in (*unlisted, *over)}
+        silenced += [row.id for row in (*unlisted, *over) if muted[row.id] and not row.suppressed]
+        # What fires on unlisted may have been inhibited.
+        over = [*(row for row in unlisted if row.id in just_ended), *over]
         loud += [row.id for row in over if not muted[row.id] and row.suppressed]
         self._store(alerts, ended, silenced, loud)
         return True
