@@ -44,7 +44,6 @@ POLL = 0.1  # seconds between two looks at how far it is
 LOG_TAIL = 2000  # characters
 ALERTS = 50  # in a notification
 INTERVAL = 0.01  # seconds between two samples
-SAMPLES = 6  # in an answer
 _RESOLVED = text("SELECT count(*) FROM incidents WHERE state = 'resolved'")
 LOOK = 0.2  # seconds from the restart to the look at the samples: the shortest that the settings allow
 
@@ -69,10 +68,10 @@ class InstantPrometheus:
         return ((),) * len(queries)
 
     def raw(self, selector: str, *, seconds: float, at: float | None = None) -> tuple[Series, ...]:
-        """Samples up to now, without a gap for so long that they are believed."""
+        """Samples up to now, without a gap."""
         at = time.time() if at is None else at
-        times = at - INTERVAL * np.arange(SAMPLES - 1.0, -1.0, -1.0)
-        return (Series({}, times, np.full(SAMPLES, self._value(selector))),)
+        times = at - INTERVAL * np.arange(seconds // INTERVAL, -1.0, -1.0)
+        return (Series({}, times, np.full(times.size, self._value(selector))),)
 
     def range(self, promql: str, *, start: float, end: float, step: float) -> tuple[Series, ...]:
         """No history: what ranking causes costs is measured by `make bench-rca`."""

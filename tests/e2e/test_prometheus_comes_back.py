@@ -19,22 +19,34 @@ from shf_queries import PrometheusClient
 
 pytestmark = pytest.mark.e2e
 
-SCRAPES, EVALUATIONS = 5, 1  # seconds between two: each target is scraped at a moment of its own
+EVALUATIONS = 1  # seconds between two
 AWAY = 17.0  # seconds: longer than what is no gap yet
 SERVICES = [f"s{number}" for number in range(6)]
 PATIENCE = 90.0  # seconds, for busy machines
 
 
-def test_what_was_scraped_before_prometheus_was_away_fails_no_more(tmp_path: Path) -> None:
+# Each target is scraped at a moment of its own. However often: it takes a while until that begins.
+@pytest.mark.parametrize(("signal", "scrapes"), [("heartbeat", 5), ("heartbeat", 1), ("error_ratio", 1)])
+def test_what_was_scraped_before_prometheus_was_away_fails_no_more(
+    tmp_path: Path, signal: str, scrapes: int
+) -> None:
     """The services fail, Prometheus is killed, they are mended, Prometheus comes back."""
     mended = Event()
+    requests = {"200": 0, "500": 0}
 
     class Target(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if mended.is_set() else 500)
+            requests["200" if mended.is_set() else "500"] += 10
+            samples = (
+                f'http_request_duration_seconds_count{{code="{code}"}} {number}\n'
+                for code, number in requests.items()
+            )
+            content = "".join(samples).encode()
+            self.send_response(500 if signal == "heartbeat" and not mended.is_set() else 200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
+            self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
             """Nothing."""
@@ -44,20 +56,20 @@ def test_what_was_scraped_before_prometheus_was_away_fails_no_more(tmp_path: Pat
     jobs = [
         {
             "job_name": name,
-            "scrape_interval": f"{SCRAPES}s",
+            "scrape_interval": f"{scrapes}s",
             "static_configs": [{"targets": [f"127.0.0.1:{target.server_port}"]}],
         }
         for name in SERVICES
     ]
-    timing = {"scrape_interval": SCRAPES, "evaluation_interval": EVALUATIONS}
+    timing = {"scrape_interval": scrapes, "evaluation_interval": EVALUATIONS}
     settings = Settings.model_validate({"services": {name: {} for name in SERVICES}, "prometheus": timing})
-    parameters = RuleParameters(scrape_interval=SCRAPES, evaluation_interval=EVALUATIONS)
+    parameters = RuleParameters(scrape_interval=scrapes, evaluation_interval=EVALUATIONS)
     with reserved_ports(1) as (port,):
         client = PrometheusClient(f"http://127.0.0.1:{port}")
         verifier = Verifier(client, settings)
 
         def health() -> list[Health]:
-            return [verifier.health(name, ["heartbeat"], time.time())[0] for name in SERVICES]
+            return [verifier.health(name, [signal], time.time())[0] for name in SERVICES]
 
         with prometheus_with_rules(tmp_path, port, parameters, jobs):
             wait_until("all fail", lambda: set(health()) == {Health.FAILING}, PATIENCE)

@@ -297,11 +297,28 @@ HEALTH: list[tuple[str, Mapping[str, Points], tuple[str, ...], Health]] = [
     ("one is unknown", {"errors": CALM}, ("error_ratio", "heartbeat"), Health.UNKNOWN),
     ("one fails, one is unknown", {"errors": BAD}, ("error_ratio", "heartbeat"), Health.FAILING),
     ("silent", {"up": every_5_s(900, 1000, 0.0)}, ("heartbeat",), Health.FAILING),
-    ("silent just after a gap", {"up": after_a_gap(990, 0.0)}, ("heartbeat",), Health.UNKNOWN),
-    ("silent long after a gap", {"up": after_a_gap(985, 0.0)}, ("heartbeat",), Health.FAILING),
-    ("calm just after a gap", {"up": after_a_gap(990, 1.0)}, ("heartbeat",), Health.UNKNOWN),
+    ("silent just after a gap", {"up": after_a_gap(980, 0.0)}, ("heartbeat",), Health.UNKNOWN),
+    ("silent long after a gap", {"up": after_a_gap(975, 0.0)}, ("heartbeat",), Health.FAILING),
+    ("calm just after a gap", {"up": after_a_gap(980, 1.0)}, ("heartbeat",), Health.UNKNOWN),
     ("new and silent", {"up": every_5_s(990, 1000, 0.0)}, ("heartbeat",), Health.UNKNOWN),
-    ("errors of seldom requests", {"errors": after_a_gap(995, 0.9)}, ("error_ratio",), Health.FAILING),
+    (
+        "errors of seldom requests",
+        {"errors": after_a_gap(995, 0.9), "up": every_5_s(900, 1000, 1.0)},
+        ("error_ratio",),
+        Health.FAILING,
+    ),
+    (
+        "errors just after Prometheus's return",
+        {"errors": after_a_gap(965, 0.9), "up": after_a_gap(965, 1.0)},
+        ("error_ratio",),
+        Health.UNKNOWN,
+    ),
+    (
+        "errors long after Prometheus's return",
+        {"errors": after_a_gap(960, 0.9), "up": after_a_gap(960, 1.0)},
+        ("error_ratio",),
+        Health.FAILING,
+    ),
     ("exactly the limit", {"errors": every_5_s(900, 1000, 0.05)}, ("error_ratio",), Health.CALM),
 ]
 

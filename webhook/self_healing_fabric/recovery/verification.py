@@ -26,6 +26,7 @@ from shf_queries.catalogue import HEARTBEAT, SIGNALS, Signal
 
 SHORT_WINDOW_SCRAPES = 4  # the rules' short window, in scrape intervals
 MAX_GAP_INTERVALS = 3  # missing evaluations that are still no gap
+SCRAPES_BEGIN = 10.0  # seconds after the rules: a Prometheus that starts hands its targets on twice, each 5 s
 MAX_LOOK_BACK = 1800.0  # seconds of raw samples asked for at most
 MUCH_WORSE = 1.5  # times as far as before; what failed already must grow by so much to be called worse
 
@@ -113,23 +114,37 @@ class Verifier:
         """Does it still fail? Ask the newest samples again, right before an effect. Raises QueryError.
 
         The first ones after a gap do not know: a Prometheus that was away evaluates its rules at once, on
-        what it had scraped before, up to 5 min old.
+        what it had scraped and recorded before, up to 5 min old.
         """
         self._require_clocks()
-        runs = []
+        runs, known = [], []
         for name in sorted(signals):
             signal = SIGNALS[name]
-            # A window holds nothing older than itself. A scrape that fails is seen when its timeout is over.
-            scrape = self._settings.prometheus.scrape_interval
-            unsure = 0.0 if signal.windowed else self._settle(signal) + scrape
+            # A scrape that fails is seen when its timeout is over.
+            unsure = self._settle(signal) + self._settings.prometheus.scrape_interval + SCRAPES_BEGIN
             fresh_from = now - unsure - 2 * self._max_gap
-            runs.append(self._run(service, signal, fresh_from, now, unsure=unsure))
+            run = self._run(service, signal, fresh_from, now)
+            runs.append(run)
+            if self._recorded_for(service, signal, fresh_from, now) >= unsure:
+                known.append(run)
         evidence = tuple(run.evidence for run in runs if run.evidence)
-        if any(run.bad_now for run in runs):
+        if any(run.bad_now for run in known):
             return Health.FAILING, evidence
-        if runs and all(run.good_now for run in runs):
+        if runs and all(run.good_now for run in known) and len(known) == len(runs):
             return Health.CALM, evidence
         return Health.UNKNOWN, evidence
+
+    def _recorded_for(self, service: str, signal: Signal, fresh_from: float, now: float) -> float:
+        """Seconds for which Prometheus has recorded it without a gap, up to the newest sample.
+
+        Between two requests of a seldom used service nothing is in the window, and that is no gap: then it is
+        the heartbeat that tells, if the service has one.
+        """
+        told = (HEARTBEAT if signal.windowed else signal).fresh_series
+        query = catalogue.series_of(told, service)
+        series = self._client.raw(query, seconds=now - fresh_from, at=now)
+        lasted = (self._lasted(np.full(each.times.size, True), each) for each in series if each.times.size)
+        return min(lasted, default=math.inf)
 
     def failing(self, signals: Mapping[str, Collection[str]], now: float) -> frozenset[str]:
         """The services of which one of these signals is outside its limit now, in one query. Raises
@@ -265,10 +280,7 @@ class Verifier:
         statement = f"{service} was started {'anew' if current > before else 'before the action'}."
         return current > before, Evidence(statement, catalogue.start_time_of(service), current, now)
 
-    def _run(
-        self, service: str, signal: Signal, fresh_from: float, now: float, *, unsure: float = 0.0
-    ) -> Run:
-        """What the samples since `fresh_from` say; nothing of now before `unsure` seconds without a gap."""
+    def _run(self, service: str, signal: Signal, fresh_from: float, now: float) -> Run:
         seconds = min(now - fresh_from, MAX_LOOK_BACK)
         if seconds <= 0:
             return Run(signal, None)
@@ -277,21 +289,18 @@ class Verifier:
         series = [item for item in self._client.raw(query, seconds=seconds, at=now) if item.times.size]
         if not series:
             return Run(signal, None)
-        runs = [self._run_of(item, signal, limit_for(item.labels), query, now, unsure) for item in series]
+        runs = [self._run_of(item, signal, limit_for(item.labels), query, now) for item in series]
         # The worst of several series (clusters, namespaces) speaks for the service.
         return min(runs, key=lambda run: (run.good_for, not run.bad_now))
 
-    def _run_of(
-        self, series: Series, signal: Signal, limit: Limit | None, query: str, now: float, unsure: float
-    ) -> Run:
+    def _run_of(self, series: Series, signal: Signal, limit: Limit | None, query: str, now: float) -> Run:
         if limit is None:
             return Run(signal, None)
         good = np.array([not is_outside(signal, value, limit.value) for value in series.values], dtype=bool)
         finite = np.isfinite(series.values)
         good &= finite
         last, value = float(series.times[-1]), float(series.values[-1])
-        without_gap = self._lasted(np.full(series.times.size, True), series)
-        current = now - last <= self._max_gap and without_gap >= unsure
+        current = now - last <= self._max_gap
         # JSON knows neither NaN nor infinity, and neither is a measurement.
         evidence = Evidence(f"{compared(signal, value, limit)}.", query, value, last)
         return Run(
