@@ -11,7 +11,7 @@ than before the action is said at once, for then there may be something to take 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -117,34 +117,31 @@ class Verifier:
         what it had scraped and recorded before, up to 5 min old.
         """
         self._require_clocks()
-        runs, known = [], []
-        for name in sorted(signals):
-            signal = SIGNALS[name]
-            # A scrape that fails is seen when its timeout is over.
-            unsure = self._settle(signal) + self._settings.prometheus.scrape_interval + SCRAPES_BEGIN
-            fresh_from = now - unsure - 2 * self._max_gap
-            run = self._run(service, signal, fresh_from, now)
-            runs.append(run)
-            if self._recorded_for(service, signal, fresh_from, now) >= unsure:
-                known.append(run)
+        watched = [SIGNALS[name] for name in sorted(signals)]
+        # Between two requests of a seldom used service nothing is in the window, and that is no gap: then the
+        # heartbeat tells, if the service has one.
+        telling = [HEARTBEAT if signal.windowed else signal for signal in watched]
+        # A scrape that fails is seen when its timeout is over.
+        late = self._settings.prometheus.scrape_interval + SCRAPES_BEGIN
+        unsure = [self._settle(signal) + late for signal in watched]
+        seconds = max(unsure, default=0.0) + 2 * self._max_gap
+        stored = {signal.name: self._stored(service, signal, seconds, now) for signal in {*watched, *telling}}
+        runs = [self._run_of(service, signal, stored[signal.name], now) for signal in watched]
+        known = [
+            run
+            for run, teller, least in zip(runs, telling, unsure, strict=True)
+            if self._recorded_for(stored[teller.name]) >= least
+        ]
         evidence = tuple(run.evidence for run in runs if run.evidence)
         if any(run.bad_now for run in known):
             return Health.FAILING, evidence
-        if runs and all(run.good_now for run in known) and len(known) == len(runs):
+        if runs and len(known) == len(runs) and all(run.good_now for run in known):
             return Health.CALM, evidence
         return Health.UNKNOWN, evidence
 
-    def _recorded_for(self, service: str, signal: Signal, fresh_from: float, now: float) -> float:
-        """Seconds for which Prometheus has recorded it without a gap, up to the newest sample.
-
-        Between two requests of a seldom used service nothing is in the window, and that is no gap: then it is
-        the heartbeat that tells, if the service has one.
-        """
-        told = (HEARTBEAT if signal.windowed else signal).fresh_series
-        query = catalogue.series_of(told, service)
-        series = self._client.raw(query, seconds=now - fresh_from, at=now)
-        lasted = (self._lasted(np.full(each.times.size, True), each) for each in series if each.times.size)
-        return min(lasted, default=math.inf)
+    def _recorded_for(self, stored: Sequence[Series]) -> float:
+        """Seconds for which Prometheus has recorded it without a gap, up to the newest sample."""
+        return min((self._lasted(np.full(each.times.size, True), each) for each in stored), default=math.inf)
 
     def failing(self, signals: Mapping[str, Collection[str]], now: float) -> frozenset[str]:
         """The services of which one of these signals is outside its limit now, in one query. Raises
@@ -284,16 +281,22 @@ class Verifier:
         seconds = min(now - fresh_from, MAX_LOOK_BACK)
         if seconds <= 0:
             return Run(signal, None)
+        return self._run_of(service, signal, self._stored(service, signal, seconds, now), now)
+
+    def _stored(self, service: str, signal: Signal, seconds: float, now: float) -> Sequence[Series]:
+        query = catalogue.series_of(signal.fresh_series, service)
+        return [item for item in self._client.raw(query, seconds=seconds, at=now) if item.times.size]
+
+    def _run_of(self, service: str, signal: Signal, stored: Sequence[Series], now: float) -> Run:
+        if not stored:
+            return Run(signal, None)
         limit_for = self._limits(service, signal, now)
         query = catalogue.series_of(signal.fresh_series, service)
-        series = [item for item in self._client.raw(query, seconds=seconds, at=now) if item.times.size]
-        if not series:
-            return Run(signal, None)
-        runs = [self._run_of(item, signal, limit_for(item.labels), query, now) for item in series]
+        runs = [self._run_of_one(item, signal, limit_for(item.labels), query, now) for item in stored]
         # The worst of several series (clusters, namespaces) speaks for the service.
         return min(runs, key=lambda run: (run.good_for, not run.bad_now))
 
-    def _run_of(self, series: Series, signal: Signal, limit: Limit | None, query: str, now: float) -> Run:
+    def _run_of_one(self, series: Series, signal: Signal, limit: Limit | None, query: str, now: float) -> Run:
         if limit is None:
             return Run(signal, None)
         good = np.array([not is_outside(signal, value, limit.value) for value in series.values], dtype=bool)
