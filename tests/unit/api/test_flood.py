@@ -61,7 +61,8 @@ def stored_one(api: Any) -> None:
 
 
 def due_one(api: Any) -> None:
-    """One incident waits to be claimed."""
+    """One incident waits to be claimed, and the servers were asked what is silenced."""
+    api.fabric.context.leases.compared(api.fabric.settings.reconcile_interval)
     api.clock.now = api.store.clock()  # by which leases are claimed
     api.receive("cart")
 

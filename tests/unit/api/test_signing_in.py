@@ -50,7 +50,8 @@ def test_a_browser_without_a_session_gets_the_way_in(guarded: Any) -> None:
     assert "User name" in page.text
     assert guarded.client.get("/").content_type == "application/problem+json"
     answer = guarded.client.post("/mode", data={"mode": "paused"}, headers=BROWSER)
-    assert (answer.status_code, "Nothing was changed" in answer.text) == (401, True)
+    assert (answer.status_code, "nothing was changed" in answer.text) == (401, True)
+    assert 'name="next" value="/"' in answer.text
 
 
 @pytest.mark.parametrize("page", ["/", "/incidents/20260101-0-ab", "/messages/20260101-0-ab/call-01ab"])

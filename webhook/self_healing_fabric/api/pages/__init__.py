@@ -349,7 +349,7 @@ def refusal_shown(refusal: Response | None) -> Response | None:
         return problem_shown(refusal)
     back, told = request.path, ""
     if request.method not in ("GET", "HEAD"):  # a form: its page is one above
-        back = request.path.rpartition("/")[0]
+        back = request.path.rpartition("/")[0] or "/"
         told = "You are not signed in any more, and nothing was changed. Sign in, then decide again."
     return rendering.protect(_login_page(back, 401, told), _fabric().settings)
 
