@@ -216,7 +216,7 @@ def _approvals() -> Story:
 
 
 def _late_causes() -> Story:
-    """Causes that alert when people are asked about their symptoms already."""
+    """Causes that alert when people are asked about their symptoms, or called for them, already."""
     return Story(
         "late causes",
         (
@@ -227,8 +227,7 @@ def _late_causes() -> Story:
         ),
         events=(
             Event("page", "awaiting_approval", "fail", "disk"),
-            Event("feed", "awaiting_approval", "escalate"),
-            Event("feed", "escalated", "fail", "host"),
+            Event("feed", "escalated", "fail", "host"),  # nobody has answered in time
             Event("disk", "awaiting_approval", "approve"),
             Event("host", "awaiting_approval", "approve"),
         ),

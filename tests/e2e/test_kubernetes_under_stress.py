@@ -171,6 +171,7 @@ def test_an_api_server_that_does_not_know_its_rights_yet_is_waited_for(
 def test_a_token_that_is_none_any_more_is_told_at_once(shop: RepairedShop) -> None:
     """An API server that is ready refuses it `/readyz`, too: to wait for that would hide the reason."""
     shop.deploy()
+    wait_until("the API server is ready", lambda: shop.cluster.api.get("/readyz").is_success, 60.0)
     effect = shop.platform(token="token-of-nobody").effect("restart")
     with pytest.raises(TargetUnreadable, match=r"not allowed \(401\)") as told:
         effect.snapshot()

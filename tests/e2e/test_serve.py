@@ -66,7 +66,8 @@ class SlowTarget:
             metric = {"__name__": "service:shf_heartbeat:answered", "service": "cart"}
             result = [{"metric": metric, "value": [now, "0"]}]
         elif "[" in query and query.startswith("service:shf_up:ratio"):
-            result = [{"metric": {"service": "cart"}, "values": [[now - 1, "0"], [now, "0"]]}]
+            silent = [[now - ago, "0"] for ago in range(60, -1, -1)]
+            result = [{"metric": {"service": "cart"}, "values": silent}]
         return Response(
             json.dumps({"status": "success", "data": {"result": result}}), mimetype="application/json"
         )

@@ -185,9 +185,13 @@ def verdicts(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> dict
         verifier = Verifier(client, SETTINGS)
         with prometheus_with_rules(workdir, port, FAST, jobs):
             time.sleep(BEFORE)
-            found["health before"] = {
-                name: verifier.health(name, ["error_ratio"], time.time())[0] for name in CASES
-            }
+            believed = time.time() + PATIENCE
+            while Health.UNKNOWN in found.get("health before", {"": Health.UNKNOWN}).values():
+                assert time.time() < believed
+                time.sleep(1.0)
+                found["health before"] = {
+                    name: verifier.health(name, ["error_ratio"], time.time())[0] for name in CASES
+                }
             before = {name: verifier.condition(name, time.time()) for name in CASES}
             starts = {name: verifier.start_time(name, time.time()) for name in CASES}
             acted = scripts.act()
