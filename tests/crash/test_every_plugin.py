@@ -100,6 +100,7 @@ class Target:
     def __init__(self) -> None:
         self.orders: list[str] = []
         self.ends: multiprocessing.process.BaseProcess | None = None
+        self.ended, self.carried_out = threading.Event(), threading.Event()
         target = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -109,8 +110,9 @@ class Target:
             def do_POST(self) -> None:
                 if target.ends is not None:
                     target.ends.kill()
-                    target.ends.join(30)
+                    target.ended.wait(60)  # only one thread may wait for a process itself
                 target.orders.append(self.path.rpartition("/")[2])
+                target.carried_out.set()
                 self._answer({})
 
             def _answer(self, content: Any) -> None:
@@ -212,6 +214,8 @@ def test_a_kill_amid_a_plugins_effect_leaves_exactly_one(
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
+    target.ended.set()
+    assert moment != AMID or target.carried_out.wait(30)
     target.ends = None
 
     try:
