@@ -7,9 +7,10 @@ into a failure.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -27,3 +28,11 @@ def within_deadline(function: Callable[[], T], within: float = 30.0) -> T:
         return pool.submit(function).result(within)
     finally:
         pool.shutdown(wait=False)
+
+
+def wait_until(condition: Callable[[], Any], within: float = 60.0) -> None:
+    """Until the condition holds; AssertionError when it does not within so many seconds."""
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from deadline import wait_until
 from one_step import open_incident
 from self_healing_fabric import __version__, servers_asked
 from self_healing_fabric.app import BackgroundServer, create_app
@@ -98,14 +99,6 @@ def running(servers: Servers, tmp_path: Path) -> Iterator[Fabric]:
         made.start()
         yield made
         made.stop()
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    """A deadline for busy machines, not a measurement."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def reconciled(fabric: Fabric) -> bool:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
+from deadline import wait_until
 from one_step import Watching, open_incident
 from plugin_packages import write_package
 from self_healing_fabric.integration.lifecycle import Fabric
@@ -81,14 +81,6 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     yield tmp_path / "packages"
     sys.modules.pop("shf_acme", None)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """A deadline for busy machines, not a measurement."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_the_others_go_on(

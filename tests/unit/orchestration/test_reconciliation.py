@@ -15,6 +15,7 @@ from pytest_httpserver import HTTPServer
 from structlog.testing import capture_logs
 from werkzeug import Request, Response
 
+from deadline import wait_until
 from self_healing_fabric import servers_asked
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.ingestion import identity_time
@@ -824,14 +825,6 @@ def test_without_alertmanager_prometheus_tells_what_ended(world: Any) -> None:
     reconciliation.close()
     ended = {row.labels["signal"]: row.status for row in world.alerts_of(world.incident())}
     assert ended == {"heartbeat": "resolved", "cpu": "firing"}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """A deadline for busy machines, not a measurement."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["between two processes", "frozen"])

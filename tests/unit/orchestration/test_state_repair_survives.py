@@ -59,6 +59,18 @@ class Ledger:
             self.world.run()
         self.world.crash()
 
+    def die_after_the_repair(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As `die`, between the effect and its record."""
+        perform = StateRepair.perform
+
+        def perform_and_die(*arguments: Any, **options: Any) -> None:
+            perform(*arguments, **options)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StateRepair, "perform", perform_and_die)
+            self.die()
+
 
 @pytest.fixture
 def make_ledger(make_world: Callable[..., Any], tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
@@ -111,15 +123,7 @@ def test_a_replica_that_is_away_with_its_new_state_is_asked_when_it_is_back(
     replica = ledger.replicas["c"]
     replica.answer, replica.away = 502, 10**6
     if killed:
-        perform = StateRepair.perform
-
-        def perform_and_die(*arguments: Any, **options: Any) -> None:
-            perform(*arguments, **options)
-            raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(StateRepair, "perform", perform_and_die)
-            ledger.die()
+        ledger.die_after_the_repair(monkeypatch)
     ledger.world.run(seconds=120)
     assert "whether repair happened is not known yet" in ledger.world.incident().waiting_for
     assert ledger.world.calls == []
@@ -153,15 +157,7 @@ def test_without_a_majority_people_are_called_with_the_reason(ledger: Ledger) ->
 
 def test_killed_after_the_effect_does_not_repeat_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the effect and its record: the replica's bytes tell that it happened."""
-    perform = StateRepair.perform
-
-    def perform_and_die(*arguments: Any, **options: Any) -> None:
-        perform(*arguments, **options)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StateRepair, "perform", perform_and_die)
-        ledger.die()
+    ledger.die_after_the_repair(monkeypatch)
     ledger.world.run(seconds=120)
     assert ledger.puts == [0, 0, 1]
     assert ledger.world.incident().outcome == "healed"

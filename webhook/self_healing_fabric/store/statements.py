@@ -396,7 +396,12 @@ _COMPARED_UNTIL = select(leases.c.until).where(leases.c.name == _COMPARED)
 
 def note_compared(connection: Connection, until: float) -> None:
     """What people have silenced was learnt, which holds until then."""
-    statement = _upsert(connection, leases).values(name=_COMPARED, owner="", until=until)
+    _note_until(connection, _COMPARED, until)
+
+
+def _note_until(connection: Connection, name: str, until: float) -> None:
+    """Of what nobody holds, but all replicas know."""
+    statement = _upsert(connection, leases).values(name=name, owner="", until=until)
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"until": until}))
 
 
@@ -880,8 +885,7 @@ def listen_for_heartbeats(connection: Connection, now: float, *, longest_pause: 
         silent_before = heartbeats.c.at <= heard_until
         at = case((silent_before, heartbeats.c.at + (now - heard_until)), else_=now)
         connection.execute(update(heartbeats).values(at=at))
-    statement = _upsert(connection, leases).values(name=_LISTENING, owner="", until=now)
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"until": now}))
+    _note_until(connection, _LISTENING, now)
 
 
 def beat(connection: Connection, service: str, now: float, *, expected: bool) -> bool:
