@@ -31,7 +31,7 @@ from typing import Any, Self
 
 import docker
 import pytest
-from docker.errors import DockerException
+from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 
 from shf_demo.ports import free_ports
@@ -81,6 +81,27 @@ def wait_until(what: str, condition: Callable[[], bool], deadline: float = 20.0)
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {deadline:g} s")
         time.sleep(0.05)
+
+
+def remove(container: Container) -> None:
+    """Remove a container by force, and again while the engine fails in that.
+
+    An engine that is amid a restart writes the container's record into the folder that it removes
+    (moby/moby#52161), answers 500, and removes the rest when it is asked again.
+    """
+
+    def is_gone() -> bool:
+        try:
+            container.remove(force=True)
+        except NotFound:
+            pass
+        except APIError as error:
+            if not error.is_server_error():
+                raise
+            return False
+        return True
+
+    wait_until(f"{container.name} is removed", is_gone)
 
 
 @dataclass(frozen=True)
@@ -237,8 +258,7 @@ class DockerEngine:
             web.wait_answering()
             yield web
         finally:
-            with contextlib.suppress(docker.errors.NotFound):
-                self.client.containers.get(web.id).remove(force=True)
+            remove(container)
 
     def events(self, kind: str, container: str) -> list[dict[str, Any]]:
         """The events of a kind that the engine has recorded of a container."""
@@ -270,8 +290,9 @@ class DockerEngine:
             if self._ended() and hasattr(self, "client"):
                 self.start()  # only an engine can end the containers that it left
             if not self._ended():
-                for container in self.client.containers.list(all=True):
-                    container.remove(force=True)
+                # The list of an engine may name what was removed amid a restart.
+                for container in self.client.containers.list(all=True, ignore_removed=True):
+                    remove(container)
         finally:
             self.stop()
             self._unmount()

@@ -20,7 +20,7 @@ from pathlib import Path
 import docker
 import pytest
 from docker.models.containers import Container
-from docker_engine import DockerEngine
+from docker_engine import DockerEngine, remove
 
 from shf_demo.servers import Server
 from shf_demo.stack import Stack
@@ -184,7 +184,7 @@ class ContainedServer(Server):
     def remove(self) -> None:
         """With its data."""
         with contextlib.suppress(docker.errors.NotFound):
-            self.container.remove(force=True)
+            remove(self.container)
         with contextlib.suppress(docker.errors.NotFound):
             self.engine.client.volumes.get(self.volume).remove()
 

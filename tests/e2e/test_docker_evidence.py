@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from docker.errors import NotFound
 from docker.models.containers import Container
-from docker_engine import IMAGE, DockerEngine, require_engine, wait_until
+from docker_engine import IMAGE, DockerEngine, remove, require_engine, wait_until
 
 from deadline import within_deadline
 from self_healing_fabric.diagnosis.evidence import Observations
@@ -52,8 +51,7 @@ def container(engine: DockerEngine, name: str, command: str, **options: Any) -> 
     try:
         yield made
     finally:
-        with contextlib.suppress(NotFound):
-            made.remove(force=True)
+        remove(made)
 
 
 def ask(engine: DockerEngine, name: str, *, later: float = 0.0) -> Report:

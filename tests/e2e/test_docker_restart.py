@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import pytest
 from docker.types import Mount
-from docker_engine import IGNORES, IMAGE, DockerEngine, Web, require_engine, wait_until
+from docker_engine import IGNORES, IMAGE, DockerEngine, Web, remove, require_engine, wait_until
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
@@ -269,7 +269,7 @@ def failing(engine: DockerEngine, name: str, command: str, **options: Any) -> It
     try:
         yield made
     finally:
-        made.remove(force=True)
+        remove(made)
 
 
 def until(made: Any, what: str, condition: Callable[[Any], bool]) -> None:
@@ -423,7 +423,7 @@ def with_own_time(engine: DockerEngine, name: str, seconds: int, on_term: str) -
     try:
         yield engine.client.containers.get(name)
     finally:
-        engine.client.containers.get(name).remove(force=True)
+        remove(engine.client.containers.get(name))
 
 
 def test_a_container_has_its_own_time_to_end(engine: DockerEngine) -> None:
@@ -551,7 +551,7 @@ def test_what_is_removed_amid_a_restart_was_not_restarted(engine: DockerEngine, 
         open_incident(context, "restart", service=SERVICE)
         stepped = pool.submit(step, context)
         wait_until("the engine stops the container", lambda: web.events("kill") > 0)
-        web.container().remove(force=True)
+        remove(web.container())
         with engine.web("replaced-amid") as newcomer:
             stepped.result(timeout=30)
             assert state_and_actions(context) == ("escalated", ["failed"])

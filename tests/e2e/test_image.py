@@ -13,7 +13,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from docker_engine import DockerEngine, require_engine, wait_until
+from docker_engine import DockerEngine, remove, require_engine, wait_until
 from fabric_image import LOCKED, ContainedServer, ContainedStack, build, engine_with_image, require_debian
 
 from conftest import Fabric
@@ -84,7 +84,7 @@ def test_the_main_job_in_a_container(
         server.start()
         server.wait_ready()
         assert [row["id"] for row in fabric.incidents("tokenguard")] == [story["id"]]
-        server.container.remove(force=True)
+        remove(server.container)
         server.start()  # another container on the same volume, as an upgrade is
         server.wait_ready()
         assert fabric.story(story["id"])["outcome"] == "healed"
