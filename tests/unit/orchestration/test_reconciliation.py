@@ -827,6 +827,38 @@ def test_without_alertmanager_prometheus_tells_what_ended(world: Any) -> None:
     assert ended == {"heartbeat": "resolved", "cpu": "firing"}
 
 
+def test_a_silence_of_an_alertmanager_that_is_configured_no_more_holds_nothing(
+    compared: Any, alertmanager: Alertmanager
+) -> None:
+    """Nobody would tell of its end: the incident would wait for ever."""
+    world, compare = compared
+    set_mode(world, Mode.PAUSED)
+    world.silent()
+    world.target.on_restart = world.healthy
+    world.receive(alert(world), alert(world, fingerprint="another"))
+    world.run(seconds=5)
+    world.receive(alert(world, fingerprint="another", status="resolved"))
+    world.run(seconds=5)
+    alertmanager.list(state="suppressed")
+    alertmanager.silence({"name": "service", "value": "cart", "isRegex": False, "isEqual": True})
+    compare()
+    assert [row.suppressed for row in world.alerts_of(world.incident())] == [True, True]
+    world.close()
+    del world.values["alertmanager"]
+    world.open()
+    set_mode(world, Mode.AUTOMATIC)
+    world.run(seconds=60)
+    assert world.target.restarts == []
+    fired = {"service": "cart", "signal": "heartbeat"}
+    world.prometheus.alerts = lambda: [{"labels": fired, "state": "firing"}]
+    reconciliation = Reconciliation(world.context)
+    reconciliation.run()
+    reconciliation.close()
+    assert not any(row.suppressed for row in world.alerts_of(world.incident()))
+    world.run(seconds=60)
+    assert len(world.target.restarts) == 1
+
+
 @pytest.mark.parametrize("frozen", [False, True], ids=["between two processes", "frozen"])
 def test_what_was_silenced_while_nothing_ran_is_left_alone(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, frozen: bool

@@ -325,8 +325,13 @@ class Reconciliation:
         fires = self._fires_in_prometheus()
         if fires is None:
             return False
-        known = [row for row in self._firing() if self._is_known_to_prometheus(row.labels)]
-        self._store([], [row.id for row in known if self._settled(row) and not fires(row.labels)])
+        firing = self._firing()
+        known = [row for row in firing if self._is_known_to_prometheus(row.labels)]
+        ended = [row.id for row in known if self._settled(row) and not fires(row.labels)]
+        marked: Collection[AnyRow] = ()
+        if self._context.settings.alertmanager is None:  # it was configured once: nobody tells of an end now
+            marked = (*firing, *self._context.store.ask(statements.ended_alerts_of_open))
+        self._store([], ended, loud=[row.id for row in marked if row.suppressed])
         return True
 
     def _fires_in_prometheus(self) -> Callable[[Mapping[str, str]], bool] | None:
