@@ -115,6 +115,7 @@ def alertmanager(
         "receivers": shipped["receivers"],
         "status": {"config": configuration, "uptime": since},
         "alerts": list(alerts),
+        "silences": [],
     }.items():
         server.expect_request(f"/api/v2/{path}", **request).respond_with_json(answer)
     return server.url_for("").rstrip("/")
@@ -362,9 +363,23 @@ def test_an_alertmanager_that_tells_no_routes_is_a_note(httpserver: HTTPServer) 
     """What stands in for Alertmanager need not have its status."""
     httpserver.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
     httpserver.expect_request("/api/v2/status").respond_with_json({"config": {"original": "route: ["}})
+    httpserver.expect_request("/api/v2/silences").respond_with_json([])
     url = httpserver.url_for("").rstrip("/")
     findings = found(settings(alertmanager={"url": url}), "alertmanager")
     assert [finding.ok for finding in findings] == [True, None]
+
+
+def test_an_alertmanager_that_shows_no_silences_is_a_note_with_the_remedy(httpserver: HTTPServer) -> None:
+    """A proxy before it lets only the alerts through: the fabric works, and people should know the price."""
+    httpserver.expect_request("/api/v2/receivers").respond_with_json([{"name": "self-healing-fabric"}])
+    httpserver.expect_request("/api/v2/silences").respond_with_data("", status=403)
+    url = httpserver.url_for("").rstrip("/")
+    findings = found(settings(alertmanager={"url": url}), "alertmanager")
+    assert [each.ok for each in findings] == [True, None, None]  # nor does it tell its routes
+    assert findings[1].message == (
+        "does not show its silences: it answers 403 FORBIDDEN. They do not hold between two alerts of an "
+        "incident. Let the fabric `GET /api/v2/silences` too."
+    )
 
 
 def test_an_absent_alertmanager_is_said_not_to_answer() -> None:
@@ -423,7 +438,10 @@ def test_a_sick_service_is_a_failure_of_its_own(httpserver: HTTPServer) -> None:
     }
     configured = settings(services=services)
     assert [finding.ok for finding in found(configured, "service sick")] == [False, None]
-    assert [finding.ok for finding in found(configured, "service gone")] == [False, False]
+    health, recovery = found(configured, "service gone")
+    assert (health.ok, recovery.ok) == (False, False)
+    assert "it does not answer: " in health.message
+    assert "Start it, or correct `health` of the service: seen from a container" in health.message
 
 
 def test_a_workload_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:

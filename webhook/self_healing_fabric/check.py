@@ -81,8 +81,11 @@ def _remedy_of_silence(finding: Finding) -> str | None:
     server, told = finding.subject.partition(" ")[0], finding.message
     if finding.ok is not False:
         return None
-    if server in ("prometheus", "alertmanager") and "does not answer: " in told:
-        return f"Start it, or correct `{server}.url`: seen from a container, 127.0.0.1 is that container."
+    named = f"`{server}.url`" if server in ("prometheus", "alertmanager") else None
+    if told.startswith("health "):
+        named = "`health` of the service"
+    if named is not None and "does not answer: " in told:
+        return f"Start it, or correct {named}: seen from a container, 127.0.0.1 is that container."
     if "the engine at " in told and "cannot be asked" in told:
         there = "Where it has a socket, a container needs that mounted, and the fabric's user its group"
         return f"Start it, or correct `recovery.docker.host` of the service. {there}."
@@ -311,6 +314,7 @@ def _alertmanager(settings: Settings, fires: bool) -> Iterator[Finding]:
 
             require_receiver(receiver, [str(item["name"]) for item in ask("receivers")])
             yield Finding(subject, True, f"has the receiver {receiver}")
+            yield from _silences(subject, ask)
             yield from _heard(subject, ask, receiver, settings.services, fires)
     except OSError as error:
         yield Finding(subject, False, f"cannot be asked: {error}")
@@ -321,6 +325,15 @@ def _alertmanager(settings: Settings, fires: bool) -> Iterator[Finding]:
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         told = f"does not answer as Alertmanager does: {error}"
         yield Finding(subject, False, _with_credentials("alertmanager", told))
+
+
+def _silences(subject: str, ask: Callable[..., Any]) -> Iterator[Finding]:
+    """What people have silenced between two alerts, nothing else tells."""
+    try:
+        ask("silences")
+    except httpx.HTTPStatusError as error:
+        hidden = f"does not show its silences: {error}. They do not hold between two alerts of an incident"
+        yield Finding(subject, None, f"{hidden}. Let the fabric `GET /api/v2/silences` too.")
 
 
 def _heard(
@@ -438,5 +451,8 @@ def _asked(subject: str, what: str, ask: Callable[[], str]) -> Finding:
 
 def _probe(service: ServiceSettings) -> str:
     with outbound.client_for(service, timeout=PROBE_TIMEOUT) as client:
-        status = outbound.succeeded(client.get(str(service.health))).status_code
-    return f"answers {status}"
+        try:
+            answer = client.get(str(service.health))
+        except httpx.TransportError as error:
+            raise ShfError(f"it does not answer: {error or type(error).__name__}") from error
+    return f"answers {outbound.succeeded(answer).status_code}"
