@@ -329,8 +329,12 @@ def asking(api: Any) -> str:
 def test_what_is_asked_for_is_approved_only_as_it_was_shown(api: Any, shown: str) -> None:
     """Something else is asked for meanwhile: nothing is approved, and the page shows that."""
     incident_id = asking(api)
-    answer = post(api, f"/incidents/{incident_id}/approve", by="ada", asked_for=shown)
+    typed = {"by": "ada", "reason": 'it "hangs"'}
+    answer = post(api, f"/incidents/{incident_id}/approve", **typed, asked_for=shown)
     assert answer.status_code == 409
+    assert re.search(r'id="decide-by" [^>]* value="ada">', answer.text)
+    assert re.search(r'id="decide-reason" [^>]* value="it &#34;hangs&#34;">', answer.text)
+    assert 'value="ada"' not in get(api, f"/incidents/{incident_id}").text
     assert "something else is asked for by now" in answer.text
     assert "Approve rollback" in answer.text
     assert 'name="asked_for" value="cart/rollback-1"' in answer.text
@@ -383,7 +387,9 @@ def test_a_verdict_is_given_on_the_page(api: Any) -> None:
     page = get(api, answer.location).text
     assert "service wrong, pattern wrong (it was db, network_issue)" in page
     for fields in ({"answer": "perhaps"}, {"answer": "wrong", "pattern": "bad luck"}):
-        assert post(api, f"/incidents/{incident_id}/verdict", **fields).status_code == 409
+        refused = post(api, f"/incidents/{incident_id}/verdict", reason="a graph", **fields)
+        assert refused.status_code == 409
+        assert re.findall(r'id="([a-z]+)-reason" [^>]* value="a graph">', refused.text) == ["verdict"]
 
 
 def test_a_symptom_is_split_off_on_the_page(make_api: Callable[..., Any]) -> None:

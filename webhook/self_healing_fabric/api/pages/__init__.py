@@ -301,12 +301,14 @@ def unknown(_: UnknownIncident) -> Response:
 
 @blueprint.errorhandler(DecisionRefused)
 def refused(error: DecisionRefused) -> Response:
-    """The incident as it is, and why nothing was changed."""
+    """The incident as it is, why nothing was changed, and what the person had written."""
     told = f"Nothing was changed: {error}."
     incident_id = (request.view_args or {}).get("incident_id")
     if incident_id is None:
         return error_page(409, told)
-    return _incident_page(_story(incident_id), status=409, refused=told)
+    form = "verdict" if request.endpoint == "pages.judge" else "decide"
+    typed = {"form": form, "by": forms.text("by", forms.MAX_NAME), "reason": _reason()}
+    return _incident_page(_story(incident_id), status=409, refused=told, typed=typed)
 
 
 @blueprint.errorhandler(PauseNotStored)
