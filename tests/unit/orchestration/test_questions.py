@@ -189,6 +189,23 @@ def test_the_rest_of_the_plan_is_asked_for_by_itself(planned: Callable[..., Any]
     assert (world.restarts(), world.target.scalings) == ({"cart": 1}, [3])
 
 
+def test_what_the_plans_name_no_more_is_not_asked_for(planned: Callable[..., Any]) -> None:
+    """The fabric starts with another file while people are asked: they are asked for what that names."""
+    world = planned("restart", "scale")
+    seen = questions(world)[-1].data["action"]
+    world.values["plans"] = {"degradation": ["scale"]}
+    world.crash()
+    world.run(seconds=30)
+    assert world.incident().state is State.AWAITING_APPROVAL
+    assert [each.data["strategy"] for each in questions(world)] == ["restart", "scale"]
+    assert "plan: the plans do not name restart for this any more." in world.story()
+    with pytest.raises(DecisionRefused, match="something else is asked for by now"):
+        approve(world, seen=seen)
+    approve(world)
+    world.run(5)
+    assert (world.restarts(), world.target.scalings) == ({}, [3])
+
+
 def test_a_number_of_replicas_that_nobody_saw_is_not_set(planned: Callable[..., Any]) -> None:
     """From 2 to 3 was asked for, and somebody has scaled to 3 meanwhile."""
     world = planned("scale")

@@ -89,6 +89,8 @@ def awaiting_approval(incident: Incident, context: Context) -> Step:
     if mode_in_force is Mode.AUTOMATIC and _needs_no_leave(incident, context):
         told = Entry(Kind.NOTE, "The mode has become automatic: nobody is asked any more.")
         return Step(Transition(State.RECOVERING, 0.0, (told,), {"verification": None}))
+    if _dropped(incident, context, incident.plan[0], facts.actions) is not None:
+        return Step(Transition(State.RECOVERING, 0.0, changes={"verification": None}))
     asked = incident.verification or watch_from(now, deadline=now)["verification"]
     if facts.silenced or in_maintenance(incident, context) is not None:
         asked = {**asked, "deadline": now + waits.for_approval(context.settings, incident.level)}
@@ -123,15 +125,11 @@ def recovering(incident: Incident, context: Context) -> Step:
         return healed or _refused(incident, context, window, (), str(incident.service))
     if strategy is None:
         return to_people(incident, context, "what was done before is undone, for it did not heal")
-    if strategy != UNDO and strategy not in context.strategies:
-        gone = f"{strategy} is not installed any more"
-        return _next(incident, context, gone, Entry(Kind.PLAN, f"{gone}."))
+    dropped = _dropped(incident, context, strategy, facts.actions)
+    if dropped is not None:
+        return _next(incident, context, dropped, Entry(Kind.PLAN, f"{dropped}."))
     if finishing:
         return _act(incident, context, strategy, facts, mode_in_force, (), seen)
-    if strategy != UNDO and not _is_planned(incident, context, strategy):
-        # It was, and perhaps approved, before a restart with another configuration.
-        forbidden = f"the plans do not name {strategy} for this any more"
-        return _next(incident, context, forbidden, Entry(Kind.PLAN, f"{forbidden}."))
     if not context.strategies[strategy].disruptive:
         healed = healed_meanwhile(incident, context, facts)
         return healed or _act(incident, context, strategy, facts, mode_in_force, (), seen)
@@ -230,6 +228,18 @@ def _needs_no_leave(incident: Incident, context: Context) -> bool:
         return False
     service, strategy = asked.data.get("service", incident.service), asked.data["strategy"]
     return _mode_of(context, service, strategy) is Mode.AUTOMATIC
+
+
+def _dropped(incident: Incident, context: Context, strategy: str, actions: Sequence[Row[Any]]) -> str | None:
+    """Why the first of a plan is not done any more: it was planned, and perhaps approved, before a restart
+    with another configuration. None where it is: what is begun may be completed and taken back."""
+    if strategy == UNDO:
+        return None
+    if strategy not in context.strategies:
+        return f"{strategy} is not installed any more"
+    if finishes(incident.plan, str(incident.service), actions) or _is_planned(incident, context, strategy):
+        return None
+    return f"the plans do not name {strategy} for this any more"
 
 
 def _is_planned(incident: Incident, context: Context, strategy: str) -> bool:
