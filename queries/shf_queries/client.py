@@ -8,7 +8,6 @@ orchestrator's timers repeat it), and an answer with warnings counts as no answe
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from urllib3.util.retry import Retry
 from urllib3.util.ssl_ import create_urllib3_context
 
 from shf_queries.answers import whole_answers
-from shf_queries.certificates import ClientCertificate
+from shf_queries.certificates import Authority, Certificates
 from shf_queries.errors import PartialResult, PrometheusUnavailable, QueryRejected
 from shf_queries.results import Sample, Series, matrix, vector
 
@@ -47,8 +46,9 @@ class PrometheusClient:
         url: base URL, with the path prefix if Prometheus has one.
         timeout: seconds for one call.
         headers: asked anew for those to send with each call, so that a secret can be rotated.
-        ca_file: PEM with the certificates of authorities that are trusted beside the public ones.
-        cert_file: PEM with the certificate to show when asked for one; read anew when it has changed.
+        ca_file: PEM with the certificates of authorities that are trusted beside the public ones; like the
+            following two, read anew when it has changed.
+        cert_file: PEM with the certificate to show when asked for one.
         key_file: PEM with its key.
         on_call: told the seconds that each call took, and the error when it was not answered.
     """
@@ -252,23 +252,17 @@ class _Adapter(HTTPAdapter):
     timeout, and may trust authorities and show a certificate of one's own."""
 
     def __init__(self, ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> None:
-        def trusting() -> ssl.SSLContext:
-            context = create_urllib3_context()  # requests loads the public authorities into it
-            if ca_file is not None:
-                context.load_verify_locations(cafile=ca_file)
-            return context
-
-        if cert_file is not None and key_file is not None:
-            self._context = ClientCertificate(cert_file, key_file, trusting).context
-        else:
-            alone = trusting()
-            self._context = lambda: alone
+        self._certificates = Certificates(
+            create_urllib3_context,  # requests loads the public authorities into it
+            () if ca_file is None else (Authority(ca_file),),
+            None if cert_file is None or key_file is None else (cert_file, key_file),
+        )
         super().__init__(max_retries=Retry(0), pool_maxsize=POOL_SIZE)
 
     def build_connection_pool_key_attributes(self, *arguments: Any, **options: Any) -> tuple[Any, Any]:
-        # With another context come other connections: none goes on with a certificate that was replaced.
+        # With another context come other connections: none goes on with certificates that were replaced.
         host, pool = super().build_connection_pool_key_attributes(*arguments, **options)
-        return host, {**pool, "ssl_context": self._context()}
+        return host, {**pool, "ssl_context": self._certificates.context()}
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)

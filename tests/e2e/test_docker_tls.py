@@ -61,12 +61,9 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process trusts and shows nothing of its own, before and after."""
     monkeypatch.setattr(outbound, "_own", outbound._Own())
-    outbound._authorities.cache_clear()
-    yield
-    outbound._authorities.cache_clear()
 
 
 def settings_of(host: str, container: str) -> DockerRecovery:

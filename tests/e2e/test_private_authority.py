@@ -183,6 +183,34 @@ def test_the_running_fabric_reaches_them(https: Https, tmp_path: Path) -> None:
         fabric.wait("both asked", lambda: told() == set(servers), 30)
 
 
+@pytest.mark.parametrize("kind", ["prometheus", "alertmanager"])
+def test_an_authority_that_is_replaced_is_trusted_without_a_restart(
+    https: Https, tmp_path: Path, kind: str
+) -> None:
+    """The running fabric refuses the server at first, and then no more. It is replaced as Kubernetes replaces
+    what it mounts, by one link from which all files hang."""
+
+    def mount(version: str, content: bytes) -> None:
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "ca.crt").write_bytes(content)
+        (tmp_path / "..new").symlink_to(version)
+        (tmp_path / "..new").replace(tmp_path / "..data")
+
+    mount("..1", trustme.CA().cert_pem.bytes())
+    (tmp_path / "ca.crt").symlink_to("..data/ca.crt")
+    servers = {"prometheus": {"url": https.prometheus}, "alertmanager": {"url": https.service}}
+    if kind == "prometheus":
+        del servers["alertmanager"]  # while that answers, Prometheus is asked now and then only
+    with served_fabric(tmp_path, ca_file=str(tmp_path / "ca.crt"), reconcile_interval=1, **servers) as fabric:
+
+        def answers() -> list[bool | None]:
+            return [each["answers"] for each in fabric.status()["servers"] if each["kind"] == kind]
+
+        fabric.wait("refused", lambda: answers() == [False], 60)
+        mount("..2", https.authority.read_bytes())
+        fabric.wait("reached", lambda: answers() == [True], 60)
+
+
 @pytest.mark.parametrize(
     ("certified", "days", "remedy"),
     [

@@ -12,14 +12,14 @@ look at how long it is.
 A client's timeout is for an answer as a whole, from its first byte to its last one. For httpx it is for each
 part: whoever got one byte now and then, be it of the headers, would wait for ever and work on nothing else.
 
-The authorities' certificates are loaded once: anew for every client they would cost 30 ms of CPU, also for
-plain HTTP, which in a storm of a thousand repairs leaves nothing for taking notifications in.
+The authorities' certificates are loaded once, and when their files have changed: anew for every client they
+would cost 30 ms of CPU, also for plain HTTP, which in a storm of a thousand repairs leaves nothing for taking
+notifications in.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import ssl
 import time
@@ -36,7 +36,7 @@ from pydantic import BaseModel
 from self_healing_fabric.errors import ConfigurationError, Problem
 from self_healing_fabric.quoting import quoted
 from self_healing_fabric.settings import Settings, called_urls
-from shf_queries.certificates import CertificateUnusable, ClientCertificate
+from shf_queries.certificates import Authority, Certificates, CertificateUnusable
 from shf_queries.client import PrometheusClient
 
 Client = httpx.Client
@@ -77,7 +77,7 @@ def certificate_remedy(error: str, *, authority: str, own: str) -> str | None:
         own: how to name the certificate to show.
     """
     if _NOT_TAKEN.search(error):
-        if _own.certificate is None:
+        if _own.pair is None:
             return f"It asks for a certificate: name yours {own}."
         return (
             "It does not take the certificate that it is shown: that has to be valid, for clients, and of "
@@ -98,20 +98,25 @@ def trust(ca_file: Path | None, cert_file: Path | None = None, key_file: Path | 
         ConfigurationError: a file cannot be used.
     """
     problems = []
-    if ca_file is not None:
-        try:
-            _authorities().load_verify_locations(cafile=ca_file)
-            _own.ca_files.add(ca_file)
-        except OSError as error:  # ssl.SSLError among them
-            reason = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-            problems.append(Problem("ca_file", f"{ca_file}: {reason}"))
+    authorities, pair = dict(_own.authorities), _own.pair
+    try:
+        if ca_file is not None and ca_file not in authorities:
+            authorities[ca_file] = Authority(ca_file)
+    except CertificateUnusable as error:
+        problems += _problems(error)
     if cert_file is not None and key_file is not None:
-        try:
-            _own.certificate = ClientCertificate(cert_file, key_file, _trusting)
-        except CertificateUnusable as error:
-            problems += [Problem(name, mistake) for name, mistake in error.mistakes.items()]
+        pair = cert_file, key_file
+    try:
+        certificates = Certificates(_public_authorities, authorities.values(), pair)
+    except CertificateUnusable as error:
+        problems += _problems(error)
     if problems:
         raise ConfigurationError("certificates", problems)
+    _own.authorities, _own.pair, _own.certificates = authorities, pair, certificates
+
+
+def _problems(error: CertificateUnusable) -> list[Problem]:
+    return [Problem(name, mistake) for name, mistake in error.mistakes.items()]
 
 
 def prometheus_client(
@@ -215,7 +220,7 @@ class _Bounded(httpx.HTTPTransport):
     """Connects to the named origins only."""
 
     def __init__(self, named: frozenset[Origin], limits: httpx.Limits) -> None:
-        super().__init__(verify=_authorities(), trust_env=False, limits=limits)
+        super().__init__(verify=tls_context(), trust_env=False, limits=limits)
         self._pool._network_backend = _Timed(self._pool._network_backend)
         self._named = named
 
@@ -294,8 +299,9 @@ def _client(named: frozenset[Origin], limits: httpx.Limits = _KEPT, **options: A
 class _Own:
     """What `trust` was told for all clients of this process."""
 
-    ca_files: set[Path] = field(default_factory=set)
-    certificate: ClientCertificate | None = None
+    authorities: dict[Path, Authority] = field(default_factory=dict)
+    pair: tuple[Path, Path] | None = None
+    certificates: Certificates | None = None
 
 
 _own = _Own()
@@ -303,18 +309,11 @@ _own = _Own()
 
 def tls_context() -> ssl.SSLContext:
     """For connections that are opened now: it trusts and shows what `trust` was told."""
-    return _authorities() if _own.certificate is None else _own.certificate.context()
+    if _own.certificates is None:
+        _own.certificates = Certificates(_public_authorities)
+    return _own.certificates.context()
 
 
-@functools.cache
-def _authorities() -> ssl.SSLContext:
-    return _trusting()
-
-
-def _trusting() -> ssl.SSLContext:
-    """The certificates that httpx trusts by default, and what `trust` adds; the environment changes
-    nothing."""
-    context = httpx.create_ssl_context(trust_env=False)
-    for path in _own.ca_files:
-        context.load_verify_locations(cafile=path)
-    return context
+def _public_authorities() -> ssl.SSLContext:
+    """The certificates that httpx trusts by default; the environment changes nothing."""
+    return httpx.create_ssl_context(trust_env=False)

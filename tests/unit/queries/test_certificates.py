@@ -12,7 +12,7 @@ from pytest_httpserver import HTTPServer
 from self_healing_fabric import outbound
 from self_healing_fabric.settings import AlertmanagerSettings
 from shf_queries import PrometheusClient, certificates
-from shf_queries.certificates import ClientCertificate
+from shf_queries.certificates import Authority, Certificates
 
 
 def write(leaf: trustme.LeafCert, folder: Path, *names: str) -> None:
@@ -28,24 +28,24 @@ def issued() -> trustme.LeafCert:
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> ClientCertificate:
+def shown(tmp_path: Path) -> Certificates:
     """A pair that fits."""
     write(issued(), tmp_path)
 
     def trusting() -> ssl.SSLContext:
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    return ClientCertificate(tmp_path / "fabric.crt", tmp_path / "fabric.key", trusting)
+    return Certificates(trusting, pair=(tmp_path / "fabric.crt", tmp_path / "fabric.key"))
 
 
-def test_what_has_not_changed_is_not_read_again(shown: ClientCertificate) -> None:
+def test_what_has_not_changed_is_not_read_again(shown: Certificates) -> None:
     """Every call asks for it."""
     assert shown.context() is shown.context()
 
 
 @pytest.mark.parametrize("half", ["crt", "key"])
 def test_while_only_one_file_is_new_the_pair_before_serves(
-    shown: ClientCertificate, tmp_path: Path, half: str
+    shown: Certificates, tmp_path: Path, half: str
 ) -> None:
     """Whichever is written first, and also if it is away; with the other one the new pair does."""
     before, renewed = shown.context(), issued()
@@ -58,7 +58,7 @@ def test_while_only_one_file_is_new_the_pair_before_serves(
 
 
 def test_what_stays_wrong_is_told_once_while_the_pair_before_serves(
-    shown: ClientCertificate,
+    shown: Certificates,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -74,6 +74,51 @@ def test_what_stays_wrong_is_told_once_while_the_pair_before_serves(
     assert "fabric.key: is not the key of the certificate in" in told
     write(issued(), tmp_path)
     assert shown.context() is not before
+
+
+def trusted(authorities: ssl.SSLContext) -> list[bytes]:
+    """The certificates of those that a context trusts."""
+    return authorities.get_ca_certs(binary_form=True)
+
+
+def der(authority: trustme.CA) -> bytes:
+    """Its certificate, as a context tells it."""
+    return ssl.PEM_cert_to_DER_cert(authority.cert_pem.bytes().decode())
+
+
+def test_the_authorities_in_the_file_now_are_trusted_and_those_before_no_more(tmp_path: Path) -> None:
+    """Comments may name them in any language."""
+    path, first, second = tmp_path / "ca.crt", trustme.CA(), trustme.CA()
+    path.write_bytes(first.cert_pem.bytes())
+    current = Certificates(lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), [Authority(path)])
+    assert trusted(current.context()) == [der(first)]
+    path.write_bytes("# Főtanúsítvány\n".encode() + second.cert_pem.bytes())
+    assert trusted(current.context()) == [der(second)]
+    assert current.context() is current.context()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not yet"])
+def test_while_their_file_cannot_be_used_the_authorities_before_are_trusted(
+    shown: Certificates,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes | None,
+) -> None:
+    """Which is told once; a certificate that is renewed meanwhile is shown all the same."""
+    monkeypatch.setattr(certificates, "PATIENCE", 0.0)
+    path, authority = tmp_path / "ca.crt", trustme.CA()
+    path.write_bytes(authority.cert_pem.bytes())
+    pair = (tmp_path / "fabric.crt", tmp_path / "fabric.key")
+    current = Certificates(lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), [Authority(path)], pair)
+    before = current.context()
+    path.unlink() if content is None else path.write_bytes(content)
+    assert current.context() is current.context() is before
+    (told,) = caplog.messages
+    assert f"the authorities before are trusted on: its files cannot be used: {path}: " in told
+    write(issued(), tmp_path)
+    assert current.context() is not before
+    assert trusted(current.context()) == [der(authority)]
 
 
 def test_who_asks_for_none_is_called_although_its_files_are_gone(

@@ -80,12 +80,11 @@ class Settings(BaseSettings):
     ca_file: Path | None = Field(
         None,
         description="certificates (PEM) of your own authorities, trusted for https beside the public ones; "
-        "read at start",
+        "like the following two, read anew when it has changed",
     )
     cert_file: Path | None = Field(
         None,
-        description="certificate (PEM) that the fabric shows to servers which ask for one; read anew when it "
-        "has changed",
+        description="certificate (PEM) that the fabric shows to servers which ask for one",
     )
     key_file: Path | None = Field(None, description="its private key (PEM), without a password")
     workers: int = Field(16, ge=1, le=64, description="incidents that one replica works on at a time")
