@@ -122,12 +122,22 @@ def test_a_password_file_that_cannot_be_read_is_named(url: str, tmp_path: Path) 
         Store(url, tmp_path / "password")
 
 
-def test_a_password_file_that_is_no_text_is_named(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "mistake"),
+    [
+        (b"s\xe9same", "cannot be read: not UTF-8"),
+        (b"\n", "is empty: write the secret into it"),
+        (b"user\nsesame", "holds more than one line"),
+    ],
+)
+def test_a_password_file_that_holds_no_password_is_named(
+    url: str, tmp_path: Path, content: bytes, mistake: str
+) -> None:
     """Told without what it holds, also at a look before the start."""
     path = tmp_path / "password"
-    path.write_bytes(b"s\xe9same")
+    path.write_bytes(content)
     for attempt in (lambda: Store(url, path), lambda: examine(url, path)):
-        with pytest.raises(StoreUnavailable, match=r"password is not UTF-8 at byte 1") as info:
+        with pytest.raises(StoreUnavailable, match=f"password {mistake}") as info:
             attempt()
         assert "same" not in str(info.value)
 

@@ -39,6 +39,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from self_healing_fabric.errors import StoreUnavailable
+from self_healing_fabric.settings import SecretUnusable, read_secret
 from self_healing_fabric.store.documents import dumps
 from self_healing_fabric.store.migrations import migrate, version_of
 
@@ -352,12 +353,9 @@ def _with_password_of(file: Path) -> Callable[[Dialect, ConnectionPoolEntry, Any
 
     def connect(_: Dialect, __: ConnectionPoolEntry, ___: Any, arguments: dict[str, Any]) -> None:
         try:
-            arguments["password"] = file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise StoreUnavailable(f"{file} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            # Without its cause, which holds the bytes.
-            raise StoreUnavailable(f"{file} is not UTF-8 at byte {error.start}") from None
+            arguments["password"] = read_secret(file)
+        except SecretUnusable as error:
+            raise StoreUnavailable(str(error)) from error
 
     return connect
 
