@@ -83,6 +83,18 @@ def test_a_look_at_the_store_finds_a_full_disk(fabric: ServedFabric, disk: Path)
     assert examine(fabric.store)
 
 
+def test_the_status_does_not_say_that_it_works_on_a_full_disk(fabric: ServedFabric, disk: Path) -> None:
+    """As `/readyz` does not either; and both do again when there is room."""
+    make_room = filled(disk, fabric)
+    assert fabric.http.get("/readyz").status_code == 503
+    status = fabric.status()
+    assert not status["healthy"]
+    assert any("takes no notifications" in each for each in status["problems"])
+    make_room()
+    fabric.wait("ready", lambda: fabric.http.get("/readyz").is_success, DEADLINE)
+    fabric.wait("healthy", lambda: fabric.status()["healthy"], DEADLINE)
+
+
 @pytest.mark.parametrize("wanted", [{}, {"service": "s0000"}], ids=["everything", "one service"])
 def test_a_pause_that_cannot_be_stored_holds(
     fabric: ServedFabric, world: World, disk: Path, wanted: dict[str, str]

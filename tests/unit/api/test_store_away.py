@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import make_url, text
 from werkzeug.test import TestResponse
 
@@ -215,6 +216,35 @@ def test_a_full_disk_under_the_database_is_a_503(
     api.store.write(lambda c: c.execute(text("DROP TRIGGER no_room ON inbox")) and None)
     assert post(api, "b").status_code == 202
     assert kept(api) == {"b"}
+
+
+def test_a_database_that_only_reads_does_not_look_like_a_fabric_that_works(
+    make_api: MakeApi, new_postgresql_url: Callable[[], str]
+) -> None:
+    """Its pages and its status can be read on; who looks there must not have to go by the log."""
+    url = make_url(new_postgresql_url())
+    api = make_api(store=url.render_as_string(hide_password=False))
+    location = url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def told() -> list[str]:
+        problems = api.client.get("/api/v1/status").get_json()["problems"]
+        return [each for each in problems if "takes no notifications" in each]
+
+    assert told() == []
+    with closing(psycopg.connect(location, autocommit=True)) as administrator:
+        name = sql.Identifier(url.database or "")
+        administrator.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name)
+        )
+        administrator.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        refused(post(api, "a"))
+        assert "read-only transaction" in told()[0]
+        administrator.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
+    assert post(api, "b").status_code == 202
+    assert told() == []
 
 
 def test_a_full_disk_under_the_file_is_a_503(api: Any) -> None:

@@ -161,8 +161,9 @@ class Status(TypedDict):
     problems: Annotated[
         list[str],
         Field(
-            description="why not, as sentences: it shuts down, the orchestrator or its loop stands still,"
-            " nothing was compared with Prometheus or Alertmanager for three turns (at least 30 s)"
+            description="why not, as sentences: it shuts down, nothing can be stored, the orchestrator or its"
+            " loop stands still, nothing was compared with Prometheus or Alertmanager for three turns"
+            " (at least 30 s)"
         ),
     ]
     version: str

@@ -1,7 +1,8 @@
 """What the fabric is doing, for people: GET /api/v1/status and `shf status`.
 
-One snapshot of the store, and what the loops and the real calls have left in memory; nothing is asked of
-anybody here. Everything that was seen earlier carries its age, because an old answer looks like a good one.
+One snapshot of the store, a try whether it stores something, and what the loops and the real calls have left
+in memory; nothing is asked of anybody else here. Everything that was seen earlier carries its age, because an
+old answer looks like a good one.
 `healthy` says whether the fabric does its work, not whether the services do theirs.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from self_healing_fabric import __version__, servers_asked
+from self_healing_fabric.errors import StoreUnavailable
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.integration.lifecycle import Fabric
 from self_healing_fabric.orchestration.leases import LEADER
@@ -92,6 +94,10 @@ def _problems(fabric: Fabric, stored: _Stored, now: float) -> Iterator[str]:
     """Why the fabric does not do its work, each as a sentence."""
     if fabric.draining:
         yield "it is shutting down"
+    try:
+        fabric.store.write(statements.try_inbox)
+    except StoreUnavailable as error:  # what only reads may go well all the while
+        yield f"it takes no notifications: {error}"
     if not fabric.orchestrator.alive():
         yield "the orchestrator does not run"
         return
