@@ -141,14 +141,18 @@ def wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_sigterm_finishes_the_effect_in_hand(
-    start: Callable[[], tuple[subprocess.Popen[str], str]], target: SlowTarget, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_finishes_the_effect_in_hand(
+    start: Callable[[], tuple[subprocess.Popen[str], str]],
+    target: SlowTarget,
+    tmp_path: Path,
+    number: signal.Signals,
 ) -> None:
-    """SIGTERM during a restart: the process waits for its end, records it, exits 0; nothing is repeated."""
+    """During a restart: the process waits for its end, records it, exits 0; nothing is repeated."""
     process, url = start()
     assert httpx.post(f"{url}/api/v1/alerts", json=ALERT, trust_env=False).status_code == 202
     assert target.restarting.wait(DEADLINE)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     time.sleep(0.5)
     assert process.poll() is None  # it waits for the effect
     target.may_end.set()
@@ -159,6 +163,21 @@ def test_sigterm_finishes_the_effect_in_hand(
     incident = only_incident(url)
     assert incident["state"] == "verifying"
     assert target.restarts == 1
+
+
+def test_it_outlives_its_terminal_where_that_was_asked_for(
+    start: Callable[[], tuple[subprocess.Popen[str], str]],
+) -> None:
+    """As by `nohup`, which has the signal ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process, url = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    assert httpx.get(f"{url}/readyz", trust_env=False).is_success
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE) == 0
 
 
 def test_sigkill_during_the_effect_repeats_nothing(

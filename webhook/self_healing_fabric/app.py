@@ -123,7 +123,7 @@ def create_app(fabric: Fabric) -> Flask:
 
 
 def serve(fabric: Fabric) -> None:
-    """Run until SIGTERM or Ctrl-C, then finish what is in hand.
+    """Run until SIGTERM, SIGHUP or Ctrl-C, then finish what is in hand.
 
     Raises:
         UsageError: it would listen beyond loopback without credentials.
@@ -142,8 +142,10 @@ def serve(fabric: Fabric) -> None:
 
     server = _Server(app, fabric)
     tune_process(fabric.settings.cpu_affinity)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Who started it by `nohup` has it outlive the terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
         fabric.start()
         while True:

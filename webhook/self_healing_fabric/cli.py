@@ -164,9 +164,10 @@ def main() -> None:
               help="auto: text on a terminal, JSON otherwise.")  # fmt: skip
 @_errors_as_sentences
 def serve(config: Path | None, log_format: str) -> None:
-    """Take notifications and heal, until SIGTERM or Ctrl-C; what is in hand is finished first.
+    """Take notifications and heal, until SIGTERM, SIGHUP or Ctrl-C; what is in hand is finished first.
 
-    A second Ctrl-C ends it at once: what was in hand is then looked up at the target at the next start.
+    SIGHUP is what a terminal that is closed sends; the configuration is read at the start only. A second
+    Ctrl-C ends it at once: what was in hand is then looked up at the target at the next start.
     """
     # PID 1 of a container ignores SIGTERM until it has a handler, and the imports take a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
