@@ -90,6 +90,7 @@ def test_the_status_does_not_say_that_it_works_on_a_full_disk(fabric: ServedFabr
     status = fabric.status()
     assert not status["healthy"]
     assert any("takes no notifications" in each for each in status["problems"])
+    assert "▲ no: it takes no notifications" in fabric.http.get("/", headers={"Accept": "text/html"}).text
     make_room()
     fabric.wait("ready", lambda: fabric.http.get("/readyz").is_success, DEADLINE)
     fabric.wait("healthy", lambda: fabric.status()["healthy"], DEADLINE)

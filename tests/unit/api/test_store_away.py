@@ -242,6 +242,8 @@ def test_a_database_that_only_reads_does_not_look_like_a_fabric_that_works(
         )
         refused(post(api, "a"))
         assert "read-only transaction" in told()[0]
+        page = api.client.get("/", headers={"Accept": "text/html"}).text
+        assert "▲ no: it takes no notifications: cannot store" in page
         administrator.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
     assert post(api, "b").status_code == 202
     assert told() == []

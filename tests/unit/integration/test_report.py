@@ -215,7 +215,7 @@ def test_a_loop_that_has_ended_is_told(fabric: Fabric) -> None:
     """An API that answers says nothing of the loop behind it."""
     wait_until(lambda: reconciled(fabric))
     fabric.orchestrator.stop()
-    assert report.status(fabric)["problems"] == ["the orchestrator does not run"]
+    assert report.status(fabric)["problems"] == ["the orchestrator does not run: restart the fabric"]
 
 
 def test_a_loop_that_hangs_is_told(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:

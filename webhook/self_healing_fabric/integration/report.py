@@ -99,7 +99,7 @@ def _problems(fabric: Fabric, stored: _Stored, now: float) -> Iterator[str]:
     except StoreUnavailable as error:  # what only reads may go well all the while
         yield f"it takes no notifications: {error}"
     if not fabric.orchestrator.alive():
-        yield "the orchestrator does not run"
+        yield "the orchestrator does not run: restart the fabric"
         return
     if fabric.context.unstored_pauses:
         yield "a pause could not be stored yet: a restart or another replica does not know of it"
