@@ -143,6 +143,15 @@ class Cluster:
         """The same, without waiting until it is ready."""
         self._processes[1] = self._launched(*self._api_server())
 
+    def stop_controllers(self) -> None:
+        """As a controller manager that is away: orders are taken, and nobody carries them out."""
+        self._processes[2].kill()
+        self._processes[2].wait()
+
+    def start_controllers(self) -> None:
+        """Again; what was ordered meanwhile is carried out."""
+        self._processes[2] = self._launched(*self._controllers())
+
     def signal_api_server(self, number: signal.Signals) -> None:
         """SIGSTOP makes it hang, SIGCONT go on."""
         self._processes[1].send_signal(number)
@@ -174,16 +183,7 @@ class Cluster:
         self._api = httpx.Client(
             base_url=self.url, headers=headers, verify=_trusting(authority), timeout=30, trust_env=False
         )
-        self._run(
-            "kube-controller-manager",
-            f"--kubeconfig={self.kubeconfig()}",
-            f"--controllers={CONTROLLERS}",
-            f"--secure-port={self._managed}",
-            f"--cert-dir={self.directory / 'managed'}",
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-            *_without_an_insecure_port(),
-        )
+        self._run(*self._controllers())
 
     def _api_server(self) -> list[str]:
         certificates = self.directory / "certs"
@@ -205,6 +205,18 @@ class Cluster:
             "--endpoint-reconciler-type=none",
             *self._audit(),
             *self._more,
+        ]
+
+    def _controllers(self) -> list[str]:
+        return [
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig()}",
+            f"--controllers={CONTROLLERS}",
+            f"--secure-port={self._managed}",
+            f"--cert-dir={self.directory / 'managed'}",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+            *_without_an_insecure_port(),
         ]
 
     def _audit(self) -> list[str]:

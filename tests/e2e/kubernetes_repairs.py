@@ -46,6 +46,11 @@ class RepairedShop(Shop):
         """The workload as it is now."""
         return self.cluster.api.get(f"{self.workloads(kind)}/cart").raise_for_status().json()
 
+    def change(self, spec: Mapping[str, Any], kind: str = "Deployment") -> None:
+        """As people do, and its controller has seen it: until then nothing is decided on."""
+        super().change(spec, kind)
+        self.seen(kind)
+
     def seen(self, kind: str = "Deployment") -> None:
         """Its controller has seen the newest change; it may make pods before it says so."""
         wait_until("the controller sees it", lambda: _is_seen(self.whole(kind)), 30.0)

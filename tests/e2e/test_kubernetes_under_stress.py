@@ -16,8 +16,15 @@ from kubernetes_cluster import VISITOR, VISITOR_NAME, Cluster, require_cluster
 from kubernetes_repairs import RepairedShop, do
 from kubernetes_shop import Kubelet
 
-from self_healing_fabric.recovery.effects import ATTEMPTS, NotApplicable, TargetAway, TargetUnreadable
-from self_healing_fabric.recovery.outcomes import Status
+from self_healing_fabric.recovery.effects import (
+    ATTEMPTS,
+    NotApplicable,
+    Progress,
+    TargetAway,
+    TargetUnreadable,
+)
+from self_healing_fabric.recovery.outcomes import Status, Untold
+from shf_demo.ports import free_ports
 
 pytestmark = pytest.mark.e2e
 
@@ -216,3 +223,98 @@ def test_an_autoscaler_that_goes_before_the_order_is_named_and_it_is_decided_ane
     assert "its autoscaler is gone; nothing was ordered" in outcome.detail
     assert do(effect).status is Status.SUCCEEDED
     assert shop.whole()["spec"]["replicas"] == 3
+
+
+def test_an_autoscaler_that_comes_before_the_order_is_seen_and_it_is_decided_anew(shop: RepairedShop) -> None:
+    """It would take the replicas back, or be thwarted by them: its bounds are moved instead."""
+    shop.deploy()
+    shop.settled()
+    effect = shop.effect("scale", max=9)
+    before = effect.snapshot()
+    path = shop.autoscale(high=5)
+    outcome = do(effect, before)
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
+    assert "an autoscaler has come since; nothing was ordered" in outcome.detail
+    assert shop.whole()["spec"]["replicas"] == 2
+    assert do(effect).status is Status.SUCCEEDED
+    spec = shop.cluster.api.get(path).json()["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"], shop.whole()["spec"]["replicas"]) == (3, 5, 2)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
+def test_while_no_controller_carries_out_a_restart_nothing_follows_it(shop: RepairedShop, kind: str) -> None:
+    """The next strategy waits for the controller manager: both would be done when it is back."""
+    if kind == "DaemonSet":
+        shop.deploy_on_two_nodes()
+    else:
+        shop.deploy(kind=kind)
+    shop.settled(kind)
+    restart, uids = shop.effect("restart", kind), shop.uids()
+    before = restart.snapshot()
+    shop.cluster.stop_controllers()
+    try:
+        assert do(restart, before).status is Status.SUCCEEDED
+        for strategy in ("restart", "evict", "rollback", *(["scale"] if kind != "DaemonSet" else [])):
+            with pytest.raises(TargetAway, match="its controller has not seen the newest change yet"):
+                shop.effect(strategy, kind, max=9).snapshot()
+    finally:
+        shop.cluster.start_controllers()
+    wait_until("the restart is carried out", lambda: restart.settled(before).progress is Progress.DONE, 60.0)
+    assert shop.uids().isdisjoint(uids)
+    if kind != "DaemonSet":
+        assert do(shop.effect("scale", kind, max=9)).status is Status.SUCCEEDED
+        assert shop.whole(kind)["spec"]["replicas"] == 3
+
+
+@contextmanager
+def admission_that_hangs_up(shop: RepairedShop, closed_port: int) -> Iterator[None]:
+    """A webhook that must be asked before a workload is changed, and whose server is away."""
+    kind, name = "admissionregistration.k8s.io/v1", f"away-{shop.namespace}"
+    path = f"/apis/{kind}/validatingwebhookconfigurations"
+    rule = {
+        "operations": ["UPDATE"],
+        "apiGroups": ["apps"],
+        "apiVersions": ["v1"],
+        "resources": ["deployments", "deployments/scale"],
+    }
+    hook = {
+        "name": "away.example.org",
+        "clientConfig": {"url": f"https://127.0.0.1:{closed_port}/"},
+        "rules": [rule],
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 1,
+    }
+    shop.cluster.create(path, {"metadata": {"name": name}, "webhooks": [hook]})
+    patched = {"metadata": {"annotations": {"tried": "yes"}}}
+
+    def is_asked() -> bool:
+        headers = {"Content-Type": MERGE}
+        answer = shop.cluster.api.patch(f"{shop.workloads()}/cart?dryRun=All", json=patched, headers=headers)
+        return answer.status_code == 500
+
+    wait_until("the webhook is asked", is_asked, 20.0)
+    yield
+    shop.cluster.api.delete(f"{path}/{name}").raise_for_status()
+    wait_until("it is asked no more", lambda: not is_asked(), 20.0)
+
+
+@pytest.mark.parametrize("strategy", ["restart", "scale"])
+def test_an_order_that_admission_cannot_judge_is_asked_after_and_given_again(
+    shop: RepairedShop, strategy: str
+) -> None:
+    """The API server answers 500 while a webhook is away, and nothing was changed: no reason to give up."""
+    shop.deploy()
+    generation = shop.settled()["metadata"]["generation"]
+    effect = shop.effect(strategy, max=9)
+    before = effect.snapshot()
+    (closed_port,) = free_ports(1)
+    with admission_that_hangs_up(shop, closed_port):
+        outcome = do(effect, before)
+    assert isinstance(outcome, Untold), outcome
+    assert "the API server answered 500" in outcome.detail
+    assert (outcome.unchanged, effect.observe(before).status) == (Status.FAILED, Status.FAILED)
+    assert shop.whole()["metadata"]["generation"] == generation
+    assert do(effect).status is Status.SUCCEEDED
+    assert shop.whole()["metadata"]["generation"] == generation + 1

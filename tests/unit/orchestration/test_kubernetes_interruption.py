@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scripted_api_server import AFTER, RESET, ScriptedApiServer
+from scripted_api_server import AFTER, BEFORE, RESET, ScriptedApiServer
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.recovery.platforms.kubernetes.ordering import KubernetesEffect
 
@@ -132,6 +132,22 @@ def test_an_api_server_that_goes_away_with_the_answer_tells_when_it_is_back(
     world.run(seconds=180)
     assert len(server.orders) == 1
     assert [row.status for row in world.actions()] == ["succeeded"]
+    assert (world.incident().outcome, world.incident().level) == ("healed", 0)
+
+
+@pytest.mark.parametrize("status", [500, 503, 504])
+def test_an_order_that_was_answered_with_an_error_and_not_done_is_given_again(
+    world: Any, server: ScriptedApiServer, status: int
+) -> None:
+    """An etcd without a leader, a webhook that is away: when the order cannot be on its way any more."""
+    server.fault = (BEFORE, status)
+    world.run(seconds=60)
+    assert ([row.status for row in world.actions()], len(server.orders)) == (["started"], 1)
+    assert "is asked in" in world.incident().waiting_for
+    server.fault = None
+    world.run(seconds=120)
+    assert [row.status for row in world.actions()] == ["failed", "succeeded"]
+    assert (len(server.orders), len(server.done)) == (2, 1)
     assert (world.incident().outcome, world.incident().level) == ("healed", 0)
 
 

@@ -55,10 +55,6 @@ class Unanswered(Exception):
     """The order may have been carried out: the object must be asked."""
 
 
-class Lost(Unanswered):
-    """So it may, and nothing was answered at all: the server, or one of several, went away amid it."""
-
-
 class Api:
     """One connection to the API server: `with Api(settings) as api`. Raises TargetUnreadable."""
 
@@ -161,7 +157,7 @@ def _unsent_or_unanswered(error: HTTPError) -> NoReturn:
     said = f"the API server cannot be reached: {quoted(cause)}"
     if isinstance(cause, NewConnectionError | ConnectTimeoutError):
         raise Refused(0, said, again=0.0) from error  # the next look waits until it is back
-    raise Lost(f"no answer from the API server: {quoted(cause)}") from error
+    raise Unanswered(f"no answer from the API server: {quoted(cause)}") from error
 
 
 def _comes_again(error: client.ApiException) -> float | None:

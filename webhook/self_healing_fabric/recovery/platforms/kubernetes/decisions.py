@@ -28,6 +28,7 @@ from self_healing_fabric.quoting import quoted
 from self_healing_fabric.recovery.effects import NotApplicable, Progress, Settling
 
 UNREADY_FOR = 60.0  # seconds; a pod that is not ready for less may just be starting
+UNSEEN = "its controller has not seen the newest change yet"
 STARTED_OFTEN = 2  # restarts of a container that make it a loop
 
 _HOPELESS = {
@@ -49,12 +50,18 @@ def wanted_pods(kind: str, whole: JSON) -> int:
     return int(whole["spec"].get("replicas", 1))
 
 
+def is_unseen(whole: JSON) -> bool:
+    """Whether what is wanted of the workload has changed since its controller looked at it."""
+    seen = (whole.get("status") or {}).get("observedGeneration", 0)
+    return bool(whole["metadata"].get("generation", 0) > seen)
+
+
 def rollout(kind: str, whole: JSON) -> Settling:
     """How far the newest change has got, as `kubectl rollout status` tells it."""
     status = whole.get("status") or {}
     wanted = wanted_pods(kind, whole)
-    if whole["metadata"].get("generation", 0) > status.get("observedGeneration", 0):
-        return Settling(Progress.UNDER_WAY, "its controller has not seen the newest change yet")
+    if is_unseen(whole):
+        return Settling(Progress.UNDER_WAY, UNSEEN)
     if kind == "Deployment":
         progressing = condition_of(whole, "Progressing")
         if progressing.get("reason") == "ProgressDeadlineExceeded":

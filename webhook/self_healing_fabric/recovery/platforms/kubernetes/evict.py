@@ -52,7 +52,7 @@ class KubernetesEvict(KubernetesEffect):
         except NotThere:
             return None
 
-    def unfit(self, now: JSON | None, before: Mapping[str, Any]) -> str | None:
+    def unfit(self, api: Api, now: JSON | None, before: Mapping[str, Any]) -> str | None:
         """Gone already: then its controller has made another one."""
         name, uid = before["pod"]["name"], before["pod"]["uid"]
         return f"pod {name} is gone already" if is_gone(now, uid) else None

@@ -25,7 +25,7 @@ from self_healing_fabric.recovery.effects import (
     unread,
 )
 from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold, forbidden
-from self_healing_fabric.recovery.platforms.kubernetes.api import Api, Lost, Refused, Unanswered
+from self_healing_fabric.recovery.platforms.kubernetes.api import Api, Refused, Unanswered
 from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
 
 SERVER_GRANTS = 60.0  # seconds to a request, unless the API server was told otherwise
@@ -67,8 +67,8 @@ class KubernetesEffect(Effect):
         """The object that is changed, as it is now; None when it is gone. Raises TargetUnreadable."""
         return self.place.read(api)
 
-    def unfit(self, now: JSON | None, before: Mapping[str, Any]) -> str | None:
-        """Why the object is not any more what was decided on; None when it still is."""
+    def unfit(self, api: Api, now: JSON | None, before: Mapping[str, Any]) -> str | None:
+        """Why it is not any more as it was decided on; None when it still is. Raises as `subject` does."""
         return "it is gone" if now is None else differs(now, before)
 
     def send(self, api: Api, now: JSON, before: Mapping[str, Any]) -> None:
@@ -132,7 +132,7 @@ class KubernetesEffect(Effect):
         refusal = ""
         for _ in range(CONFLICTS):
             now = self.subject(api, before)
-            unfit = self.unfit(now, before)
+            unfit = self.unfit(api, now, before)
             if now is None or unfit is not None:
                 # Decided anew: an autoscaler's change is no reason to give up, and a person's is seen then.
                 detail = f"{self.place.title}: {unfit}; nothing was ordered"
@@ -161,16 +161,9 @@ class KubernetesEffect(Effect):
         status, detail = _STATUS[seen.happened], f"{why}; {seen.detail}"
         if seen.happened is Happened.NO and now is not None:
             if not self.bound_to_version or now["metadata"].get("resourceVersion") == version:
-                return still_open(why, detail)
+                return Untold(Status.INDETERMINATE, detail, why=str(why))
             detail += ", and has been written to since: the order can only be refused now"
         return Outcome(status, detail)
-
-
-def still_open(why: Unanswered, detail: str) -> Outcome:
-    """Of an order that has not happened yet and may be on its way: who answered an error has not lost it."""
-    if isinstance(why, Lost):
-        return Untold(Status.INDETERMINATE, detail, why=str(why))
-    return Outcome(Status.INDETERMINATE, detail)
 
 
 _STATUS = {

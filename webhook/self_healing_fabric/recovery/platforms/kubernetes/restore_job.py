@@ -21,7 +21,7 @@ from self_healing_fabric.recovery.effects import (
     unordered,
     unread,
 )
-from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, Untold, forbidden
 from self_healing_fabric.recovery.platforms.kubernetes.api import (
     FIELD_MANAGER,
     Api,
@@ -29,7 +29,7 @@ from self_healing_fabric.recovery.platforms.kubernetes.api import (
     Refused,
     Unanswered,
 )
-from self_healing_fabric.recovery.platforms.kubernetes.ordering import KubernetesEffect, still_open
+from self_healing_fabric.recovery.platforms.kubernetes.ordering import KubernetesEffect
 from self_healing_fabric.settings import KubernetesSettings, RestoreJob
 
 LONGEST_NAME = 40  # characters of the CronJob's name in that of the Job, which also names pods
@@ -78,7 +78,9 @@ class RestoreJobs:
                     return self._learn(api, job, str(error))
                 except Unanswered as error:
                     learnt = self._learn(api, job, str(error))
-                    return learnt if learnt.status is not Status.FAILED else still_open(error, learnt.detail)
+                    if learnt.status is not Status.FAILED:
+                        return learnt
+                    return Untold(Status.INDETERMINATE, learnt.detail, why=str(error))
         except TargetUnreadable as error:
             return unordered(error, attempt)
         return Outcome(Status.SUCCEEDED, f"Job {self._configured.namespace}/{job['name']} was made")

@@ -101,10 +101,11 @@ class KubernetesScale(KubernetesEffect):
         except NotThere:
             return None
 
-    def unfit(self, now: JSON | None, before: Mapping[str, Any]) -> str | None:
+    def unfit(self, api: Api, now: JSON | None, before: Mapping[str, Any]) -> str | None:
         """Its uid, and its generation or its bounds: an autoscaler counts no generations everywhere."""
         if "autoscaler" not in before:
-            return super().unfit(now, before)
+            come = "an autoscaler has come since" if self.place.autoscaler(api) is not None else None
+            return super().unfit(api, now, before) or come
         if now is None:
             return "its autoscaler is gone"
         was, is_ = before["autoscaler"], _bounds_of(now)

@@ -14,8 +14,9 @@ from typing import Any
 import structlog
 
 from self_healing_fabric.cluster.objects import JSON, autoscalers_of, owned_by, pods_of, selector_of
-from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
+from self_healing_fabric.recovery.effects import NotApplicable, TargetAway, TargetUnreadable
 from self_healing_fabric.recovery.platforms.kubernetes.api import FIELD_MANAGER, Api
+from self_healing_fabric.recovery.platforms.kubernetes.decisions import UNSEEN, is_unseen
 from self_healing_fabric.settings import KubernetesRecovery, KubernetesSettings
 
 log = structlog.get_logger(__name__)
@@ -73,11 +74,14 @@ class Place:
     def to_change(self, api: Api) -> JSON:
         """The workload, to decide on a change of it. Raises TargetUnreadable, NotApplicable when it is going.
 
-        One that is being deleted takes every order, and its controller carries none out.
+        One that is being deleted takes every order, and its controller carries none out. While that is away
+        orders would pile up, and all be carried out when it is back.
         """
         whole = self.read(api)
         if whole["metadata"].get("deletionTimestamp"):
             raise NotApplicable(f"{self.title} is being deleted: nothing would change its pods")
+        if is_unseen(whole):
+            raise TargetAway(f"{self.title}: {UNSEEN}")
         return whole
 
     def revisions(self, api: Api, whole: JSON) -> tuple[JSON, ...]:
