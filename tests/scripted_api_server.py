@@ -91,6 +91,7 @@ class ScriptedApiServer:
         self.deployment = deployment()
         self.pods = {each["metadata"]["name"]: each for each in (pod("a"), pod("b"), pod("c", ready=False))}
         self.fault: tuple[str, int | str] | None = None
+        self.retry_after: str | None = None  # in an answer with 429
         self.too_busy: int | None = None  # what every GET is answered with
         self.ready = 200  # that it is
         self.orders: list[str] = []  # that reached us
@@ -242,6 +243,8 @@ def _handler(server: ScriptedApiServer) -> type[BaseHTTPRequestHandler]:
             data = json.dumps(document).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            if status == 429 and server.retry_after is not None:
+                self.send_header("Retry-After", server.retry_after)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -430,5 +430,6 @@ def test_an_api_server_that_is_away_changes_nothing(shop: Shop, tmp_path: Path) 
     )
     with pytest.raises(TargetUnreadable, match="cannot be asked"):
         sync(away).snapshot()
-    assert perform(sync(away), before).status is Status.FAILED
+    outcome = perform(sync(away), before)
+    assert (outcome.status, outcome.retry_in) == (Status.FAILED, 0.0)
     assert sync(away).observe(before).status is Status.INDETERMINATE

@@ -181,7 +181,11 @@ def answer_to(
     with client.stream(method, url, **options) as answer:
         for part in answer.iter_bytes():
             body += part[: largest - len(body)]
-    return httpx.Response(answer.status_code, content=bytes(body), request=answer.request)
+    # What describes the bytes that were sent is not true of those that are kept.
+    told = [
+        each for each in answer.headers.multi_items() if not each[0].startswith(("content-", "transfer-"))
+    ]
+    return httpx.Response(answer.status_code, headers=told, content=bytes(body), request=answer.request)
 
 
 def succeeded(answer: httpx.Response) -> httpx.Response:

@@ -151,6 +151,19 @@ def test_an_order_that_was_answered_with_an_error_and_not_done_is_given_again(
     assert (world.incident().outcome, world.incident().level) == ("healed", 0)
 
 
+@pytest.mark.parametrize(("status", "orders"), [(409, 15), (429, 3)])
+def test_an_order_that_is_never_taken_is_given_up(
+    world: Any, server: ScriptedApiServer, status: int, orders: int
+) -> None:
+    """After three attempts, in what its answers ask for; no budget is used up by them, nor waited for."""
+    server.fault, server.retry_after = (BEFORE, status), "1"
+    world.run(seconds=40)
+    assert (len(server.orders), server.done) == (orders, [])
+    assert [(row.status, row.started_at) for row in world.actions()] == [("failed", None)] * 3
+    (call,) = world.calls
+    assert f"refused with {status}" in call.reason
+
+
 @pytest.mark.parametrize("status", [403, 503], ids=["rights taken away", "away"])
 def test_a_repair_that_nobody_can_tell_of_any_more_is_no_failure(
     world: Any, server: ScriptedApiServer, status: int

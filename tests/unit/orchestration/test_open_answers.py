@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
+from werkzeug.http import http_date
 
 from plugin_packages import write_package
 from self_healing_fabric.incidents.lifecycle import State
@@ -35,6 +37,7 @@ class Supervisor:
     obeys: list[int] = field(default_factory=lambda: [200, 204])  # does what it answers so, at once
     state: dict[str, Any] = field(default_factory=lambda: {"started_at": 1, "replicas": 2})
     configuration: bytes = RUNNING
+    retry_after: str | None = None  # in answers that refuse
     pending: Callable[[], None] = lambda: None
     on_done: Callable[[], None] = lambda: None
 
@@ -56,7 +59,8 @@ class Supervisor:
         self.pending = do
         if answer in self.obeys:
             do()
-        return Response(BAD_GATEWAY, answer, content_type="text/html")
+        named = {"Retry-After": self.retry_after} if self.retry_after and answer >= 400 else {}
+        return Response(BAD_GATEWAY, answer, named, content_type="text/html")
 
     def tell(self, request: Request) -> Response:
         """Tell of the state."""
@@ -79,14 +83,14 @@ def supervisor(httpserver: HTTPServer) -> Supervisor:
 @pytest.fixture
 def failing(
     make_world: Callable[..., Any], supervisor: Supervisor, httpserver: HTTPServer, tmp_path: Path
-) -> Callable[[str], Any]:
+) -> Callable[..., Any]:
     """A world whose `cart` fails until the supervisor has done what the strategy orders."""
 
-    def make(strategy: str) -> Any:
+    def make(*plan: str) -> Any:
+        strategy = plan[0]
         (tmp_path / "wanted.yaml").write_bytes(WANTED)
-        world = make_world(
-            plans={"service_failure": [strategy], "cluster_drift": [strategy]}, guardrails={"max_actions": 5}
-        )
+        plans = {"service_failure": [*plan], "cluster_drift": [*plan]}
+        world = make_world(plans=plans)
         world.close()
         urls = {"restart": "/restart", "started_at": "/state", "scale": "/replicas"}
         desired, live = {"file": str(tmp_path / "wanted.yaml")}, {"http": httpserver.url_for("/config")}
@@ -164,6 +168,54 @@ def test_who_takes_no_orders_just_then_gets_it_once_more(
     assert (len(supervisor.orders), len(set(supervisor.orders))) == (2, 2)
     assert (statuses(world), world.incident().outcome) == (["failed", "succeeded"], "healed")
     assert world.calls == []
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("answer", [429, 503])
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_who_wants_to_be_left_alone_for_a_while_is(
+    failing: Callable[..., Any], supervisor: Supervisor, strategy: str, answer: int, form: str
+) -> None:
+    """`Retry-After`: no other strategy is begun meanwhile, and then the same is done, once."""
+    at = http_date(time.time() + 50)
+    supervisor.answers, supervisor.retry_after = [answer, 200], "50" if form == "seconds" else at
+    world = failing(strategy, "restart" if strategy == "scale" else "scale")
+    world.run(seconds=45)
+    assert (len(supervisor.orders), world.calls) == (1, [])
+    world.run(seconds=75)
+    assert (len(supervisor.orders), statuses(world)) == (2, ["failed", "succeeded"])
+    assert {row.strategy for row in world.actions()} == {strategy}
+    assert (world.incident().outcome, world.calls) == ("healed", [])
+
+
+@pytest.mark.parametrize("named", [None, "soon", "1", "-1", "nan", "99999999", "Fri, 99 Foo 2026"])
+def test_who_has_too_much_to_do_is_told_again_in_a_moment(
+    failing: Callable[..., Any], supervisor: Supervisor, named: str | None
+) -> None:
+    """429, whatever time it names: not at once, and not in an hour."""
+    supervisor.answers, supervisor.retry_after = [429, 200], named
+    world = failing("restart")
+    world.run(seconds=9)
+    assert len(supervisor.orders) == 1
+    world.run(seconds=60)
+    assert (len(supervisor.orders), world.incident().outcome) == (2, "healed")
+
+
+@pytest.mark.parametrize("answer", [429, 503])
+def test_what_was_never_done_uses_no_budget_up(
+    failing: Callable[..., Any], supervisor: Supervisor, answer: int
+) -> None:
+    """Three restarts were refused, and nothing was disturbed: the next strategy has all its actions left."""
+    supervisor.answers = [answer] * 3 + [200]
+    world = failing("restart", "scale")
+    world.run(seconds=200)
+    assert [(row.strategy, row.status) for row in world.actions()] == [
+        *[("restart", "failed")] * 3,
+        ("scale", "succeeded"),
+    ]
+    assert [row.started_at is None for row in world.actions()] == [True, True, True, False]
+    assert (len(supervisor.orders), supervisor.state) == (4, {"started_at": 1, "replicas": 3})
+    assert (world.incident().outcome, world.calls) == ("healed", [])
 
 
 def test_what_was_done_although_the_answer_was_503_is_not_done_again(

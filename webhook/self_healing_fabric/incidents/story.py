@@ -90,7 +90,9 @@ class Action(TypedDict):
     ]
     detail: str | None
     intended_at: Time
-    started_at: Time | None
+    started_at: Annotated[
+        Time | None, Field(description="null: it was not sent or not taken, and certainly changed nothing")
+    ]
     finished_at: Time | None
 
 

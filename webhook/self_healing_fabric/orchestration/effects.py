@@ -27,6 +27,7 @@ AWAKE = "awake_since"
 not been silent since the order."""
 
 UNCHANGED = "left_open_unchanged"  # in an action's `before`: `Untold.unchanged` of how its order ended
+AGAIN = "again_from"  # in an action's `before`: until when its target wants to be left alone
 SILENT = "silent"  # in an action's `before`: seconds for which its target was waited for
 LEFT = "left"  # in an action's `before`: what it has lent is people's to take back
 

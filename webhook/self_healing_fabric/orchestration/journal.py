@@ -31,7 +31,7 @@ from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.leases import LEASE, steady
 from self_healing_fabric.recovery.effects import DIFF
-from self_healing_fabric.recovery.outcomes import Outcome, Status
+from self_healing_fabric.recovery.outcomes import Outcome, Status, Untouched
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.settings import Mode
 from self_healing_fabric.store import statements
@@ -84,7 +84,13 @@ def commit(
         statements.update_claimed(connection, incident.id, incident.epoch, changes)
         if finished is not None:
             action_id, outcome = finished
-            ended = {"status": outcome.status.value, "detail": outcome.detail, "finished_at": now}
+            ended: dict[str, Any] = {
+                "status": outcome.status.value,
+                "detail": outcome.detail,
+                "finished_at": now,
+            }
+            if isinstance(outcome, Untouched):
+                ended["started_at"] = None
             if not statements.end_action(connection, action_id, ended):
                 raise _StoredBefore  # the epoch is still ours, so nobody else has ended it
         if verdict is not None:

@@ -6,20 +6,24 @@ of them answer the same questions: what was there before, did it happen, has it 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 from self_healing_fabric.errors import ShfError
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold, Untouched
 
 T = TypeVar("T")
 
 ASKS_AGAIN = 0.5  # seconds after a target that did not answer
-ATTEMPTS = 3  # of an action before whose order the target fell silent each time
+ATTEMPTS = 3  # in a row of an action that never touched its target
+BUSY_PAUSE = 10.0  # seconds at least until who was too busy is sent the order again
+LONGEST_PAUSE = 60.0  # seconds until then, however long it wants to be left alone
 DIFF = "diff"
 """In an action's `before`: lines that show people what will change, without secrets. Of `before` only they
 are shown."""
@@ -65,10 +69,25 @@ def left_open(before: Mapping[str, Any]) -> str:
     return before.get(WHY) or INTERRUPTED
 
 
-def unordered(error: ShfError, attempt: int) -> Outcome:
+def unordered(error: ShfError) -> Outcome:
     """The outcome where the target could not be read for the order; who is only away is asked once more."""
-    again = 0.0 if isinstance(error, TargetAway) and attempt < ATTEMPTS else None
-    return Outcome(Status.FAILED, f"{error}; nothing was ordered", again)
+    again = 0.0 if isinstance(error, TargetAway) else None
+    return Untouched(Status.FAILED, f"{error}; nothing was ordered", again)
+
+
+def pause_named(retry_after: str | None) -> float | None:
+    """Seconds until who answered with this `Retry-After` (seconds, or a date) is sent the order again.
+
+    None where it names no time.
+    """
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after or "").timestamp() - time.time()
+        except ValueError:
+            return None
+    return None if math.isnan(seconds) else min(LONGEST_PAUSE, max(BUSY_PAUSE, seconds))
 
 
 def unreadable(status: int, why: str) -> TargetUnreadable:

@@ -36,7 +36,14 @@ class Outcome:
     retry_in: float | None = None
 
 
-class Conflict(Outcome):
+class Untouched(Outcome):
+    """Failed before anything was done to the target, for certain.
+
+    So no guardrail counts it. What bounds such attempts is their number: after three in a row it is given up.
+    """
+
+
+class Conflict(Untouched):
     """Failed, as the target says, with 409 or 412: it is at work on this order, or holds another version.
 
     So it also answers the second copy of an order that it has carried out: proxies send one again when the
@@ -47,7 +54,8 @@ class Conflict(Outcome):
 class Unserved(Outcome):
     """Open, with 503: who answers takes no orders now, as a proxy says while nobody is behind it.
 
-    That alone proves nothing, for some say so as well when the connection behind them broke.
+    That alone proves nothing, for some say so as well when the connection behind them broke. `retry_in`: how
+    long it wants to be left alone.
     """
 
 
@@ -58,6 +66,7 @@ class Untold(Outcome):
     It is asked again, with `observe`; an answer that tells takes the place of this one.
 
     Attributes:
+        retry_in: seconds until it may be ordered again if it has not happened, where somebody named them.
         why: what leaves it open, for the sentences to come.
         unchanged: what it means when the target shows nothing of the order after all the time that it may
             take; INDETERMINATE where somebody may still be at it, and a second order would do it twice.
@@ -74,7 +83,9 @@ def learnt(sent: Outcome | str, look: Callable[[str], Outcome]) -> Outcome:
         return shown if shown.status is Status.SUCCEEDED else sent
     if isinstance(sent, Unserved):
         shown = look(sent.detail)
-        return replace(shown, unchanged=Status.FAILED) if isinstance(shown, Untold) else shown
+        if not isinstance(shown, Untold):
+            return shown
+        return replace(shown, unchanged=Status.FAILED, retry_in=sent.retry_in)
     return sent if isinstance(sent, Outcome) else look(sent)
 
 
@@ -92,4 +103,4 @@ def unmoved(unchanged: Status, why: str, told: str) -> Outcome:
 
 def forbidden() -> Outcome:
     """The permit was over: nothing was done, and whoever holds the incident may try."""
-    return Outcome(Status.FAILED, "it might no longer begin when all was ready; nothing was done", 0.0)
+    return Untouched(Status.FAILED, "it might no longer begin when all was ready; nothing was done", 0.0)

@@ -24,6 +24,7 @@ from self_healing_fabric.incidents.unfinished import FOLLOWED_BY, completes, fin
 from self_healing_fabric.orchestration import journal, questions, waits
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.effects import (
+    AGAIN,
     AWAKE,
     SILENT,
     UNCHANGED,
@@ -54,6 +55,7 @@ from self_healing_fabric.orchestration.steps.common import (
 from self_healing_fabric.orchestration.steps.verifying import healed_meanwhile, verify_from
 from self_healing_fabric.recovery.effects import (
     ATTEMPTS,
+    BUSY_PAUSE,
     WHY,
     Effect,
     NotApplicable,
@@ -63,7 +65,7 @@ from self_healing_fabric.recovery.effects import (
     unread,
 )
 from self_healing_fabric.recovery.outcomes import Outcome as ActionOutcome
-from self_healing_fabric.recovery.outcomes import Permit, Status, Untold
+from self_healing_fabric.recovery.outcomes import Permit, Status, Untold, Untouched
 from self_healing_fabric.recovery.strategies import UNDO
 from self_healing_fabric.recovery.verification import Health
 from self_healing_fabric.settings import Mode
@@ -73,7 +75,6 @@ from shf_queries.catalogue import SIGNALS
 
 HELD_UP = 9.0  # of ten seconds that one incident waits for a silent target, a worker waits with it for one
 PAUSE_POLL = 1.0  # seconds between two looks at the mode before an effect
-MOST_UNDOS = 3  # tries in a row; no budget bounds them, and what can never begin must not keep people waiting
 
 
 def awaiting_approval(incident: Incident, context: Context) -> Step:
@@ -161,6 +162,10 @@ def _act(
     if mode_in_force is Mode.PAUSED:
         # Before the target is read: who reads whole states once a second disturbs, too.
         return _refused(incident, context, mode.paused(context.clock()), entries, str(incident.service))
+    left = _left_alone_until(strategy, facts.actions) - context.clock()
+    if left > 0:
+        # What wakes an incident, such as an alert or a level that is due, makes its target no readier.
+        return Step(_tried_again(strategy, left, entries))
     disruptive = strategy == UNDO or context.strategies[strategy].disruptive
     asked = steady()
     try:
@@ -457,11 +462,28 @@ def _after_action(
     if outcome.status is Status.INDETERMINATE:
         reason = f"whether {strategy} happened cannot be learnt: {outcome.detail}"
         return to_people(incident, context, reason, told, **finished)
-    given_up = strategy == UNDO and action["attempt"] >= MOST_UNDOS
+    given_up = action["attempt"] >= ATTEMPTS and (strategy == UNDO or isinstance(outcome, Untouched))
+    if outcome.retry_in and not given_up:
+        again = {AGAIN: context.clock() + outcome.retry_in}
+        moved = _tried_again(strategy, outcome.retry_in, (told,))
+        return Step(moved, also=(_noted(action, again),), **finished)
     if outcome.retry_in is not None and not given_up:
-        transition = Transition(State.RECOVERING, outcome.retry_in, (told,))
-        return Step(transition, **finished)
+        return Step(Transition(State.RECOVERING, 0.0, (told,)), **finished)
     return _next(incident, context, f"{strategy} failed: {outcome.detail}", told, **finished)
+
+
+def _left_alone_until(strategy: str, actions: Sequence[Row[Any]]) -> float:
+    """When what has failed may be tried again, by what its target said; 0 where it is not that any more."""
+    last = actions[-1] if actions else None
+    if last is None or last.strategy != strategy or last.status != Status.FAILED.value:
+        return 0.0
+    return float(last.before.get(AGAIN, 0.0))
+
+
+def _tried_again(strategy: str, left: float, entries: tuple[Entry, ...]) -> Transition:
+    """The pause until then; a short one is not worth a word."""
+    waiting = f"{strategy} is tried again: in {left:.0f} s" if left >= BUSY_PAUSE else None
+    return Transition(State.RECOVERING, left, entries, waiting_for=waiting)
 
 
 def _next(incident: Incident, context: Context, reason: str, *entries: Entry, **finished: Any) -> Step:
@@ -517,9 +539,11 @@ def _after_interruption(
     if outcome.status is Status.FAILED and row.before.get(UNCHANGED) == Status.INDETERMINATE.value:
         outcome = ActionOutcome(Status.INDETERMINATE, outcome.detail)
     if outcome.status is Status.FAILED and outcome.retry_in is None:
-        # It did not happen, so it may be tried; an order that is lost each time gets lost the next time, too.
-        again = 0.0 if WHY not in row.before or row.attempt < ATTEMPTS else None
-        outcome = ActionOutcome(outcome.status, outcome.detail, again)
+        # It did not happen, so it may be tried. What interrupted the fabric may have been the action itself:
+        # then the budget bounds it.
+        pause = max(0.0, row.before.get(AGAIN, 0.0) - context.clock())
+        failed = Untouched if WHY in row.before else ActionOutcome
+        outcome = failed(Status.FAILED, outcome.detail, pause)
     return _after_action(incident, context, row.strategy, action, outcome)
 
 
@@ -546,6 +570,8 @@ def _ask_again(
     noted: dict[str, Any] = {AWAKE: None, SILENT: silent}
     if WHY not in action["before"]:
         noted |= {WHY: outcome.why, UNCHANGED: outcome.unchanged.value}
+        if outcome.retry_in is not None:
+            noted[AGAIN] = context.clock() + outcome.retry_in
     return Step(stay, also=(_noted(action, noted),))
 
 

@@ -22,8 +22,8 @@ from self_healing_fabric.recovery.configuration.live import (
 )
 from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.configuration.ownership import refuse_managed
-from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable
-from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.effects import NotApplicable, TargetUnreadable, unordered
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, Untouched, forbidden
 from self_healing_fabric.settings import ConfigMapKey, ConfigurationSettings, KubernetesSettings
 
 
@@ -84,8 +84,8 @@ class ConfigMapEntry(Document):
                 if not permit():
                     return forbidden()
                 answer = api.patch(self._path, MERGE, body, fieldManager=FIELD_MANAGER)
-        except (TargetUnreadable, ConnectionError) as error:
-            return Outcome(Status.FAILED, f"{self.target} cannot be patched: {error}")
+        except TargetUnreadable as error:
+            return unordered(error)
         except Lost as error:
             return f"no answer from the API server: {error}"
         return outcome_of(answer, self.target)
@@ -106,9 +106,9 @@ def why_refused(live: Mapping[str, Any]) -> str | None:
 def not_as_before(running: Running, change: Change, side: Side, target: str) -> Outcome | None:
     """Why a change must not be made any more, or None."""
     if running.version["uid"] != change["version"]["uid"]:
-        return Outcome(Status.FAILED, f"{target} was replaced by another one; nothing was written")
+        return Untouched(Status.FAILED, f"{target} was replaced by another one; nothing was written")
     if side is not Side.PREVIOUS:
-        return Outcome(Status.FAILED, f"somebody has changed {target} meanwhile; nothing was written")
+        return Untouched(Status.FAILED, f"somebody has changed {target} meanwhile; nothing was written")
     return None
 
 
@@ -126,13 +126,14 @@ def outcome_of(answer: Answer, target: str) -> Outcome | str:
     """What an answer to a patch means; a text where it leaves open whether it was done."""
     if answer.status == 409 and (managers := conflicting(answer)):
         names = ", ".join(managers)
-        return Outcome(Status.FAILED, f"{target}: {names} manages what would be changed; nothing was written")
+        told = f"{target}: {names} manages what would be changed; nothing was written"
+        return Untouched(Status.FAILED, told)
     if answer.status in (409, 422) and "uid" in str(answer.document.get("message", "")).lower():
-        return Outcome(Status.FAILED, f"{target} was replaced by another one; nothing was written")
+        return Untouched(Status.FAILED, f"{target} was replaced by another one; nothing was written")
     if answer.status == 409:
-        return Outcome(Status.FAILED, f"somebody has changed {target} meanwhile (409); nothing was written")
+        return Untouched(Status.FAILED, f"somebody has changed {target} meanwhile (409); nothing was written")
     if 400 <= answer.status < 500:
-        return Outcome(Status.FAILED, f"{target}: {answer.message}; nothing was written")
+        return Untouched(Status.FAILED, f"{target}: {answer.message}; nothing was written", answer.again)
     return f"{target}: {answer.message}"
 
 

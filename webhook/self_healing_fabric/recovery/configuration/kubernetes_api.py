@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
 from self_healing_fabric.cluster import ClusterUnusable
 from self_healing_fabric.recovery.configuration.desired import LARGEST, too_large
-from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
+from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, pause_named, unreadable
 from self_healing_fabric.settings import KubernetesSettings
 
 try:
@@ -43,6 +44,7 @@ class Answer:
 
     status: int
     document: Mapping[str, Any]
+    again: float | None = None  # seconds after which a server that was too busy is sent the same again
 
     @property
     def ok(self) -> bool:
@@ -77,7 +79,7 @@ class Api:
         """One object. Raises TargetUnreadable, TargetAway."""
         try:
             answer = self._send("GET", path, None, {})
-        except (Lost, ConnectionError) as error:
+        except Lost as error:
             raise TargetAway(f"the API server cannot be asked: {error}") from error
         if answer.ok:
             return answer.document
@@ -90,7 +92,7 @@ class Api:
         raise unreadable(answer.status, f"{path}: {answer.message}")
 
     def patch(self, path: str, kind: str, body: Mapping[str, Any], **parameters: str) -> Answer:
-        """Patch once. Raises Lost, and ConnectionError when the request cannot have arrived."""
+        """Patch once. Raises Lost, and TargetAway when the request cannot have arrived."""
         return self._send("PATCH", f"{path}?{urlencode(parameters)}", body, {"Content-Type": kind})
 
     def _send(
@@ -115,7 +117,7 @@ class Api:
             finally:
                 answer.release_conn()
         except (NewConnectionError, ConnectTimeoutError) as error:
-            raise ConnectionError(_words(error)) from error
+            raise TargetAway(f"the API server cannot be asked: {_words(error)}") from error
         except HTTPError as error:
             raise Lost(_words(error)) from error
         if len(content) > LARGEST_ANSWER:
@@ -124,7 +126,9 @@ class Api:
             document = json.loads(content)
         except ValueError:
             document = {}
-        return Answer(answer.status, document if isinstance(document, dict) else {})
+        busy = answer.status == HTTPStatus.TOO_MANY_REQUESTS
+        again = pause_named(answer.headers.get("Retry-After")) if busy else None
+        return Answer(answer.status, document if isinstance(document, dict) else {}, again)
 
 
 def _words(error: Exception) -> str:

@@ -27,8 +27,14 @@ from self_healing_fabric.recovery.configuration.kubernetes_api import APPLY, MER
 from self_healing_fabric.recovery.configuration.live import FIELD_MANAGER, Change, Running, Side
 from self_healing_fabric.recovery.configuration.masking import Masker
 from self_healing_fabric.recovery.configuration.ownership import foreign_fields, own_fields
-from self_healing_fabric.recovery.effects import NotApplicable, TargetAway, TargetUnreadable, unreadable
-from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, forbidden
+from self_healing_fabric.recovery.effects import (
+    NotApplicable,
+    TargetAway,
+    TargetUnreadable,
+    unordered,
+    unreadable,
+)
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, forbidden
 from self_healing_fabric.settings import ConfigurationSettings, KubernetesObject, KubernetesSettings
 
 TRIES = 3  # of one write, while the API server says that it was of an old version
@@ -121,8 +127,8 @@ class AppliedObject:
                     # A status that a controller wrote in between is a new version, too: nothing was done.
                     if answer.status != 409 or conflicting(answer):
                         break
-        except (TargetUnreadable, ConnectionError) as error:
-            return Outcome(Status.FAILED, f"{self.target} cannot be patched: {error}")
+        except TargetUnreadable as error:
+            return unordered(error)
         except Lost as error:
             return f"no answer from the API server: {error}"
         return outcome_of(answer, self.target)
@@ -180,7 +186,7 @@ class AppliedObject:
         parameters = {"dryRun": "All", "fieldManager": FIELD_MANAGER}
         try:
             return api.patch(path, APPLY, manifest, **parameters, **({"force": "true"} if force else {}))
-        except (Lost, ConnectionError) as error:
+        except Lost as error:
             raise TargetAway(f"the API server cannot be asked: {error}") from error
 
     def _must_force(self, api: Api, path: str, manifest: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ import httpx
 
 from self_healing_fabric import outbound
 from self_healing_fabric.recovery.effects import (
+    BUSY_PAUSE,
     DIFF,
     Effect,
     NotApplicable,
@@ -28,6 +29,7 @@ from self_healing_fabric.recovery.effects import (
     changed,
     insist,
     left_open,
+    pause_named,
     unread,
     unreadable,
 )
@@ -38,6 +40,7 @@ from self_healing_fabric.recovery.outcomes import (
     Permit,
     Status,
     Unserved,
+    Untouched,
     forbidden,
     learnt,
     unmoved,
@@ -266,9 +269,9 @@ def order(
     except _Forbidden:
         return forbidden()
     except TargetUnreadable as error:
-        return Outcome(Status.FAILED, str(error))
+        return Untouched(Status.FAILED, str(error))
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        return Outcome(Status.FAILED, f"{url} cannot be reached: {error}")
+        return Untouched(Status.FAILED, f"{url} cannot be reached: {error}")
     except httpx.HTTPError as error:
         return f"no answer from {url}: {error or type(error).__name__}"
     if accepts(answer):
@@ -277,10 +280,13 @@ def order(
         return Conflict(Status.FAILED, f"somebody has changed {url} meanwhile (412)")
     if answer.status_code == httpx.codes.CONFLICT:
         return Conflict(Status.FAILED, f"{url} refused with 409")
+    pause = pause_named(answer.headers.get("Retry-After"))
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        return Untouched(Status.FAILED, f"{url} refused with 429", pause or BUSY_PAUSE)
     if answer.is_client_error:
-        return Outcome(Status.FAILED, f"{url} refused with {answer.status_code}")
+        return Untouched(Status.FAILED, f"{url} refused with {answer.status_code}")
     if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        return Unserved(Status.INDETERMINATE, f"{url} answered 503")
+        return Unserved(Status.INDETERMINATE, f"{url} answered 503", pause)
     return f"{url} answered {answer.status_code}"
 
 

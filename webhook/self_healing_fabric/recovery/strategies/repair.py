@@ -37,6 +37,7 @@ from self_healing_fabric.recovery.outcomes import (
     Status,
     Unserved,
     Untold,
+    Untouched,
 )
 from self_healing_fabric.recovery.platforms import owner_of
 from self_healing_fabric.recovery.states import (
@@ -124,7 +125,7 @@ class _Replacement(Effect):
         try:
             states = self._states_for(changes, before)
         except Unreadable as error:
-            return Outcome(Status.FAILED, f"{error}; nothing was done")
+            return Untouched(Status.FAILED, f"{error}; nothing was done")
         done: list[str] = []
         for name, change in changes.items():
             outcome = self._replace(name, change, states[name], key=key, permit=permit)
@@ -310,7 +311,7 @@ class JobRepair(StateRepair):
         try:
             self._keep_aside(changes)
         except Unreadable as error:
-            return Outcome(Status.FAILED, f"{error}; nothing was done")
+            return Untouched(Status.FAILED, f"{error}; nothing was done")
         gets = next(iter(changes.values()))["gets"]
         environment = {
             "SHF_ACTION": key,
@@ -318,7 +319,7 @@ class JobRepair(StateRepair):
             "SHF_DIGEST": gets["digest"],
             "SHF_VERSION": str(gets["version"]),
         }
-        return self._jobs.create(before["job"], environment, attempt, permit)
+        return self._jobs.create(before["job"], environment, permit)
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Whether there is the Job."""
@@ -389,4 +390,6 @@ def _after(done: list[str], outcome: Outcome) -> Outcome:
     if not done:
         return outcome
     detail = f"only a part was done: {'; '.join(done)}; then {outcome.detail}"
-    return replace(outcome, status=Status.INDETERMINATE, detail=detail)
+    if isinstance(outcome, Untold):
+        return replace(outcome, detail=detail)
+    return Outcome(Status.INDETERMINATE, detail)

@@ -18,7 +18,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from self_healing_fabric.cluster import ClusterUnusable
 from self_healing_fabric.cluster.objects import JSON
 from self_healing_fabric.quoting import quoted
-from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, unreadable
+from self_healing_fabric.recovery.effects import TargetAway, TargetUnreadable, pause_named, unreadable
 from self_healing_fabric.settings import KubernetesSettings
 
 try:
@@ -29,8 +29,6 @@ except ClusterUnusable as error:
 FIELD_MANAGER = "self-healing-fabric"
 MOST_ITEMS = 500  # of a list; what goes on after that is not decided on
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
-BUSY_PAUSE = 10.0  # seconds at least until a server that was too busy is sent the order again
-LONGEST_PAUSE = 60.0  # seconds until then, however long it wants to be left alone
 COURTESY_TIMEOUT = 2.0  # seconds for what nothing depends on
 
 
@@ -165,10 +163,8 @@ def _comes_again(error: client.ApiException) -> float | None:
 
     A disruption budget answers with 429 too, and names no time: it refuses until the pods have changed.
     """
-    seconds = (error.headers or {}).get("Retry-After", "")
-    if error.status != HTTPStatus.TOO_MANY_REQUESTS or not seconds.isdecimal():
-        return None
-    return min(LONGEST_PAUSE, max(BUSY_PAUSE, float(seconds)))
+    busy = error.status == HTTPStatus.TOO_MANY_REQUESTS
+    return pause_named((error.headers or {}).get("Retry-After")) if busy else None
 
 
 def _answer_of(error: client.ApiException) -> tuple[int, str, JSON]:

@@ -100,7 +100,7 @@ def in_rollout(kind: str, whole: JSON) -> str | None:
     """Why its pods are being replaced just now; None when they are not, however badly they do."""
     told = rollout(kind, whole)
     status = whole.get("status") or {}
-    if whole["metadata"].get("generation", 0) > status.get("observedGeneration", 0):
+    if is_unseen(whole):
         return told.detail
     if kind == "Deployment":
         progressing = condition_of(whole, "Progressing")

@@ -24,14 +24,21 @@ from self_healing_fabric.recovery.effects import (
     unordered,
     unread,
 )
-from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold, forbidden
+from self_healing_fabric.recovery.outcomes import (
+    BEGINS_WITHIN,
+    Outcome,
+    Permit,
+    Status,
+    Untold,
+    Untouched,
+    forbidden,
+)
 from self_healing_fabric.recovery.platforms.kubernetes.api import Api, Refused, Unanswered
 from self_healing_fabric.recovery.platforms.kubernetes.workload import Place
 
 SERVER_GRANTS = 60.0  # seconds to a request, unless the API server was told otherwise
 CONFLICTS = 5  # orders in a row that another writer's change may get in the way of
 CONFLICT_PAUSE = 2.0  # seconds until the next attempt after that
-CONFLICT_ATTEMPTS = 3  # of an action that others' changes get in the way of
 
 
 class Happened(Enum):
@@ -98,14 +105,14 @@ class KubernetesEffect(Effect):
         """Send the order once; when the answer does not tell whether it happened, read the object."""
         try:
             with Api(self.place.settings) as api:
-                outcome = self._order(api, attempt, before, permit)
+                outcome = self._order(api, before, permit)
                 if outcome.status is Status.SUCCEEDED:
                     outcome = self.finish(api, before, permit) or outcome
                     self.place.tell(api, before["uid"], self.event, f"{outcome.detail} (action {key})")
                 return outcome
         except (TargetUnreadable, NotApplicable) as error:
             # Raised by what is read before the order; what is read after it never raises.
-            return unordered(error, attempt)
+            return unordered(error)
 
     def observe(self, before: Mapping[str, Any]) -> Outcome:
         """Read the object and compare it with what was there before, and with what was ordered."""
@@ -126,9 +133,8 @@ class KubernetesEffect(Effect):
             self.place.read(api)
         return f"{self.place.title} is there"
 
-    def _order(self, api: Api, attempt: int, before: Mapping[str, Any], permit: Permit) -> Outcome:
+    def _order(self, api: Api, before: Mapping[str, Any], permit: Permit) -> Outcome:
         self.prepare(api, before)
-        more = attempt < CONFLICT_ATTEMPTS
         refusal = ""
         for _ in range(CONFLICTS):
             now = self.subject(api, before)
@@ -136,7 +142,7 @@ class KubernetesEffect(Effect):
             if now is None or unfit is not None:
                 # Decided anew: an autoscaler's change is no reason to give up, and a person's is seen then.
                 detail = f"{self.place.title}: {unfit}; nothing was ordered"
-                return Outcome(Status.FAILED, detail, 0.0 if more else None)
+                return Untouched(Status.FAILED, detail, 0.0)
             if not permit():
                 return forbidden()
             try:
@@ -144,13 +150,12 @@ class KubernetesEffect(Effect):
             except Refused as error:
                 refusal = f"{self.place.title}: {self.refused(error)}"
                 if error.status != 409:
-                    return Outcome(Status.FAILED, refusal, error.again if more else None)
+                    return Untouched(Status.FAILED, refusal, error.again)
             except Unanswered as error:
                 return self._learn(api, before, error, now["metadata"].get("resourceVersion"))
             else:
                 return Outcome(Status.SUCCEEDED, f"{self.place.title}: {self.done(before)}")
-        again = CONFLICT_PAUSE if more else None
-        return Outcome(Status.FAILED, f"{refusal}, {CONFLICTS} times in a row", again)
+        return Untouched(Status.FAILED, f"{refusal}, {CONFLICTS} times in a row", CONFLICT_PAUSE)
 
     def _learn(self, api: Api, before: Mapping[str, Any], why: Unanswered, version: str | None) -> Outcome:
         try:

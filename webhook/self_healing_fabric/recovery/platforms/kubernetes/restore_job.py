@@ -14,14 +14,13 @@ from typing import Any
 from self_healing_fabric.cluster.objects import JSON
 from self_healing_fabric.quoting import quoted
 from self_healing_fabric.recovery.effects import (
-    ATTEMPTS,
     Progress,
     Settling,
     TargetUnreadable,
     unordered,
     unread,
 )
-from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, Untold, forbidden
+from self_healing_fabric.recovery.outcomes import Outcome, Permit, Status, Untold, Untouched, forbidden
 from self_healing_fabric.recovery.platforms.kubernetes.api import (
     FIELD_MANAGER,
     Api,
@@ -52,15 +51,14 @@ class RestoreJobs:
         name = f"{self._configured.cronjob[:LONGEST_NAME]}-shf-{secrets.token_hex(5)}"
         return {"name": name, "uid": whole["metadata"]["uid"]}
 
-    def create(
-        self, job: Mapping[str, str], environment: Mapping[str, str], attempt: int, permit: Permit
-    ) -> Outcome:
+    def create(self, job: Mapping[str, str], environment: Mapping[str, str], permit: Permit) -> Outcome:
         """Make the planned Job, once; every container of it gets the environment besides its own."""
         try:
             with Api(self._settings) as api:
                 whole = self._cronjob(api)
                 if whole["metadata"]["uid"] != job["uid"]:
-                    return Outcome(Status.FAILED, f"{self._title} is another one by now; nothing was ordered")
+                    told = f"{self._title} is another one by now; nothing was ordered"
+                    return Untouched(Status.FAILED, told)
                 body = _job_of(whole, job["name"], environment)
                 if not permit():
                     return forbidden()
@@ -73,8 +71,7 @@ class RestoreJobs:
                     )
                 except Refused as error:
                     if error.status != 409:
-                        again = error.again if attempt < ATTEMPTS else None
-                        return Outcome(Status.FAILED, f"{self._title}: {error}", again)
+                        return Untouched(Status.FAILED, f"{self._title}: {error}", error.again)
                     return self._learn(api, job, str(error))
                 except Unanswered as error:
                     learnt = self._learn(api, job, str(error))
@@ -82,7 +79,7 @@ class RestoreJobs:
                         return learnt
                     return Untold(Status.INDETERMINATE, learnt.detail, why=str(error))
         except TargetUnreadable as error:
-            return unordered(error, attempt)
+            return unordered(error)
         return Outcome(Status.SUCCEEDED, f"Job {self._configured.namespace}/{job['name']} was made")
 
     def observe(self, job: Mapping[str, str], why: str) -> Outcome:
