@@ -187,6 +187,32 @@ def _of_targets(metric: str, services: Iterable[str]) -> tuple[str, str]:
     return f"{metric}{{service=~{quote(named)}}}", f'{metric}{{service="",job=~{of_job}}}'
 
 
+# What the rules compute the signals of a service from, and read as long as Prometheus looks back.
+_READ_BY_RULES = (
+    "service_kind:shf_up:ratio",
+    "service_source_outcome:shf_requests:rate_short",
+    "service:shf_requests:source",
+    "service_source:shf_latency:p95_seconds_short",
+    "service_source:shf_cpu:utilisation_short",
+    "service_source:shf_memory:utilisation",
+)
+_LOOK_BACK = 300  # seconds, by default
+
+
+def left_over_of(service: str, older_than: float, *, within: float, step: float) -> str:
+    """How often in the last `within` seconds, looked at each `step`, the rules read series of a service to
+    which nothing had been added for `older_than` seconds; no sample for never.
+
+    A series that ends while Prometheus is away has no mark of its end, and is read 5 min longer. A target may
+    be scraped less often than the others: then by three times what usually lies between its own samples.
+    """
+    ended = [f"time() - timestamp({series_of(name, service)}) > {older_than:g}" for name in _READ_BY_RULES]
+    for each in (*_of_targets("up", [service]), *_of_targets("probe_success", [service])):
+        usual = f"{_LOOK_BACK} / count_over_time({each}[{_LOOK_BACK}s])"
+        ended.append(f"(time() - timestamp({each}) > {older_than:g}) > 3 * {usual}")
+    return f"count_over_time(count({' or '.join(ended)})[{_seconds(within)}:{_seconds(step)}])"
+
+
 def watchdog() -> str:
     """Answers when the shipped rules are loaded and evaluated."""
     return 'count(ALERTS{alertname="ShfWatchdog",alertstate="firing"})'

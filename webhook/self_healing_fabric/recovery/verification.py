@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from self_healing_fabric.incidents.evidence import Evidence, Limit, compared, is_outside, limit_of
 from self_healing_fabric.settings import Settings
-from shf_queries import PrometheusClient, Sample, Series, catalogue
+from shf_queries import PrometheusClient, QueryError, Sample, Series, catalogue
 from shf_queries.catalogue import HEARTBEAT, SIGNALS, Signal
 
 SHORT_WINDOW_SCRAPES = 4  # the rules' short window, in scrape intervals
@@ -116,7 +116,7 @@ class Verifier:
         The first ones after a gap do not know: a Prometheus that was away evaluates its rules at once, on
         what it had scraped and recorded before, up to 5 min old.
         """
-        self._require_clocks()
+        self._require_credible(service, now)
         watched = [SIGNALS[name] for name in sorted(signals)]
         # Between two requests of a seldom used service nothing is in the window, and that is no gap: then the
         # heartbeat tells, if the service has one.
@@ -138,6 +138,18 @@ class Verifier:
         if runs and len(known) == len(runs) and all(run.good_now for run in known):
             return Health.CALM, evidence
         return Health.UNKNOWN, evidence
+
+    def _require_credible(self, service: str, now: float) -> None:
+        """Raise QueryError where the samples of a stability window tell of other times than their own."""
+        self._require_clocks()
+        window = self._settings.verification.stability + self._max_gap
+        step = self._settings.prometheus.evaluation_interval
+        if self._client.instant(
+            catalogue.left_over_of(service, self._max_gap, within=window, step=step), at=now
+        ):
+            raise QueryError(
+                f"Prometheus was away, and what it records of {service} still comes in part from before"
+            )
 
     def _recorded_for(self, stored: Sequence[Series]) -> float:
         """Seconds for which Prometheus has recorded it without a gap, up to the newest sample."""
@@ -178,7 +190,7 @@ class Verifier:
 
         Failing must last as long as healing must, so that a blip is none.
         """
-        self._require_clocks()
+        self._require_credible(service, now)
         runs = [self._run(service, SIGNALS[name], since, now) for name in sorted(signals)]
         stability = self._settings.verification.stability
         return tuple(run.evidence for run in runs if run.evidence and run.bad_for >= stability)
@@ -200,7 +212,7 @@ class Verifier:
             before: the signals' values before the action, from `condition`; without them nothing is called
                 worse.
         """
-        self._require_clocks()
+        self._require_credible(service, now)
         watched = [SIGNALS[name] for name in sorted({HEARTBEAT.name, *signals})]
         runs = [self._run(service, signal, since + self._settle(signal), now) for signal in watched]
         evidence = [run.evidence for run in runs if run.evidence]
