@@ -140,12 +140,29 @@ def test_what_was_good_and_is_bad_again_has_relapsed() -> None:
 
 
 def test_in_turns_inside_and_outside_has_relapsed() -> None:
-    """A flapping service never fills the window, whichever side the deadline hits."""
-    flapping = Stored(up=every_5_s(SINCE, 1180, [0.0, 1.0, 1.0]))
-    for now in (1170.0, 1175.0, 1180.0):
-        found = look(flapping, now=now, deadline=now)
-        assert found.verdict in (Verdict.RELAPSED, Verdict.NO_EVIDENCE)
-        assert look(flapping, now=now, deadline=None).verdict is None
+    """A flapping service never fills the window, whichever side the deadline hits: the next bad sample after
+    it says so."""
+    flapping = Stored(up=every_5_s(SINCE, 1200, [0.0, 1.0, 1.0]))
+    for deadline in (1170.0, 1175.0, 1180.0):
+        verdicts = [look(flapping, now=deadline + late, deadline=deadline).verdict for late in (0, 5, 10)]
+        assert {Verdict.RELAPSED} <= set(verdicts) <= {Verdict.RELAPSED, None}
+        assert look(flapping, now=deadline, deadline=None).verdict is None
+
+
+def test_what_recovers_right_before_the_deadline_may_fill_its_window() -> None:
+    """It was called a relapse, in turns inside and outside, although it only came late."""
+    bad, good = every_5_s(SINCE, DEADLINE - 20, 0.0), every_5_s(DEADLINE - 15, DEADLINE + 30, 1.0)
+    stored = Stored(up=(bad[0] + good[0], bad[1] + good[1]))
+    found = [look(stored, now=DEADLINE + late) for late in (0, 5, 10, 15)]
+    assert [each.verdict for each in found] == [None, None, None, Verdict.HEALED]
+
+
+def test_samples_with_gaps_do_not_put_the_verdict_off_for_ever() -> None:
+    """Inside at each look, and never long enough without a gap: there is no evidence."""
+    times = list(np.arange(SINCE, DEADLINE + 120, 20.0))
+    stored = Stored(up=(times, [1.0] * len(times)))
+    assert look(stored, now=DEADLINE).verdict is None
+    assert look(stored, now=DEADLINE + 60).verdict is Verdict.NO_EVIDENCE
 
 
 def test_a_vanished_series_is_no_evidence() -> None:

@@ -233,7 +233,9 @@ class Verifier:
             samples = "samples newer than the action" if acted else "fresh samples"
             statement = f"Healed: inside all limits for {shortest:.0f} s, on {samples}."
             return Look(Verdict.HEALED, statement, tuple(evidence))
-        if deadline is None or now < deadline:
+        # What has just come inside may still fill its window: that is neither in turns nor no evidence.
+        filling = all(run.good_now for run in runs) and (restarted is None or restarted[0])
+        if deadline is None or now < deadline + filling * (stability + self._max_gap):
             statement = f"Inside all limits for {shortest:.0f} of {stability:.0f} s."
             return Look(None, statement, tuple(evidence))
         verdict, why = _at_deadline(runs, restarted)

@@ -20,7 +20,11 @@ class VerificationSettings(Section):
     stability: Duration = Field(
         30.0, gt=0, description="for how long all signals must be inside their limits"
     )
-    deadline: Duration = Field(180.0, gt=0, description="after the action; then the verdict falls")
+    deadline: Duration = Field(
+        180.0,
+        gt=0,
+        description="after the action; then the verdict falls, unless all is inside and fills its window",
+    )
     interval: Duration = Field(5.0, ge=0.2, description="between two looks")
 
 

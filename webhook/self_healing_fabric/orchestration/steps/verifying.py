@@ -115,6 +115,9 @@ def verifying(incident: Incident, context: Context) -> Step:
                 Transition(State.VERIFYING, look_interval(context), waiting_for=f"{EVIDENCE}: {error}")
             )
         look = Look(Verdict.NO_EVIDENCE, f"No evidence until the deadline: {error}", ())
+    unseen = context.clock() - incident.updated_at
+    if look.verdict is Verdict.NO_EVIDENCE and unseen > context.settings.verification.stability:
+        return _later_by(unseen, incident, context)
     if look.verdict is not None:
         look = _as_the_target_says(look, incident, context, facts)
     doubt = doubted(look, incident, context, facts)
@@ -151,6 +154,15 @@ def verifying(incident: Incident, context: Context) -> Step:
     if look.verdict is Verdict.NOT_HEALED:
         step = replace(step, learned=_learned(incident, context, facts, healed=False))
     return step
+
+
+def _later_by(unseen: float, incident: Incident, context: Context) -> Step:
+    """Nobody has looked for so long: the host was away, perhaps with Prometheus, or the clock was set
+    forward. That no sample tells of that time says nothing of the service."""
+    pending = incident.verification or {}
+    told = Entry(Kind.NOTE, f"Nobody has looked for {unseen:.0f} s: the deadline is later by as much.")
+    changes = {"verification": {**pending, "deadline": pending["deadline"] + unseen}}
+    return Step(Transition(State.VERIFYING, look_interval(context), (told,), changes))
 
 
 def healed_meanwhile(incident: Incident, context: Context, facts: Facts) -> Step | None:
