@@ -90,6 +90,6 @@ def _reason(connection: Connection, context: Context, row: AnyRow, now: float) -
             return f"{line.data[levels.HELD]} (held back until now)"
     if row.level > 0:
         return "not healed and not acknowledged within the level's deadline"
-    if now < row.opened_at + deadline:
+    if row.opened_at <= now < row.opened_at + deadline:
         return "it is told at once, whatever the fabric does"
     return f"not healed within {format_duration(deadline)}"

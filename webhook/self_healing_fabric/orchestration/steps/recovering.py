@@ -512,10 +512,15 @@ def _after_interruption(
     except (NotApplicable, TargetUnreadable) as error:
         outcome = ActionOutcome(Status.INDETERMINATE, f"the fabric was interrupted during it; {error}")
         return _after_action(incident, context, row.strategy, action, outcome)
-    awake = row.before.get(AWAKE, row.started_at)
+    awake, now = row.before.get(AWAKE, row.started_at), context.clock()
+    if awake is not None and awake - now > CLOCK_SPREADS_WITHIN:
+        # The clock was set back: when it began is not known by the new time, only that it has.
+        reason = f"{row.strategy} was interrupted, and the clock was set back"
+        stay = Transition(State.RECOVERING, 0.0, waiting_for=reason)
+        return Step(stay, also=(_noted(action, {AWAKE: now}),))
     if awake is not None:
         left = max(
-            awake + effect.longest_effect - context.clock(),
+            awake + effect.longest_effect - now,
             effect.longest_effect + CLOCK_SPREADS_WITHIN - context.store.since_set_forward(),
         )
         if left > 0:
@@ -535,7 +540,7 @@ def _after_interruption(
         left = effect.longest_effect
         reason = f"{row.strategy}: the target answers and is asked in {left:.0f} s what became of it"
         moved = Transition(State.RECOVERING, left, waiting_for=reason)
-        return Step(moved, also=(_noted(action, {AWAKE: context.clock()}),))
+        return Step(moved, also=(_noted(action, {AWAKE: now}),))
     if outcome.status is Status.FAILED and row.before.get(UNCHANGED) == Status.INDETERMINATE.value:
         outcome = ActionOutcome(Status.INDETERMINATE, outcome.detail)
     if outcome.status is Status.FAILED and outcome.retry_in is None:
