@@ -203,13 +203,17 @@ def left_over_of(service: str, older_than: float, *, within: float, step: float)
     """How often in the last `within` seconds, looked at each `step`, the rules read series of a service to
     which nothing had been added for `older_than` seconds; no sample for never.
 
-    A series that ends while Prometheus is away has no mark of its end, and is read 5 min longer. A target may
-    be scraped less often than the others: then by three times what usually lies between its own samples.
+    A series that ends while Prometheus is away has no mark of its end, and is read 5 min longer. One may be
+    scraped or recorded less often than the others: then by three times what usually lies between its own
+    samples.
     """
-    ended = [f"time() - timestamp({series_of(name, service)}) > {older_than:g}" for name in _READ_BY_RULES]
-    for each in (*_of_targets("up", [service]), *_of_targets("probe_success", [service])):
-        usual = f"{_LOOK_BACK} / count_over_time({each}[{_LOOK_BACK}s])"
-        ended.append(f"(time() - timestamp({each}) > {older_than:g}) > 3 * {usual}")
+    read = [series_of(name, service) for name in _READ_BY_RULES]
+    read += [*_of_targets("up", [service]), *_of_targets("probe_success", [service])]
+    ended = [
+        f"(time() - timestamp({each}) > {older_than:g})"
+        f" > 3 * {_LOOK_BACK} / count_over_time({each}[{_LOOK_BACK}s])"
+        for each in read
+    ]
     return f"count_over_time(count({' or '.join(ended)})[{_seconds(within)}:{_seconds(step)}])"
 
 
