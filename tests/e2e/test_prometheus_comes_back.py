@@ -26,6 +26,14 @@ PATIENCE = 90.0  # seconds, for busy machines
 LOOKS_BACK = 60.0  # seconds, by its own default 300
 
 
+def health_of(verifier: Verifier, service: str, signal: str) -> Health:
+    """What nothing is done about counts as unknown."""
+    try:
+        return verifier.health(service, [signal], time.time())[0]
+    except QueryError:
+        return Health.UNKNOWN
+
+
 # Each target is scraped at a moment of its own. However often: it takes a while until that begins.
 @pytest.mark.parametrize(("signal", "scrapes"), [("heartbeat", 5), ("heartbeat", 1), ("error_ratio", 1)])
 def test_what_was_scraped_before_prometheus_was_away_fails_no_more(
@@ -70,7 +78,7 @@ def test_what_was_scraped_before_prometheus_was_away_fails_no_more(
         verifier = Verifier(client, settings)
 
         def health() -> list[Health]:
-            return [verifier.health(name, [signal], time.time())[0] for name in SERVICES]
+            return [health_of(verifier, name, signal) for name in SERVICES]
 
         with prometheus_with_rules(tmp_path, port, parameters, jobs):
             wait_until("all fail", lambda: set(health()) == {Health.FAILING}, PATIENCE)
@@ -135,10 +143,7 @@ def test_what_has_ended_while_prometheus_was_away_is_not_believed(
         verifier = Verifier(client, settings)
 
         def health() -> Health:
-            try:
-                return verifier.health("cart", [signal], time.time())[0]
-            except QueryError:
-                return Health.UNKNOWN
+            return health_of(verifier, "cart", signal)
 
         def verdict() -> Verdict | None:
             try:
