@@ -102,5 +102,9 @@ def unmoved(unchanged: Status, why: str, told: str) -> Outcome:
 
 
 def forbidden() -> Outcome:
-    """The permit was over: nothing was done, and whoever holds the incident may try."""
-    return Untouched(Status.FAILED, "it might no longer begin when all was ready; nothing was done", 0.0)
+    """The permit was over: nothing was done, and whoever holds the incident may try.
+
+    The guardrails count it, for it was not the target that refused: who is too slow to begin, or was stopped,
+    does not try three times at once and then call people.
+    """
+    return Outcome(Status.FAILED, "it might no longer begin when all was ready; nothing was done", 0.0)
