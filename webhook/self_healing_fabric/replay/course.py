@@ -107,7 +107,7 @@ def replayed_fabric(settings: Settings, prometheus: HistoricalPrometheus, clock:
             yield replace(
                 whole,
                 prometheus=prometheus,
-                verifier=Verifier(prometheus, whole.settings),
+                verifier=Verifier(prometheus, whole.settings, live=False),
                 strategies={
                     name: ReplayedStrategy(strategy, whole.settings)
                     for name, strategy in whole.strategies.items()
