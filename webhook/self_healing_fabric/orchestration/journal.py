@@ -89,7 +89,8 @@ def commit(
                 "detail": outcome.detail,
                 "finished_at": now,
             }
-            if isinstance(outcome, Untouched):
+            # Whoever refuses for good, as with 404, is not to be asked anew with each alert: that counts.
+            if isinstance(outcome, Untouched) and outcome.retry_in is not None:
                 ended["started_at"] = None
             if not statements.end_action(connection, action_id, ended):
                 raise _StoredBefore  # the epoch is still ours, so nobody else has ended it

@@ -39,7 +39,8 @@ class Outcome:
 class Untouched(Outcome):
     """Failed before anything was done to the target, for certain.
 
-    So no guardrail counts it. What bounds such attempts is their number: after three in a row it is given up.
+    So no guardrail counts one that is to be tried again. What bounds those is their number: after three in a
+    row it is given up.
     """
 
 
