@@ -1,8 +1,8 @@
 """How often one target may be disturbed: a cooldown, so many actions in a window, and not what did not help.
 
 Counted are announced actions, not successful ones: an attempt that failed may have disturbed the target, too.
-Only one that certainly did not touch it (`outcomes.Untouched`) does not count. An action whose time lies in
-the future (the clock was set back) still does.
+Only one that was put off, and certainly did not touch it (`outcomes.Untouched`), does not count. An action
+whose time lies in the future (the clock was set back) still does.
 """
 
 from __future__ import annotations

@@ -37,14 +37,14 @@ class Outcome:
 
 
 class Untouched(Outcome):
-    """Failed before anything was done to the target, for certain.
+    """Put off: failed before anything was done to the target, for certain.
 
-    So no guardrail counts one that is to be tried again. What bounds those is their number: after three in a
-    row it is given up.
+    So no guardrail counts one that is to be tried again (`retry_in`). What bounds those is their number:
+    after three in a row it is given up.
     """
 
 
-class Conflict(Untouched):
+class Conflict(Outcome):
     """Failed, as the target says, with 409 or 412: it is at work on this order, or holds another version.
 
     So it also answers the second copy of an order that it has carried out: proxies send one again when the

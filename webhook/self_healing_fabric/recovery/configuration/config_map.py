@@ -106,9 +106,9 @@ def why_refused(live: Mapping[str, Any]) -> str | None:
 def not_as_before(running: Running, change: Change, side: Side, target: str) -> Outcome | None:
     """Why a change must not be made any more, or None."""
     if running.version["uid"] != change["version"]["uid"]:
-        return Untouched(Status.FAILED, f"{target} was replaced by another one; nothing was written")
+        return Outcome(Status.FAILED, f"{target} was replaced by another one; nothing was written")
     if side is not Side.PREVIOUS:
-        return Untouched(Status.FAILED, f"somebody has changed {target} meanwhile; nothing was written")
+        return Outcome(Status.FAILED, f"somebody has changed {target} meanwhile; nothing was written")
     return None
 
 
@@ -126,12 +126,11 @@ def outcome_of(answer: Answer, target: str) -> Outcome | str:
     """What an answer to a patch means; a text where it leaves open whether it was done."""
     if answer.status == 409 and (managers := conflicting(answer)):
         names = ", ".join(managers)
-        told = f"{target}: {names} manages what would be changed; nothing was written"
-        return Untouched(Status.FAILED, told)
+        return Outcome(Status.FAILED, f"{target}: {names} manages what would be changed; nothing was written")
     if answer.status in (409, 422) and "uid" in str(answer.document.get("message", "")).lower():
-        return Untouched(Status.FAILED, f"{target} was replaced by another one; nothing was written")
+        return Outcome(Status.FAILED, f"{target} was replaced by another one; nothing was written")
     if answer.status == 409:
-        return Untouched(Status.FAILED, f"somebody has changed {target} meanwhile (409); nothing was written")
+        return Outcome(Status.FAILED, f"somebody has changed {target} meanwhile (409); nothing was written")
     if 400 <= answer.status < 500:
         return Untouched(Status.FAILED, f"{target}: {answer.message}; nothing was written", answer.again)
     return f"{target}: {answer.message}"

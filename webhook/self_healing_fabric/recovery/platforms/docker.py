@@ -34,15 +34,7 @@ from self_healing_fabric.recovery.effects import (
     unordered,
     unread,
 )
-from self_healing_fabric.recovery.outcomes import (
-    BEGINS_WITHIN,
-    Outcome,
-    Permit,
-    Status,
-    Untold,
-    Untouched,
-    forbidden,
-)
+from self_healing_fabric.recovery.outcomes import BEGINS_WITHIN, Outcome, Permit, Status, Untold, forbidden
 from self_healing_fabric.servers_asked import asking
 from self_healing_fabric.settings import LONGEST_STOP, DockerRecovery
 
@@ -122,10 +114,10 @@ class DockerRestart(Effect):
                 return forbidden()
             engine.api.restart(before["id"], timeout=self._stop_timeout(now))
         except NotFound:
-            return Untouched(Status.FAILED, f"container {name} no longer exists")
+            return Outcome(Status.FAILED, f"container {name} no longer exists")
         except APIError as error:
             if error.is_client_error():
-                return Untouched(Status.FAILED, self._refused(error))
+                return Outcome(Status.FAILED, self._refused(error))
             said = f"the engine answered {error.status_code}: {quoted(error.explanation)}"
             return self._learn(before, said, answered=error.status_code == requests.codes.server_error)
         except (DockerException, requests.RequestException) as error:

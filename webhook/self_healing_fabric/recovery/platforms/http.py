@@ -269,9 +269,9 @@ def order(
     except _Forbidden:
         return forbidden()
     except TargetUnreadable as error:
-        return Untouched(Status.FAILED, str(error))
+        return Outcome(Status.FAILED, str(error))
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        return Untouched(Status.FAILED, f"{url} cannot be reached: {error}")
+        return Outcome(Status.FAILED, f"{url} cannot be reached: {error}")
     except httpx.HTTPError as error:
         return f"no answer from {url}: {error or type(error).__name__}"
     if accepts(answer):
@@ -284,7 +284,7 @@ def order(
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
         return Untouched(Status.FAILED, f"{url} refused with 429", pause or BUSY_PAUSE)
     if answer.is_client_error:
-        return Untouched(Status.FAILED, f"{url} refused with {answer.status_code}")
+        return Outcome(Status.FAILED, f"{url} refused with {answer.status_code}")
     if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         return Unserved(Status.INDETERMINATE, f"{url} answered 503", pause)
     return f"{url} answered {answer.status_code}"

@@ -37,7 +37,6 @@ from self_healing_fabric.recovery.outcomes import (
     Status,
     Unserved,
     Untold,
-    Untouched,
 )
 from self_healing_fabric.recovery.platforms import owner_of
 from self_healing_fabric.recovery.states import (
@@ -125,7 +124,7 @@ class _Replacement(Effect):
         try:
             states = self._states_for(changes, before)
         except Unreadable as error:
-            return Untouched(Status.FAILED, f"{error}; nothing was done")
+            return Outcome(Status.FAILED, f"{error}; nothing was done")
         done: list[str] = []
         for name, change in changes.items():
             outcome = self._replace(name, change, states[name], key=key, permit=permit)
@@ -311,7 +310,7 @@ class JobRepair(StateRepair):
         try:
             self._keep_aside(changes)
         except Unreadable as error:
-            return Untouched(Status.FAILED, f"{error}; nothing was done")
+            return Outcome(Status.FAILED, f"{error}; nothing was done")
         gets = next(iter(changes.values()))["gets"]
         environment = {
             "SHF_ACTION": key,

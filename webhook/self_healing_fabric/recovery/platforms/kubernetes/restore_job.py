@@ -57,8 +57,7 @@ class RestoreJobs:
             with Api(self._settings) as api:
                 whole = self._cronjob(api)
                 if whole["metadata"]["uid"] != job["uid"]:
-                    told = f"{self._title} is another one by now; nothing was ordered"
-                    return Untouched(Status.FAILED, told)
+                    return Outcome(Status.FAILED, f"{self._title} is another one by now; nothing was ordered")
                 body = _job_of(whole, job["name"], environment)
                 if not permit():
                     return forbidden()
