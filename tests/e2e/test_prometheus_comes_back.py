@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -34,24 +35,21 @@ def health_of(verifier: Verifier, service: str, signal: str) -> Health:
         return Health.UNKNOWN
 
 
-# Each target is scraped at a moment of its own. However often: it takes a while until that begins.
-@pytest.mark.parametrize(("signal", "scrapes"), [("heartbeat", 5), ("heartbeat", 1), ("error_ratio", 1)])
-def test_what_was_scraped_before_prometheus_was_away_fails_no_more(
-    tmp_path: Path, signal: str, scrapes: int
-) -> None:
-    """The services fail, Prometheus is killed, they are mended, Prometheus comes back."""
-    mended = Event()
-    requests = {"200": 0, "500": 0}
+def counting_target(
+    counts: dict[str, int], ends_with: Callable[[], str], *, answers: Callable[[], int] = lambda: 200
+) -> ThreadingHTTPServer:
+    """A service that counts ten requests by the code with which they end at each scrape, which it answers
+    with a status."""
 
     class Target(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            requests["200" if mended.is_set() else "500"] += 10
+            counts[ends_with()] += 10
             samples = (
                 f'http_request_duration_seconds_count{{code="{code}"}} {number}\n'
-                for code, number in requests.items()
+                for code, number in counts.items()
             )
             content = "".join(samples).encode()
-            self.send_response(500 if signal == "heartbeat" and not mended.is_set() else 200)
+            self.send_response(answers())
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -62,6 +60,23 @@ def test_what_was_scraped_before_prometheus_was_away_fails_no_more(
 
     target = ThreadingHTTPServer(("127.0.0.1", 0), Target)
     Thread(target=target.serve_forever, daemon=True).start()
+    return target
+
+
+# Each target is scraped at a moment of its own. However often: it takes a while until that begins.
+@pytest.mark.parametrize(("signal", "scrapes"), [("heartbeat", 5), ("heartbeat", 1), ("error_ratio", 1)])
+def test_what_was_scraped_before_prometheus_was_away_fails_no_more(
+    tmp_path: Path, signal: str, scrapes: int
+) -> None:
+    """The services fail, Prometheus is killed, they are mended, Prometheus comes back."""
+    mended = Event()
+
+    def answers() -> int:
+        return 500 if signal == "heartbeat" and not mended.is_set() else 200
+
+    target = counting_target(
+        {"200": 0, "500": 0}, lambda: "200" if mended.is_set() else "500", answers=answers
+    )
     jobs = [
         {
             "job_name": name,
@@ -106,27 +121,8 @@ def test_what_has_ended_while_prometheus_was_away_is_not_believed(
     """Nothing marks its end, and the rules read it on: who is not there any more went on answering, and
     failures that a mended service does not even count went on, too."""
     counts = {"200": 0, "500": 0}
-
-    class Target(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            failing = signal == "error_ratio" and "500" in counts
-            counts["500" if failing else "200"] += 10
-            samples = (
-                f'http_request_duration_seconds_count{{code="{code}"}} {number}\n'
-                for code, number in counts.items()
-            )
-            content = "".join(samples).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing."""
-
-    target = ThreadingHTTPServer(("127.0.0.1", 0), Target)
-    Thread(target=target.serve_forever, daemon=True).start()
+    fails = signal == "error_ratio"
+    target = counting_target(counts, lambda: "500" if fails and "500" in counts else "200")
     job = {
         "job_name": "cart",
         "scrape_interval": "1s",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from killed import killed_at
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration import waits
 from self_healing_fabric.orchestration.reconciliation import Reconciliation
@@ -18,10 +19,6 @@ from self_healing_fabric.recovery.platforms.http import HttpRestart
 from shf_queries import Series
 
 DAY, HOUR = 86_400.0, 3600.0
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the product may catch it."""
 
 
 def set_back(world: Any, by: float = DAY) -> None:
@@ -104,22 +101,14 @@ def test_who_waits_for_an_answer_is_seen_to_heal_after_the_clock_was_set_back(
     assert (world.incident().state, world.target.restarts) == (State.RESOLVED, [])
 
 
-def test_an_action_of_tomorrow_is_asked_after_today(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_action_of_tomorrow_is_asked_after_today(world: Any) -> None:
     """Killed in mid-action, and the host comes up with a clock that is a day behind: the target is asked in
     its time, and nothing is done a second time."""
     world.silent()
     world.target.on_restart = world.healthy
     world.receive(world.alert())
-    perform = HttpRestart.perform
-
-    def perform_and_die(*arguments: Any, **options: Any) -> None:
-        perform(*arguments, **options)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HttpRestart, "perform", perform_and_die)
-        with pytest.raises(Killed):
-            world.run()
+    with killed_at(HttpRestart, done=True):
+        world.run()
     world.crash()
     set_back(world)
     wait_for_what_is_due(world)

@@ -13,6 +13,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from test_sync_healing import RUNNING, WANTED, Configured
 
+from killed import killed_at
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
@@ -24,10 +25,6 @@ from self_healing_fabric.store import statements
 from shf_queries.catalogue import CPU, ERROR_RATIO
 
 T0, T1 = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 @pytest.fixture
@@ -116,22 +113,13 @@ def test_a_service_is_scaled_back_when_its_cause_has_healed(shop: Any, joins: Ca
 @both
 @pytest.mark.parametrize("sent", [True, False])
 def test_killed_while_scaling_back_there_is_one_order(
-    shop: Any, monkeypatch: pytest.MonkeyPatch, joins: Callable[[Any], None], sent: bool
+    shop: Any, joins: Callable[[Any], None], sent: bool
 ) -> None:
     """Killed before or after the order to the symptom: the target tells, and none goes to the cause."""
     joins(shop)
     all_end(shop)
-    perform = HttpScale.perform
-
-    def die(effect: HttpScale, **options: Any) -> Any:
-        if sent:
-            perform(effect, **options)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HttpScale, "perform", die)
-        with pytest.raises(Killed):
-            shop.run(seconds=1000, tick=5)
+    with killed_at(HttpScale, done=sent):
+        shop.run(seconds=1000, tick=5)
     shop.crash()
     shop.run(seconds=500, tick=5)
     assert scalings(shop) == {"cart": [3, 2], "db": []}

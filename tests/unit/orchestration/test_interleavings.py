@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.pool import StaticPool
 
+from killed import Killed
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.context import Context
 from self_healing_fabric.orchestration.diagnosis_verdicts import Calibrator
@@ -75,10 +76,6 @@ LABELS = {
     name: {"alertname": name, "service": "cart", "signal": "heartbeat", "severity": "critical"}
     for name in ("f0", "f1")
 }
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the product may catch it."""
 
 
 class MemoryStore:

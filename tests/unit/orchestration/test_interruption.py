@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 
+from killed import Killed, killed_at
 from refused_alert import REFUSALS, refuse
 from self_healing_fabric.incidents import correlation
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.recovery.platforms.http import HttpRestart
 from self_healing_fabric.store import statements
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the product may catch it."""
 
 
 @pytest.fixture
@@ -27,33 +24,17 @@ def killed_world(world: Any) -> Any:
     return world
 
 
-def die(world: Any) -> None:
-    """Run until the process is killed, then start a new one on the same store."""
-    with pytest.raises(Killed):
+def die_after_the_effect(world: Any) -> None:
+    """Die between the restart and its record."""
+    with killed_at(HttpRestart, done=True):
         world.run()
     world.crash()
 
 
-def die_after_the_effect(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Die between the restart and its record."""
-    strategy = HttpRestart
-    perform = strategy.perform
-
-    def perform_and_die(*arguments: Any, **options: Any) -> None:
-        perform(*arguments, **options)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(strategy, "perform", perform_and_die)
-        die(world)
-
-
-def test_killed_after_the_effect_does_not_repeat_it(
-    killed_world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_after_the_effect_does_not_repeat_it(killed_world: Any) -> None:
     """Killed between the effect and its record: the target says it was restarted, so it is only verified."""
     world = killed_world
-    die_after_the_effect(world, monkeypatch)
+    die_after_the_effect(world)
     assert len(world.target.restarts) == 1
     world.run(seconds=60)
     assert len(world.target.restarts) == 1
@@ -61,12 +42,10 @@ def test_killed_after_the_effect_does_not_repeat_it(
     assert [row.status for row in world.actions()] == ["succeeded"]
 
 
-def test_a_target_that_comes_up_after_the_fabric_is_waited_for(
-    killed_world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_target_that_comes_up_after_the_fabric_is_waited_for(killed_world: Any) -> None:
     """Their host starts anew: the fabric is there first. Nobody is called for what the target tells then."""
     world = killed_world
-    die_after_the_effect(world, monkeypatch)
+    die_after_the_effect(world)
     world.target.starting = True
     world.run(seconds=120)
     assert [row.status for row in world.actions()] == ["started"]
@@ -78,10 +57,10 @@ def test_a_target_that_comes_up_after_the_fabric_is_waited_for(
     assert (world.incident().outcome, world.incident().level) == ("healed", 0)
 
 
-def test_a_target_that_never_tells_is_given_up(killed_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_never_tells_is_given_up(killed_world: Any) -> None:
     """After `escalation.max_wait`, and not counting the time for which the fabric itself was away."""
     world = killed_world
-    die_after_the_effect(world, monkeypatch)
+    die_after_the_effect(world)
     world.target.starting = True
     world.run(seconds=60)
     world.clock.now += 3600.0
@@ -93,16 +72,12 @@ def test_a_target_that_never_tells_is_given_up(killed_world: Any, monkeypatch: p
     assert world.incident().level > 0  # people were called
 
 
-def test_killed_before_the_effect_does_it_once(killed_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_before_the_effect_does_it_once(killed_world: Any) -> None:
     """Killed between the start's record and the effect: it did not happen, so it is done later."""
     world = killed_world
-
-    def die_first(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HttpRestart, "perform", die_first)
-        die(world)
+    with killed_at(HttpRestart, done=False):
+        world.run()
+    world.crash()
     assert world.target.restarts == []
     world.run(seconds=20)
     assert world.target.restarts == []  # the effect may still be on its way: nothing is done yet
@@ -116,14 +91,9 @@ def test_a_clock_that_is_set_forward_does_not_ask_the_target_too_early(
 ) -> None:
     """Taken over in the middle of a restart, because the clock jumped: it is not restarted a second time."""
     world = killed_world
-    strategy = HttpRestart
-
-    def die_under_way(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(strategy, "perform", die_under_way)
-        die(world)
+    with killed_at(HttpRestart, done=False):
+        world.run()
+    world.crash()
     world.clock.now += 3600.0
     jumped_at = world.clock.now
     monkeypatch.setattr(world.context.store, "since_set_forward", lambda: world.clock.now - jumped_at)
@@ -136,16 +106,12 @@ def test_a_clock_that_is_set_forward_does_not_ask_the_target_too_early(
     assert len(world.target.restarts) == 1
 
 
-def test_what_0_1_0_only_intended_is_done_at_once(killed_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_0_1_0_only_intended_is_done_at_once(killed_world: Any) -> None:
     """It wrote down the beginning by itself, later: what had none certainly did not begin."""
     world = killed_world
-
-    def die_first(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HttpRestart, "perform", die_first)
-        die(world)
+    with killed_at(HttpRestart, done=False):
+        world.run()
+    world.crash()
     (action,) = world.actions()
     intended = {"status": "intended", "started_at": None}
     world.context.store.write(lambda connection: statements.update_action(connection, action.id, intended))
@@ -154,7 +120,7 @@ def test_what_0_1_0_only_intended_is_done_at_once(killed_world: Any, monkeypatch
     assert [row.status for row in world.actions()] == ["failed", "succeeded"]
 
 
-def test_killed_and_the_target_cannot_tell(make_world: Callable[..., Any], monkeypatch: Any) -> None:
+def test_killed_and_the_target_cannot_tell(make_world: Callable[..., Any]) -> None:
     """Without `started_at` nobody can learn whether it happened: indeterminate, people, no second effect."""
     world = make_world()
     world.close()
@@ -163,7 +129,7 @@ def test_killed_and_the_target_cannot_tell(make_world: Callable[..., Any], monke
     world.open()
     world.silent()
     world.receive(world.alert())
-    die_after_the_effect(world, monkeypatch)
+    die_after_the_effect(world)
     world.run(seconds=60)
     assert len(world.target.restarts) == 1
     assert [row.status for row in world.actions()] == ["indeterminate"]

@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 
+from killed import killed_at
 from scripted_api_server import AFTER, BEFORE, RESET, ScriptedApiServer
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.recovery.platforms.kubernetes.ordering import KubernetesEffect
 
 STRATEGIES = ("restart", "scale", "evict")
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the product may catch it."""
 
 
 @pytest.fixture
@@ -44,30 +41,17 @@ def world(request: Any, make_world: Callable[..., Any], server: ScriptedApiServe
     return world
 
 
-def die(world: Any) -> None:
-    """Run until the process is killed, then start a new one on the same store."""
-    with pytest.raises(Killed):
-        world.run()
-    world.crash()
-
-
 def test_it_heals(world: Any, server: ScriptedApiServer) -> None:
     """Without a fault: one order, and proved."""
     world.run(seconds=60)
     assert (len(server.done), world.incident().outcome) == (1, "healed")
 
 
-def test_killed_between_intent_and_effect(
-    world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_between_intent_and_effect(world: Any, server: ScriptedApiServer) -> None:
     """It did not happen: when the order can no longer be on its way it is done, once."""
-
-    def die_first(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(KubernetesEffect, "perform", die_first)
-        die(world)
+    with killed_at(KubernetesEffect, done=False):
+        world.run()
+    world.crash()
     assert server.done == []
     world.run(seconds=60)
     assert server.done == []  # it may still be on its way
@@ -77,19 +61,11 @@ def test_killed_between_intent_and_effect(
     assert world.incident().outcome == "healed"
 
 
-def test_killed_between_effect_and_record(
-    world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_between_effect_and_record(world: Any, server: ScriptedApiServer) -> None:
     """It happened: the object says so, and it is only verified."""
-    perform = KubernetesEffect.perform
-
-    def perform_and_die(*arguments: Any, **options: Any) -> None:
-        perform(*arguments, **options)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(KubernetesEffect, "perform", perform_and_die)
-        die(world)
+    with killed_at(KubernetesEffect, done=True):
+        world.run()
+    world.crash()
     assert len(server.done) == 1
     world.run(seconds=180)
     assert len(server.done) == 1
@@ -176,9 +152,7 @@ def test_a_repair_that_nobody_can_tell_of_any_more_is_no_failure(
     assert len(server.orders) == 1
 
 
-def test_nobody_can_be_asked_afterwards(
-    world: Any, server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_can_be_asked_afterwards(world: Any, server: ScriptedApiServer) -> None:
     """The answer is lost, and the API server with it: people decide, and nothing is sent again."""
     server.fault = (AFTER, RESET)
     server.on_done = lambda: setattr(server, "get", lambda _: (503, {"message": "away"}))

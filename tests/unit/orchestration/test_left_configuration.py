@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 
+from killed import killed_at
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.incidents.models import Alert
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
@@ -17,10 +18,6 @@ from shf_queries.catalogue import ERROR_RATIO
 from world import Target
 
 GONE = "the alert names 'db', which the configuration does not any more: nothing more will be done about it"
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 def fails(world: Any) -> Alert:
@@ -128,17 +125,11 @@ def test_what_a_repair_has_not_healed_goes_to_people_at_the_deadline(pair: Any) 
 
 def test_an_action_under_way_is_said_to_be_uncertain(pair: Any) -> None:
     """Killed during a restart whose target cannot be asked any more: people are told, level by level."""
-
-    def kill() -> None:
-        raise Killed
-
     fails(pair)
     effect = pair.context.strategies["restart"].on("db")
     key = effect.target
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(effect), "perform", lambda *_, **__: kill())
-        with pytest.raises(Killed):
-            pair.run()
+    with killed_at(type(effect), done=False):
+        pair.run()
     leaves(pair)
     pair.run(seconds=2000, tick=20)
     (action,) = pair.actions()
@@ -290,17 +281,11 @@ def moves(world: Any, elsewhere: Target) -> None:
 
 def test_another_target_cannot_tell_what_became_of_an_action(pair: Any, httpserver: HTTPServer) -> None:
     """Killed during a restart, then the service has another target: whatever that says is of no restart."""
-
-    def kill() -> None:
-        raise Killed
-
     elsewhere = Target(httpserver, "elsewhere")
     elsewhere.restarts.append("long ago")  # it says that it started at another time than the old one
     fails(pair)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(pair.context.strategies["restart"].on("db")), "perform", lambda *_, **__: kill())
-        with pytest.raises(Killed):
-            pair.run()
+    with killed_at(type(pair.context.strategies["restart"].on("db")), done=False):
+        pair.run()
     moves(pair, elsewhere)
     pair.run(seconds=200, tick=5)
     (action,) = pair.actions()

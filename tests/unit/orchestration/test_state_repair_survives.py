@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from killed import Killed, killed_at
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.leases import steady
 from self_healing_fabric.recovery.strategies import repair
@@ -19,10 +20,6 @@ from state_replica import StateReplica
 
 GOOD, BAD = b"good", b"bad"
 FOR_LONG = 10_000  # reads
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the product may catch it."""
 
 
 class Ledger:
@@ -53,23 +50,11 @@ class Ledger:
         """How many orders each replica got."""
         return [len(replica.puts) for replica in self.replicas.values()]
 
-    def die(self) -> None:
-        """Run until the process is killed, then start a new one on the same store."""
-        with pytest.raises(Killed):
+    def die_after_the_repair(self) -> None:
+        """Between the effect and its record."""
+        with killed_at(StateRepair, done=True):
             self.world.run()
         self.world.crash()
-
-    def die_after_the_repair(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As `die`, between the effect and its record."""
-        perform = StateRepair.perform
-
-        def perform_and_die(*arguments: Any, **options: Any) -> None:
-            perform(*arguments, **options)
-            raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(StateRepair, "perform", perform_and_die)
-            self.die()
 
 
 @pytest.fixture
@@ -100,10 +85,6 @@ class Passing:
             self._world.context.leases.renew()
 
 
-def die_first(*_: Any, **__: Any) -> None:
-    raise Killed
-
-
 def test_diverged_replicas_are_repaired_once_and_proved_healed(ledger: Ledger) -> None:
     """Alert, data_corruption, plan, vote, repair, proof; the timeline tells each."""
     ledger.world.run(seconds=60)
@@ -117,13 +98,13 @@ def test_diverged_replicas_are_repaired_once_and_proved_healed(ledger: Ledger) -
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_replica_that_is_away_with_its_new_state_is_asked_when_it_is_back(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, killed: bool
+    ledger: Ledger, killed: bool
 ) -> None:
     """It starts anew for longer than an order may take: no reason to call people, nor to send it again."""
     replica = ledger.replicas["c"]
     replica.answer, replica.away = 502, 10**6
     if killed:
-        ledger.die_after_the_repair(monkeypatch)
+        ledger.die_after_the_repair()
     ledger.world.run(seconds=120)
     assert "whether repair happened is not known yet" in ledger.world.incident().waiting_for
     assert ledger.world.calls == []
@@ -155,9 +136,9 @@ def test_without_a_majority_people_are_called_with_the_reason(ledger: Ledger) ->
     assert ledger.world.calls
 
 
-def test_killed_after_the_effect_does_not_repeat_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_after_the_effect_does_not_repeat_it(ledger: Ledger) -> None:
     """Between the effect and its record: the replica's bytes tell that it happened."""
-    ledger.die_after_the_repair(monkeypatch)
+    ledger.die_after_the_repair()
     ledger.world.run(seconds=120)
     assert ledger.puts == [0, 0, 1]
     assert ledger.world.incident().outcome == "healed"
@@ -182,11 +163,11 @@ def test_a_replica_that_goes_away_with_the_order_tells_when_it_is_back(ledger: L
     assert (ledger.world.incident().outcome, ledger.world.calls) == ("healed", [])
 
 
-def test_killed_before_the_effect_does_it_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_before_the_effect_does_it_once(ledger: Ledger) -> None:
     """After it was announced: it did not happen, so it is done later."""
-    with monkeypatch.context() as patch:
-        patch.setattr(StateRepair, "perform", die_first)
-        ledger.die()
+    with killed_at(StateRepair, done=False):
+        ledger.world.run()
+    ledger.world.crash()
     assert ledger.puts == [0, 0, 0]
     ledger.world.run(seconds=180)
     assert ledger.puts == [0, 0, 1]

@@ -12,6 +12,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from killed import killed_at
 from self_healing_fabric.api.incidents import story
 from self_healing_fabric.app import create_app
 from self_healing_fabric.incidents.lifecycle import State
@@ -21,10 +22,6 @@ from shf_queries.catalogue import CONFIG_DRIFT
 CANARY, OLD_CANARY = "canary-that-is-wanted", "canary-that-runs"
 WANTED = f"pool: 20\npassword: {CANARY}\n".encode()
 RUNNING = f"# by hand\r\npool: 5\r\npassword: {OLD_CANARY}\r\n".encode()
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the product may catch it."""
 
 
 class Configured:
@@ -162,30 +159,19 @@ def test_what_somebody_changed_meanwhile_is_not_put_back(configured: Callable[..
     assert made.world.incident().state is State.ESCALATED
 
 
-def die_after(monkeypatch: pytest.MonkeyPatch, world: Any, *, effect: bool) -> None:
+def die_after(world: Any, *, effect: bool) -> None:
     """End the process right before the write, or between it and its record."""
-    perform = Synchronization.perform
-
-    def perform_and_die(*arguments: Any, **options: Any) -> None:
-        if effect:
-            perform(*arguments, **options)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Synchronization, "perform", perform_and_die)
-        with pytest.raises(Killed):
-            world.run(10)
+    with killed_at(Synchronization, done=effect):
+        world.run(10)
     world.crash()
 
 
 @pytest.mark.parametrize("effect", [True, False])
-def test_a_crash_writes_nothing_twice(
-    configured: Callable[..., Configured], monkeypatch: pytest.MonkeyPatch, effect: bool
-) -> None:
+def test_a_crash_writes_nothing_twice(configured: Callable[..., Configured], effect: bool) -> None:
     """The target is compared with both sides that were written down before."""
     made = configured()
     made.drift()
-    die_after(monkeypatch, made.world, effect=effect)
+    die_after(made.world, effect=effect)
     made.world.run(150)
     assert made.puts == [WANTED]
     assert made.world.incident().outcome == "healed"
@@ -202,13 +188,11 @@ def test_what_must_be_read_again_is_followed_by_a_restart(configured: Callable[.
     assert statuses(made.world) == [("sync", "succeeded", None), ("restart", "succeeded", "healed")]
 
 
-def test_a_crash_between_write_and_restart_loses_no_restart(
-    configured: Callable[..., Configured], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_between_write_and_restart_loses_no_restart(configured: Callable[..., Configured]) -> None:
     """The write is found at the target, and the restart follows."""
     made = configured(restart=True)
     made.drift()
-    die_after(monkeypatch, made.world, effect=True)
+    die_after(made.world, effect=True)
     made.world.run(150)
     assert made.order == ["put", "restart"]
     assert made.world.incident().outcome == "healed"

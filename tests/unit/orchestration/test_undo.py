@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from deadline import within_deadline
+from killed import Killed
 from self_healing_fabric.guardrails import mode
 from self_healing_fabric.incidents.lifecycle import State
 from self_healing_fabric.orchestration.decisions import DECISIONS, decide
@@ -21,10 +22,6 @@ from self_healing_fabric.orchestration.leases import steady
 from self_healing_fabric.recovery.platforms.http import HttpScale
 from self_healing_fabric.settings import Mode
 from shf_queries.catalogue import CPU, ERROR_RATIO
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 @pytest.fixture
